@@ -1,0 +1,1 @@
+"""Modelkeep: keeps a deployed tabular model right, from notebooks."""
