@@ -1,0 +1,178 @@
+"""Do two profiles come from one distribution? P-values by column from counts: of rows, of blocks."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from modelkeep import tails
+from modelkeep.bins import Bins
+from modelkeep.profile import Profile
+
+POOLED = 5  # rows expected in a pooled bin
+EXACT = 25  # below this many rows expected, a bin's tail is summed exactly
+
+
+class Tests(NamedTuple):
+    """P-values of one column: altogether, and of what has a name of its own."""
+
+    p: float
+    missing: float
+    outside: float
+    unseen: float
+
+
+def _merged(b: Bins, counts: np.ndarray) -> np.ndarray:
+    """Count unseen categories as rare: the reference has none of them by definition."""
+    if b.kind == "number":
+        return counts
+    rare = counts[..., -3:-2] + counts[..., -2:-1]
+    return np.concatenate([counts[..., :-3], rare, counts[..., -1:]], axis=-1)
+
+
+def row_tests(b: Bins, reference: Profile, window: Profile) -> Tests:
+    """Test one column, rows taken as independent: rank sum, X2 and largest bin, combined."""
+    before, now = (_merged(b, p.counts[b.name].sum(axis=0)) for p in (reference, window))
+    single, unseen = _bin_p(before, now), _unseen_p(b, reference, window, "rows")
+    parts = [_spread_p(before, now, b), tails.sidak(single.min(), int((before + now > 0).sum()))]
+    if b.kind == "number":
+        p = tails.cauchy([*parts, _rank_p(before[:-1], now[:-1])])
+        return Tests(p, single[-1], min(1.0, 2 * min(single[0], single[-2])), 1.0)
+    p = tails.cauchy([tails.cauchy(parts), unseen], [0.9, 0.1])
+    return Tests(p, single[-1], 1.0, unseen)
+
+
+def _rank_p(before: np.ndarray, now: np.ndarray) -> float:
+    """Return the two-sided p of the rank sum with midranks in ordered bins (tie-corrected z)."""
+    both, n, m = (before + now).astype(float), float(now.sum()), float(before.sum())
+    t = n + m
+    spread = (t + 1) - (both**3 - both).sum() / (t * (t - 1)) if min(n, m) > 0 else 0
+    if spread <= 0:
+        return 1.0
+    ranks = both.cumsum() - (both - 1) / 2
+    return tails.normal((now @ ranks - n * (t + 1) / 2) / math.sqrt(n * m * spread / 12))
+
+
+def _groups(both: np.ndarray, share: float, ordered: bool) -> np.ndarray:
+    """Pool bins to at least 5 rows expected on the smaller side: neighbours, or the smallest."""
+    groups, group, rows = np.zeros(len(both), int), 0, 0.0
+    for i in range(len(both)) if ordered else np.argsort(-both, kind="stable"):
+        groups[i] = group
+        rows += both[i] * share
+        if rows >= POOLED:
+            group, rows = group + 1, 0.0
+    return np.minimum(groups, max(group - 1, 0))
+
+
+def _spread_p(before: np.ndarray, now: np.ndarray, b: Bins) -> float:
+    """Return the p of Pearson's X2 over pooled bins."""
+    share = min(before.sum(), now.sum()) / (before.sum() + now.sum())
+    groups = _groups(before + now, share, b.kind == "number")
+    seen = np.array([np.bincount(groups, before), np.bincount(groups, now)])
+    expected = seen.sum(1, keepdims=True) * seen.sum(0) / seen.sum()
+    return tails.chi2(float(((seen - expected) ** 2 / expected).sum()), len(seen[0]) - 1)
+
+
+def _bin_p(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Return the two-sided p of each bin against all others."""
+    both, n, m = before + now, int(now.sum()), int(before.sum())
+    t = n + m
+    p = np.ones(len(both))
+    for i in np.flatnonzero((both > 0) & (both < t)):
+        marked = int(both[i])
+        if min(n, m) * min(marked, t - marked) < EXACT * t:
+            p[i] = tails.hypergeometric(int(now[i]), n, marked, t)
+        else:
+            variance = n * m * marked * (t - marked) / t / t / (t - 1)
+            p[i] = tails.normal((now[i] - n * marked / t) / math.sqrt(variance))
+    return p
+
+
+def _unseen_p(b: Bins, reference: Profile, window: Profile, by: str) -> float:
+    """Return the p of as many unseen categories, given how many the reference holds once."""
+    before, now = (p.counts[b.name][:, -2] for p in (reference, window))
+    if b.kind == "number" or now.sum() == 0:
+        return 1.0
+    if by == "blocks":
+        sizes, before, now = (len(before), len(now)), before > 0, now > 0
+    else:
+        sizes = (int(reference.rows.sum()), int(window.rows.sum()))
+    return tails.unseen(int(now.sum()), b.once + int(before.sum()), *sizes)
+
+
+def _shuffled(
+    reference: Profile, window: Profile, draws: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield for each column the weight of evidence and the |z| of its bins, observed, then drawn."""
+    rows = np.concatenate([reference.rows, window.rows]).astype(float)
+    blocks, now = len(rows), len(window.rows)
+    taken = np.zeros((draws + 1, blocks))
+    taken[0, blocks - now :] = 1
+    drawn = np.argpartition(rng.random((draws, blocks)), now - 1, axis=1)[:, :now]
+    np.put_along_axis(taken[1:], drawn, 1.0, axis=1)
+    size = (taken @ rows)[:, None]
+    factor = rows.sum() / (size * (rows.sum() - size))
+    for b in reference.bins:
+        counts = np.concatenate([p.counts[b.name] for p in (reference, window)])
+        counts = _merged(b, counts).astype(float)
+        both = counts.sum(axis=0)
+        apart = (taken @ counts - size * (both / rows.sum())) * factor
+        share = min(window.rows.sum(), reference.rows.sum()) / rows.sum()
+        yield _weigh(b, apart, both, share)
+
+
+def _weigh(
+    b: Bins, apart: np.ndarray, both: np.ndarray, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weigh differences of shares (draws x bins): log of the summed exp(z^2/2) of the three tests."""
+    z = np.abs(_scaled(apart))
+    groups = _groups(both, share, b.kind == "number")
+    pooled = np.square(_scaled(apart @ np.eye(groups.max() + 1)[groups])).sum(axis=1)
+    largest = np.square(z.max(axis=1)) / 2 - math.log(max(1, np.count_nonzero(both)))
+    parts = [np.square(np.maximum(_wilson_hilferty(pooled), 0)) / 2, largest]
+    if b.kind == "number" and both[:-1].sum() > 0:
+        ranks = both[:-1].cumsum() - both[:-1] / 2
+        scores = np.append(ranks / both[:-1].sum() - 0.5, 0.0)  # missing: neither low nor high
+        parts.append(np.square(_scaled(apart @ scores[:, None])[:, 0]) / 2)
+    return np.logaddexp.reduce(parts), z
+
+
+def _scaled(apart: np.ndarray) -> np.ndarray:
+    spread = np.sqrt(np.square(apart).mean(axis=0))
+    return apart / np.where(spread > 1e-12, spread, np.inf)
+
+
+def _wilson_hilferty(x: np.ndarray) -> np.ndarray:
+    """Make nearly normal what is nearly a multiple of chi-square, by its mean and variance."""
+    if x.var() == 0:
+        return np.zeros(len(x))
+    wide = x.var() / x.mean() ** 2 / 9  # 2 / (9 df)
+    return ((x / x.mean()) ** (1 / 3) - 1 + wide) / math.sqrt(wide)
+
+
+def _rank_among(x: np.ndarray) -> float:
+    """Return the p of the first among all: the share that are as large."""
+    return float((x >= x[0] - 1e-9 * abs(x[0])).mean())
+
+
+def block_tests(
+    reference: Profile, window: Profile, draws: int, rng: np.random.Generator
+) -> Iterator[Tests]:
+    """Test each column by exchanging whole blocks between reference and window at random."""
+    shuffled = _shuffled(reference, window, draws, rng)
+    for b, (weight, z) in zip(reference.bins, shuffled, strict=True):
+        p, missing = _rank_among(weight), _rank_among(z[:, -1])
+        if b.kind == "number":
+            yield Tests(p, missing, _rank_among(np.maximum(z[:, 0], z[:, -2])), 1.0)
+        else:
+            unseen = _unseen_p(b, reference, window, "blocks")
+            yield Tests(tails.cauchy([p, unseen], [0.9, 0.1]), missing, 1.0, unseen)
+
+
+def joint_p(past: Profile, window: Profile, by: str, draws: int, rng: np.random.Generator) -> float:
+    """Return one p for all columns of a window together."""
+    if by == "blocks":
+        weights = [weight for weight, _ in _shuffled(past, window, draws, rng)]
+        return _rank_among(np.logaddexp.reduce(weights))
+    return tails.cauchy([row_tests(b, past, window).p for b in past.bins])
