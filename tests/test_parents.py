@@ -1,0 +1,128 @@
+"""Each test starts real processes, kills one of them and looks at what is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny
+
+MODELKEEP = f"{sys.executable} -m modelkeep run sleeps"
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tiny.workspace(tmp_path / "clone", sleeps="seconds: 600\n")
+
+
+@pytest.fixture
+def start(root):
+    """Start a command in the workspace; at the end of the test whatever it left is killed."""
+    seen = []
+
+    def starting(*command, **env):
+        process = subprocess.Popen(
+            command, cwd=root, env=tiny.surroundings(root, **env), stderr=subprocess.PIPE
+        )
+        wait_for(lambda: (root / "asleep").exists() or process.poll() is not None)
+        below = psutil.Process(process.pid).children(recursive=True)
+        seen.append((process, below))
+        return process, below
+
+    yield starting
+    for process, below in seen:
+        for each in [*below, process]:
+            if each.is_running() if isinstance(each, psutil.Process) else each.poll() is None:
+                each.kill()
+        process.communicate()
+
+
+def wait_for(happens):
+    patience = time.monotonic() + PATIENCE_SECONDS
+    while not happens():
+        assert time.monotonic() < patience, "waited in vain"
+        time.sleep(0.05)
+
+
+def assert_nothing_is_left(root, below):
+    _, left = psutil.wait_procs(below, timeout=10)
+    assert left == []
+    assert list(root.glob("reports/**/*.*")) == []
+    assert not (root / "awake").exists()
+
+
+def names(below):
+    return " ".join(" ".join(process.cmdline()) for process in below)
+
+
+def test_dvc_killed_takes_the_stage_with_it(root, start):
+    dvc = [sys.executable, "-m", "dvc"]
+    assert tiny.run(root, *dvc, "init", "-q", "--no-scm").returncode == 0
+    process, below = start(*dvc, "repro")
+    assert "modelkeep run" in names(below)
+    assert "ipykernel" in names(below)
+    assert "sleep 600" in names(below)
+    process.kill()
+    assert_nothing_is_left(root, below)
+
+
+def test_killed_behind_two_shells(root, start):
+    """`modelkeep` is not the child of the one who dies, and both shells between them live on."""
+    chain = f"sh -c '{MODELKEEP}; true'; true"
+    top = f"import subprocess; subprocess.run(['sh', '-c', {chain!r}])"
+    process, below = start(sys.executable, "-c", top, DVC_STAGE="sleeps")
+    process.kill()
+    runner = [each for each in below if each.name() not in ("sh", "dash", "bash")]
+    assert len(runner) == 3
+    assert_nothing_is_left(root, runner)
+
+
+def test_a_plain_run_dies_with_the_shell_that_started_it(root, start):
+    process, below = start("sh", "-c", f"{MODELKEEP}; true")
+    process.kill()
+    assert_nothing_is_left(root, below)
+
+
+def test_a_kernel_does_not_outlive_a_killed_runner(root, start):
+    process, below = start(*MODELKEEP.split())
+    process.kill()
+    kernel = [each for each in below if "ipykernel" in names([each])]
+    assert len(kernel) == 1
+    assert_nothing_is_left(root, kernel)
+
+
+def test_a_terminated_runner_ends_its_kernel_and_says_so(root, start):
+    process, below = start(*MODELKEEP.split())
+    process.terminate()
+    assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
+    assert_nothing_is_left(root, below)
+
+
+def test_an_interrupted_runner_ends_its_kernel_without_a_traceback(root, start):
+    process, below = start(*MODELKEEP.split())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGINT
+    assert_nothing_is_left(root, below)
+    assert process.stderr.read().decode().splitlines()[-1] == "modelkeep: interrupted"
+
+
+def test_nohup_outlives_its_shell(root, start):
+    process, below = start("sh", "-c", f"nohup {MODELKEEP}; true")
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    assert [each for each in below if not each.is_running()] == []
+    assert Path(root, "asleep").read_text() in {str(each.pid) for each in below}
+    assert os.getppid() not in {each.pid for each in below}
+
+
+def test_a_stage_whose_dvc_is_dead_before_the_first_look_does_not_start(root):
+    # in a session of its own, as a stage is that was handed to init
+    script = f"(sleep 1; {MODELKEEP}; echo $? > code) & exit"
+    tiny.run(root, "setsid", "sh", "-c", script, DVC_STAGE="sleeps")
+    wait_for(lambda: (root / "code").exists() and (root / "code").read_text().strip())
