@@ -1,0 +1,252 @@
+"""A sealed model: files, manifest, hashes; verified before anything in it is parsed.
+
+The manifest's format is one integer. Raise FORMAT when a file is added, dropped or read in another way; keep reading the older format in
+`load` for as long as a bundle of it serves somewhere, and keep a sealed one of each format in the tests.
+"""
+
+import hashlib
+import io
+import json
+import platform
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+import skops.io
+from sklearn.pipeline import Pipeline
+
+from modelkeep import engine, files, models, profile, schema, tables
+from modelkeep.engine import Engine
+from modelkeep.profile import Profile
+from modelkeep.schema import Schema
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+LIBRARIES = ("modelkeep", "numpy", "pandas", "scikit-learn", "skl2onnx", "skops")
+# Everything beyond skops' own list that a pipeline of `models` is made of. A file that names any other type is refused.
+TRUSTED = (
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+)
+
+
+class BundleError(RuntimeError):
+    """A bundle that is not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified model with what is needed to answer, to explain and to watch it."""
+
+    sha256: str
+    manifest: MappingProxyType
+    schema: Schema
+    pipeline: Pipeline
+    engine: Engine | None
+    reference: Profile
+    promise: pd.DataFrame
+    trained_rows: np.ndarray
+    golden: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        """The first ten digits of the manifest's hash: how pages call the model."""
+        return self.sha256[:10]
+
+    def predict(self, rows: pd.DataFrame) -> np.ndarray:
+        """Probabilities (rows, classes), or predicted numbers (rows,)."""
+        return models.predict(self.pipeline, rows, self.schema)
+
+    def answer(self, rows: pd.DataFrame) -> np.ndarray:
+        """What a server would say: by ONNX where that was proven equal, else as `predict`."""
+        if self.engine is None or rows.empty:
+            return self.predict(rows) if len(rows) else _no_answers(self.schema)
+        return self.engine.predict(columns(rows, self.schema))
+
+
+def row_hashes(rows: pd.DataFrame, of: Schema) -> np.ndarray:
+    """One 64-bit hash a row over id, time and features: what proves that a model has not seen a row."""
+    named = [of.id, *([of.time] if of.time else []), *(c.name for c in of.columns)]
+    frame = rows[named].copy()
+    for name in (of.id, *(c.name for c in of.columns if c.kind == "category")):
+        frame[name] = frame[name].astype(object)
+    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
+
+
+def seal(
+    folder: Path,
+    *,
+    fitted: Pipeline,
+    of: Schema,
+    train: pd.DataFrame,
+    promise: pd.DataFrame,
+    reference: Profile,
+    scores: dict,
+    provenance: dict,
+) -> None:
+    """Write the bundle by rename; `train` gives golden rows, edge cases and the hashes of trained rows, `promise` is the log of rows answered before they were learned from."""
+    examples = _edge_cases(train, of)
+    golden = pd.concat([train.head(10), examples.tail(10)])
+    onnx, serving, plan = _serving(fitted, of, examples)
+    with files.folder(folder) as new:
+        files.write_bytes(new / "model.skops", dump(fitted))
+        files.write_text(new / "schema.json", schema.to_json(of))
+        files.write_text(new / "reference.json", profile.to_json(reference))
+        tables.write(promise, new / "promise.parquet")
+        files.write_json(new / "encoding.json", plan)
+        files.write_json(new / "golden.json", _golden(fitted, of, golden))
+        if onnx:
+            files.write_bytes(new / "model.onnx", onnx)
+        buffer = io.BytesIO()
+        np.save(buffer, np.sort(row_hashes(train, of)), allow_pickle=False)
+        files.write_bytes(new / "trained_rows.npy", buffer.getvalue())
+        manifest = {
+            "format": FORMAT,
+            "files": {p.name: files.sha256(p) for p in sorted(new.iterdir())},
+            "serving": serving,
+            "promise": {name: asdict(e) for name, e in scores.items()},
+            "rows": len(train),
+            **provenance,
+            "python": platform.python_version(),
+            "libraries": {name: version(name) for name in LIBRARIES},
+        }
+        files.write_json(new / MANIFEST, manifest)
+
+
+def load(folder: Path) -> Bundle:
+    """The bundle in `folder`; BundleError unless every file has the hash that the manifest states and only trusted types are named."""
+    content = verify(folder)
+    manifest = json.loads(content[MANIFEST])
+    of = schema.from_json(content["schema.json"].decode())
+    golden = json.loads(content["golden.json"])
+    return Bundle(
+        sha256=hashlib.sha256(content[MANIFEST]).hexdigest(),
+        manifest=MappingProxyType(manifest),
+        schema=of,
+        pipeline=undump(content["model.skops"]),
+        engine=_engine(content),
+        reference=profile.from_json(content["reference.json"].decode()),
+        promise=tables.load(io.BytesIO(content["promise.parquet"])),
+        trained_rows=np.load(io.BytesIO(content["trained_rows.npy"]), allow_pickle=False),
+        golden=pd.DataFrame(golden["rows"]).assign(answer=golden["answers"]),
+    )
+
+
+def verify(folder: Path) -> dict[str, bytes]:
+    """The files of the bundle, read once: what was hashed is what is parsed."""
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(text)
+        stated = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{folder}: no readable {MANIFEST} ({error}); run the stage train, or `dvc checkout` if the model was made before"
+        ) from error
+    if manifest.get("format") != FORMAT:
+        raise BundleError(
+            f"{folder}: bundle format {manifest.get('format')!r}, and this code reads {FORMAT}; use the code of the bundle's commit"
+        )
+    content = {MANIFEST: text}
+    for name, sha256 in stated.items():
+        path = folder / name
+        if path.name != name or not path.is_file():
+            raise BundleError(f"{folder}: {name!r} is missing; restore it with `dvc checkout`")
+        content[name] = path.read_bytes()
+        found = hashlib.sha256(content[name]).hexdigest()
+        if found != sha256:
+            raise BundleError(
+                f"{path}: its SHA-256 is {found[:12]}..., the manifest says {sha256[:12]}...; the file was changed: restore it with `dvc checkout`"
+            )
+    return content
+
+
+def dump(fitted: Pipeline) -> bytes:
+    """The pipeline in skops' format, byte for byte the same for the same pipeline: ids are numbered in order, dates are fixed."""
+    with zipfile.ZipFile(io.BytesIO(skops.io.dumps(fitted))) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    text = content.pop("schema.json").decode()
+    # skops calls objects by their address in memory, which is another one in each process.
+    seen = dict.fromkeys(re.findall(r'"__id__": (\d+)', text))
+    number = {old: str(i) for i, old in enumerate(seen, start=1)}
+    text = re.sub(r'("__id__": )(\d+)', lambda m: m[1] + number[m[2]], text)
+    text = re.sub(r'("file": ")(\d+)', lambda m: m[1] + number[m[2]], text)
+    renamed = {re.sub(r"^\d+", lambda m: number[m[0]], k): v for k, v in content.items()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("schema.json", *sorted(renamed)):
+            body = text if name == "schema.json" else renamed[name]
+            archive.writestr(zipfile.ZipInfo(name), body, zipfile.ZIP_DEFLATED, 6)
+    return buffer.getvalue()
+
+
+def undump(content: bytes) -> Pipeline:
+    """The pipeline from skops' format, if it names only types that we trust."""
+    strangers = sorted(set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED))
+    if strangers:
+        raise BundleError(
+            f"model.skops names types that no pipeline of ours has: {', '.join(strangers)}; do not load it, and find out who wrote it"
+        )
+    return skops.io.loads(content, trusted=list(TRUSTED))
+
+
+def _engine(content: dict[str, bytes]) -> Engine | None:
+    if "model.onnx" not in content:
+        return None
+    return Engine(json.loads(content["encoding.json"]), content["model.onnx"])
+
+
+def _no_answers(of: Schema) -> np.ndarray:
+    return np.zeros(0) if of.task == "regression" else np.zeros((0, len(of.classes)))
+
+
+def columns(rows: pd.DataFrame, of: Schema) -> dict[str, Sequence]:
+    """The features as arrays by name, which is what an engine reads."""
+    frame = models.features(rows, of)
+    return {c.name: frame[c.name].to_numpy() for c in of.columns}
+
+
+def _serving(fitted: Pipeline, of: Schema, examples: pd.DataFrame) -> tuple[bytes, dict, dict]:
+    """ONNX if it proves equal on the examples, else no bytes and the reason."""
+    plan, x = engine.encoding(fitted, of), columns(examples, of)
+    encoded = engine.encode(plan, x)
+    try:
+        onnx = engine.to_onnx(fitted, encoded.shape[1])
+        worst, why = engine.prove(plan, onnx, x, models.predict(fitted, examples, of))
+    except Exception as error:  # a converter may fail in its own way; the model is served without it
+        onnx, worst, why = b"", None, f"{type(error).__name__}: {error}"
+    stated = {"engine": "scikit-learn" if why else "onnx", "largest_difference": worst}
+    stated |= {"rows": len(examples), "reason": why}
+    return (b"" if why else onnx), stated, plan
+
+
+def _edge_cases(train: pd.DataFrame, of: Schema, rows: int = 5000) -> pd.DataFrame:
+    """Real rows, then for each feature a row with it missing, unseen, zero, huge and at the extremes."""
+    step = max(1, len(train) // rows)
+    real = train.iloc[::step].head(rows)
+    made = []
+    for c in of.columns:
+        odd = [None, "never seen"]
+        if c.kind == "number":
+            seen = train[c.name]
+            odd = [np.nan, 0.0, 1e9, -1e9, float(seen.min()), float(seen.max())]
+        for i, value in enumerate(odd):
+            row = real.iloc[[i % len(real)]].copy()
+            row[c.name] = pd.Series([value], index=row.index, dtype=train[c.name].dtype)
+            made.append(row)
+    return pd.concat([real, *made], ignore_index=True)
+
+
+def _golden(fitted: Pipeline, of: Schema, rows: pd.DataFrame) -> dict:
+    """Rows with their answers: a copy of the model must give them back before it may serve."""
+    frame = models.features(rows, of)
+    return {
+        "rows": frame.astype(object).where(frame.notna(), None).to_dict("records"),
+        "answers": models.predict(fitted, rows, of).tolist(),
+    }

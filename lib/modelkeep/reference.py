@@ -1,0 +1,36 @@
+"""What later windows are compared to: counts of features and predictions, by day where rows have a time."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from modelkeep import models, profile, traffic
+from modelkeep.profile import Profile
+from modelkeep.schema import Schema
+
+PREDICTION = "(prediction)"  # what the model said is watched like a column
+
+
+def learn(log: pd.DataFrame, of: Schema) -> Profile:
+    """Fix the bins by answered rows, and count them."""
+    kinds = {c.name: c.kind for c in of.columns}
+    kinds[PREDICTION] = "category" if of.task == "multiclass" else "number"
+    return profile.learn(_table(log, of), kinds, _days(log, of))
+
+
+def count(log: pd.DataFrame, of: Schema, against: Profile) -> Profile:
+    """Answered rows in the reference's bins."""
+    return profile.count(against.bins, _table(log, of), _days(log, of))
+
+
+def _table(log: pd.DataFrame, of: Schema) -> pa.Table:
+    table, said = models.features(log, of), traffic.answers(log, of)
+    if of.task == "multiclass":
+        table[PREDICTION] = np.array(of.classes, dtype=object)[said.argmax(axis=1)]
+    else:
+        table[PREDICTION] = said if of.task == "regression" else said[:, 1]
+    return pa.Table.from_pandas(table, preserve_index=False)
+
+
+def _days(log: pd.DataFrame, of: Schema) -> np.ndarray | None:
+    return None if of.time is None else profile.starts(log[of.time].to_numpy())
