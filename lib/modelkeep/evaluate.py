@@ -1,0 +1,236 @@
+"""What the page of `evaluate` says: whom the candidate was compared with, and what came of it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from modelkeep import bundle, figures, gate, models, report, scores, tables
+from modelkeep.bundle import Bundle
+from modelkeep.figures import Figure
+from modelkeep.report import Html, count, number, several
+from modelkeep.schema import Schema
+from modelkeep.verdicts import Verdict
+
+SLICE_ROWS = 200  # a named slice with fewer test rows is not compared
+SLICE_NAMES = 10
+SAYS = {
+    "better": "is better than",
+    "not_worse": "is not worse than",
+    "worse": "is worse than",
+    "inconclusive": "cannot be told from",
+    "insufficient": "was seen on too few blocks of time to be compared with",
+}
+
+
+class ChampionError(ValueError):
+    """The file models/champion.json does not name a usable bundle."""
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """Whom the candidate is compared with: its answers on the test rows, and the rows that either model learned from."""
+
+    name: str
+    answers: np.ndarray
+    trained_rows: np.ndarray
+
+
+def opponent(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Opponent:
+    """The champion that `models/champion.json` names, or the better of two plain baselines."""
+    path = root / "models" / "champion.json"
+    named = json.loads(path.read_text())
+    if not named.get("bundle"):
+        name, answers = _baseline(candidate, rows)
+        return Opponent(name, answers, candidate.trained_rows)
+    champion = bundle.load(root / named["bundle"])
+    if champion.schema.task != candidate.schema.task:
+        raise ChampionError(
+            f"{path.name}: the champion's task is {champion.schema.task}, the candidate's {candidate.schema.task}; "
+            "they cannot be compared: set bundle to null to start anew"
+        )
+    if champion.schema.classes != candidate.schema.classes:
+        raise ChampionError(
+            f"{path.name}: the champion knows the classes {several(champion.schema.classes)}, the candidate "
+            f"{several(candidate.schema.classes)}; they cannot be compared: set bundle to null to start anew"
+        )
+    both = np.concatenate([candidate.trained_rows, champion.trained_rows])
+    version = named.get("version") or champion.name
+    return Opponent(f"the champion {version}", champion.predict(rows), both)
+
+
+def _baseline(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
+    """The better of: the training rows' share of each class (or mean), and the share in their newest stretch, as long as the test."""
+    of = candidate.schema
+    known = candidate.promise
+    blocks = tables.blocks(known, of)
+    newest = np.unique(blocks)[-len(np.unique(tables.blocks(rows, of))) :]
+    choices = {
+        "always saying the rate of the past": known,
+        "always saying the newest rate": known[blocks >= newest[0]],
+    }
+    y, found = models.outcome(rows, of), {}
+    for name, past in choices.items():
+        outcome = models.outcome(past, of)
+        if of.task == "regression":
+            said = np.full(len(rows), outcome.mean())
+        else:
+            share = np.bincount(outcome, minlength=len(of.classes)) + 0.5
+            said = np.tile(share / share.sum(), (len(rows), 1))
+        found[name] = said
+    first = scores.METRICS[of.task][0]
+    loss = {name: scores.per_row(of.task, y, said)[first].mean() for name, said in found.items()}
+    best = min(loss, key=loss.get)
+    return best, found[best]
+
+
+def slices(rows: pd.DataFrame, of: Schema, named: Sequence[str]) -> dict[str, np.ndarray]:
+    """Which rows are in each named slice; only values with enough rows are compared."""
+    known = {c.name: c for c in of.columns if c.kind == "category"}
+    for name in named:
+        if name not in known:
+            raise ValueError(
+                f"slices: {name!r} is not a category among the features; there is: {', '.join(known)}"
+            )
+    chosen = named or [k for k, c in known.items() if len(c.categories) <= SLICE_NAMES]
+    return {
+        f"{name} {value}": (rows[name] == value).to_numpy()
+        for name in chosen
+        for value in known[name].categories
+        if (rows[name] == value).sum() >= SLICE_ROWS
+    }
+
+
+def verdict(judged: gate.Verdict, against: str, checked: int) -> Verdict:
+    """Whether the candidate may leave the laboratory."""
+    first = judged.gains[0]
+    worse = [row["slice"] for row in judged.slices if row["verdict"] == "worse"]
+    sentence = (
+        f"The candidate {SAYS[judged.word]} {against}, on {count(first.rows, 'row')} "
+        f"in {count(first.blocks, 'block')} of time that neither had seen."
+    )
+    if worse and all(g.verdict in ("better", "not_worse") for g in judged.gains):
+        sentence = f"The candidate is not worse than {against} in all, but worse for {several(worse)}: it may not pass."
+    reasons = [_gain(g) for g in judged.gains]
+    if judged.word == "insufficient":
+        reasons.append(
+            f"{first.blocks} blocks, and {gate.MINIMUM_BLOCKS} are needed: raise test_days, or let a person decide"
+        )
+    reasons.append(f"{count(checked, 'test row')} checked against the training rows: none leaked")
+    if judged.slices:
+        reasons.append(f"worse for {len(worse)} of {count(len(judged.slices), 'named slice')}")
+    return Verdict("evaluate", judged.word, sentence, tuple(reasons), judged.as_dict())
+
+
+def _gain(g: gate.Gain) -> str:
+    return (
+        f"{scores.NAMES[g.metric]}: better by {number(g.gain)}, between {number(g.low)} and {number(g.high)}"
+        f" (margin {number(g.margin)}): {g.verdict.replace('_', ' ')}"
+    )
+
+
+def gains(judged: gate.Verdict, margins: dict[str, float]) -> Figure:
+    """The gain in each metric as a share of its margin, so that one line is the margin of all."""
+    rows = [
+        {
+            "name": scores.NAMES[g.metric],
+            "value": g.gain / g.margin,
+            "low": g.low / g.margin,
+            "high": g.high / g.margin,
+            "breach": g.verdict == "worse",
+        }
+        for g in judged.gains
+    ]
+    stated = ", ".join(f"{scores.NAMES[k]} {number(v)}" for k, v in margins.items())
+    return figures.forest(
+        rows,
+        name="gain in margins: left the candidate is worse, right it is better",
+        title="Is the candidate better, and by how many margins?",
+        caption=f"{judged.gains[0].rows:,} rows in {judged.gains[0].blocks} blocks; one-sided limits at 5 % each; one margin is {stated}.",
+        margin=1,
+    )
+
+
+def side_by_side(
+    task: str,
+    y: np.ndarray,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    blocks: np.ndarray,
+    against: str,
+) -> Html:
+    """Each metric of both models with its interval."""
+    rows = []
+    for name, said in (("candidate", ours), (against, theirs)):
+        found = scores.summary(task, y, said, blocks)
+        shown = {
+            scores.NAMES[k]: f"{number(e.value)} ({number(e.low)} to {number(e.high)})"
+            for k, e in found.items()
+        }
+        rows.append({"model": name, **shown})
+    return report.table(rows)
+
+
+def calibration(rows: pd.DataFrame, of: Schema, y: np.ndarray, said: np.ndarray) -> Figure | Html:
+    """Predicted against observed rates of the last class on the test rows."""
+    if of.task == "regression":
+        return report.table([], "Calibration is a question for classes; this model predicts numbers.")
+    points = scores.calibration(y, said, tables.blocks(rows, of))
+    worst = max(points, key=lambda r: abs(r["predicted"] - r["observed"]))
+    return figures.calibration(
+        points,
+        name="candidate",
+        title=f"How often was {of.label} = {of.classes[-1]}, where the model said so?",
+        caption=f"{len(rows):,} rows in {len(points)} groups of equal size, with 95 % intervals by block; "
+        f"the largest gap is {abs(worst['predicted'] - worst['observed']):.1%}, at a predicted {worst['predicted']:.0%}.",
+    )
+
+
+def calibration_csv(of: Schema, y: np.ndarray, said: np.ndarray, blocks: np.ndarray) -> str:
+    """The calibration's points for `dvc plots`."""
+    lines = ["predicted,observed"]
+    if of.task != "regression":
+        points = scores.calibration(y, said, blocks)
+        lines += [f"{r['predicted']:.6g},{r['observed']:.6g}" for r in points]
+    return "\n".join(lines) + "\n"
+
+
+def slice_figure(judged: gate.Verdict) -> Figure | Html:
+    """The gain in each named slice, worst first."""
+    if not judged.slices:
+        return report.table([], "No slice has enough rows to be compared by itself.")
+    ordered = sorted(judged.slices, key=lambda r: r["gain"])[:20]
+    rows = [
+        {"name": r["slice"], "value": r["gain"], "low": r["low"], "high": r["high"], "breach": r["verdict"] == "worse"}
+        for r in ordered
+    ]
+    metric = scores.NAMES[judged.gains[0].metric]
+    return figures.forest(
+        rows,
+        name=f"gain in {metric}: right of zero the candidate is better",
+        title="For whom is the candidate better or worse?",
+        caption=f"{count(len(rows), 'slice')} of {len(judged.slices)}, worst first, each with at least {SLICE_ROWS} rows; 95 % intervals by block.",
+    )
+
+
+def design_effects(judged: gate.Verdict) -> list[dict]:
+    """Per metric, how many independent rows the test rows are worth."""
+    return [
+        {
+            "metric": scores.NAMES[g.metric],
+            "rows": g.rows,
+            "blocks": g.blocks,
+            "design effect": g.design_effect,
+            "worth so many independent rows": round(g.rows / max(g.design_effect, 1e-9)),
+        }
+        for g in judged.gains
+    ]
+
+
+def metrics(task: str, y: np.ndarray, said: np.ndarray, judged: gate.Verdict) -> dict:
+    """The candidate's metrics on the test rows and its gains, for `dvc metrics`."""
+    found = {k: float(np.mean(v)) for k, v in scores.per_row(task, y, said).items()}
+    return found | {f"gain_{g.metric}": g.gain for g in judged.gains}

@@ -1,0 +1,281 @@
+"""One function a figure; the palette lives here only.
+
+Four colours with fixed meanings, told apart by lightness and by mark as well: reference grey, current blue, candidate orange, breach red.
+Figures are narrow, so that their text is still readable on a telephone.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+REFERENCE, CURRENT, CANDIDATE, BREACH = "#8b929b", "#0b62a4", "#e08e0b", "#b3001b"
+INK, FAINT = "#1d2733", "#dfe3e8"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "modelkeep",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "sans-serif"],
+    "font.size": 10.5,
+    "axes.edgecolor": REFERENCE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.linewidth": 1.8,
+}
+WIDTH = 5.6
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with what it says above and what it is made from below; notebooks show it, pages print it."""
+
+    title: str
+    caption: str
+    svg: str
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<figure role="img" aria-label="{escape(self.title, quote=True)}"><h4>{escape(self.title)}</h4>'
+            f"{self.svg}<figcaption>{escape(self.caption)}</figcaption></figure>"
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.title} ({self.caption})"
+
+
+def _axes(height: float = 2.9) -> Axes:
+    with matplotlib.rc_context(STYLE):
+        return Canvas(figsize=(WIDTH, height), layout="constrained").add_subplot()
+
+
+def _finish(axes: Axes, title: str, caption: str, legend: bool = True) -> Figure:
+    with matplotlib.rc_context(STYLE):
+        if legend and axes.get_legend_handles_labels()[0]:
+            axes.figure.legend(loc="outside upper left", ncols=3, handlelength=1.6)
+        out = io.StringIO()
+        axes.figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = out.getvalue()
+    return Figure(title, caption, text[text.index("<svg") :].strip())
+
+
+def _dates(axes: Axes) -> None:
+    locator = AutoDateLocator(minticks=3, maxticks=6)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+
+
+def _moments(x: Sequence) -> np.ndarray:
+    """Dates as dates, anything else as 1, 2, 3, ..."""
+    x = np.asarray(x)
+    return x if x.dtype.kind == "M" else np.arange(1, len(x) + 1)
+
+
+def _on_time(axes: Axes, x: Sequence) -> np.ndarray:
+    moments = _moments(x)
+    if moments.dtype.kind == "M":
+        _dates(axes)
+    else:
+        axes.set_xlabel("part of the file, in its order")
+    return moments
+
+
+def timeline(x: Sequence, parts: dict[str, np.ndarray], *, title: str, caption: str) -> Figure:
+    """Rows over time, one line a part: the first grey, the second blue, the third orange, the fourth red."""
+    axes = _axes()
+    moments = _on_time(axes, x)
+    colours = (REFERENCE, CURRENT, CANDIDATE, BREACH)
+    width = np.median(np.diff(moments)) * 0.85 if len(moments) > 1 else 0.8
+    bottom = np.zeros(len(moments))
+    for (name, rows), colour in zip(parts.items(), colours, strict=False):
+        axes.bar(moments, rows, width=width, bottom=bottom, color=colour, label=name)
+        bottom = bottom + rows
+    axes.set_ylabel("rows")
+    axes.grid(axis="x", visible=False)
+    return _finish(axes, title, caption)
+
+
+def course(
+    x: Sequence,
+    values: np.ndarray,
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    limit: float | None = None,
+    limit_name: str = "",
+    share: bool = False,
+) -> Figure:
+    """One number over time against an optional limit."""
+    axes = _axes(2.6)
+    axes.plot(_on_time(axes, x), values, "o-", color=CURRENT, markersize=4, label=name)
+    if limit is not None:
+        axes.axhline(limit, color=BREACH, linestyle="--", label=limit_name)
+    if share:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return _finish(axes, title, caption)
+
+
+def bars(
+    values: dict[str, float],
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    limit: float | None = None,
+    limit_name: str = "",
+    share: bool = False,
+) -> Figure:
+    """One bar a name, longest on top; beyond the limit it is red."""
+    ordered = sorted(values.items(), key=lambda item: item[1])
+    axes = _axes(0.9 + 0.27 * max(len(ordered), 2))
+    sizes = [v for _, v in ordered]
+    colours = [BREACH if limit is not None and v > limit else CURRENT for v in sizes]
+    axes.barh([k for k, _ in ordered], sizes, color=colours, height=0.62)
+    if limit is not None:
+        axes.axvline(limit, color=BREACH, linestyle="--", label=limit_name)
+    if share:
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel(name)
+    axes.grid(axis="y", visible=False)
+    return _finish(axes, title, caption)
+
+
+def forest(
+    rows: Sequence[dict],
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    margin: float | None = None,
+    zero: str = "no difference",
+) -> Figure:
+    """Value and interval a row (keys name, value, low, high, breach); right of zero is better."""
+    axes = _axes(1.1 + 0.3 * max(len(rows), 2))
+    axes.axvline(0, color=INK, linewidth=1, label=zero)
+    if margin is not None:
+        axes.axvline(-margin, color=BREACH, linestyle="--", label="margin: worse than this fails")
+    for place, row in enumerate(reversed(rows)):
+        colour = BREACH if row.get("breach") else CANDIDATE
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3)
+        axes.plot(row["value"], place, "D", color=colour, markeredgecolor=INK, markersize=6)
+    axes.set_yticks(range(len(rows)), [r["name"] for r in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(name)
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    return _finish(axes, title, caption)
+
+
+def calibration(rows: Sequence[dict], *, name: str, title: str, caption: str) -> Figure:
+    """Observed against predicted rate with intervals; on the diagonal a prediction means what it says."""
+    axes = _axes(3.4)
+    predicted = [r["predicted"] for r in rows]
+    top = max([*predicted, *(r["high"] for r in rows if np.isfinite(r["high"])), 0.05]) * 1.05
+    axes.plot([0, top], [0, top], color=REFERENCE, linestyle="--", label="right on average")
+    for r in rows:
+        axes.plot([r["predicted"]] * 2, [r["low"], r["high"]], color=CANDIDATE, linewidth=2.4)
+    axes.plot(predicted, [r["observed"] for r in rows], "o", color=CANDIDATE, label=name)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("came true")
+    return _finish(axes, title, caption)
+
+
+def moved(
+    x: Sequence, effects: dict[str, np.ndarray], levels: dict[str, float], *, title: str, caption: str
+) -> Figure:
+    """Which column moved when: one row a column, one square a window, darker for a larger effect, red from the highest level on."""
+    axes = _axes(1.2 + 0.27 * len(effects))
+    moments = _on_time(axes, x)
+    levels = dict(sorted(levels.items(), key=lambda item: item[1]))
+    floors = list(levels.values())
+    shades = [FAINT, "#9fc3e0", CURRENT, BREACH]
+    for place, values in enumerate(reversed(list(effects.values()))):
+        grade = np.searchsorted(floors, values, side="right")
+        for step, shade in enumerate(shades):
+            here = grade == step
+            size = 14 + 16 * step
+            axes.scatter(moments[here], np.full(here.sum(), place), s=size, c=shade, marker="s")
+    names = ["still", *levels]
+    for step, shade in enumerate(shades):
+        bound = f" (from {floors[step - 1]:g})" if step else ""
+        axes.scatter([], [], s=14 + 16 * step, c=shade, marker="s", label=names[step] + bound)
+    axes.set_yticks(range(len(effects)), list(reversed(list(effects))))
+    axes.set_ylim(-0.7, len(effects) - 0.3)
+    axes.grid(visible=False)
+    return _finish_wide_legend(axes, title, caption)
+
+
+def _finish_wide_legend(axes: Axes, title: str, caption: str) -> Figure:
+    with matplotlib.rc_context(STYLE):
+        axes.figure.legend(loc="outside upper left", ncols=2, handlelength=1)
+    return _finish(axes, title, caption, legend=False)
+
+
+def evidence(
+    x: Sequence, paths: dict[str, np.ndarray], threshold: float, *, title: str, caption: str
+) -> Figure:
+    """How evidence adds up over windows against the threshold that pages, on a logarithmic scale."""
+    axes = _axes()
+    moments = _on_time(axes, x)
+    colours, marks = (CURRENT, CANDIDATE, REFERENCE), ("o-", "s-", "^-")
+    top = threshold * 1e3  # beyond that the line says nothing more
+    for (name, path), colour, mark in zip(paths.items(), colours, marks, strict=False):
+        axes.plot(moments, np.clip(path, 1e-2, top), mark, color=colour, markersize=4, label=name)
+    axes.axhline(threshold, color=BREACH, linestyle="--", label=f"pages at {threshold:,.0f}")
+    axes.set_yscale("log")
+    axes.set_ylabel("evidence (log scale)")
+    return _finish(axes, title, caption)
+
+
+def quality(
+    x: Sequence,
+    realised: np.ndarray,
+    estimated: np.ndarray,
+    corrected: np.ndarray,
+    band: tuple[np.ndarray, np.ndarray],
+    promised: float,
+    *,
+    name: str,
+    title: str,
+    caption: str,
+) -> Figure:
+    """Three lines: what came true, what the model believed, and that belief corrected by late labels with its band."""
+    axes = _axes(3.2)
+    moments = _on_time(axes, x)
+    axes.fill_between(moments, *band, color=CANDIDATE, alpha=0.18, linewidth=0, label="90 % band")
+    axes.plot(moments, estimated, ":", color=REFERENCE, label="estimated")
+    axes.plot(moments, corrected, "s--", color=CANDIDATE, markersize=4, label="estimated, corrected")
+    axes.plot(moments, realised, "o-", color=CURRENT, markersize=5, label="realised")
+    axes.axhline(promised, color=INK, linewidth=1, label="promised by the test")
+    axes.set_ylabel(name)
+    return _finish(axes, title, caption)
+
+
+def waiting(days: np.ndarray, *, title: str, caption: str) -> Figure:
+    """The share of labels that had come after so many days (`days` sorted)."""
+    axes = _axes(2.6)
+    at = np.linspace(0, float(days[-1]), 200)
+    axes.plot(at, np.searchsorted(days, at, side="right") / len(days), color=CURRENT)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylim(0, 1.03)
+    axes.set_xlabel("days from the answer to its label")
+    axes.set_ylabel("labels that had come")
+    return _finish(axes, title, caption)

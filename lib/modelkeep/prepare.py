@@ -1,0 +1,119 @@
+"""What the page of `prepare` says: where the rows went and what a row may hold."""
+
+import numpy as np
+import pandas as pd
+
+from modelkeep import figures, report, tables
+from modelkeep.figures import Figure
+from modelkeep.report import Html, count, number
+from modelkeep.schema import Schema
+from modelkeep.tables import Prepared
+from modelkeep.verdicts import Verdict
+
+QUARANTINE_SHARE = 0.02  # above this share of the known rows somebody should look
+
+
+def verdict(prepared: Prepared) -> Verdict:
+    """Whether the table is fit to learn from."""
+    c = prepared.counts
+    aside, known = c["quarantined"], c["rows_in"]
+    sentence = (
+        f"{count(c['train'], 'row')} to learn from and {c['test']:,} to test on; "
+        f"{c['unlabelled']:,} have no label yet, {aside:,} were set aside."
+    )
+    reasons = [
+        f"of {count(known, 'row')} known: {c['train']:,} train + {c['test']:,} test + {c['unlabelled']:,} unlabelled"
+        f" + {aside:,} quarantined + {c['older']:,} older than the history asked for"
+    ]
+    if c["later"]:
+        reasons.append(f"{count(c['later'], 'row')} later than as_of: not looked at")
+    reasons += [f"quarantined: {n:,} for {why}" for why, n in list(c["reasons"].items())[:5]]
+    state = "look" if aside > QUARANTINE_SHARE * known else "done"
+    return Verdict("prepare", state, sentence, tuple(reasons), c)
+
+
+def timeline(prepared: Prepared) -> Figure:
+    """Rows a week in training and test."""
+    week, index = tables.weeks(_both(prepared), prepared.schema)
+    first = len(prepared.train)
+    return figures.timeline(
+        week,
+        {
+            "training": np.bincount(index[:first], minlength=len(week)),
+            "test": np.bincount(index[first:], minlength=len(week)),
+        },
+        title="How many rows are there to learn from and to test on?",
+        caption=f"{first:,} training and {len(prepared.test):,} test rows, {_stretch(prepared.schema)}.",
+    )
+
+
+def _both(prepared: Prepared) -> pd.DataFrame:
+    return pd.concat([prepared.train, prepared.test], ignore_index=True)
+
+
+def _stretch(of: Schema) -> str:
+    return "by week" if of.time else "in twenty parts of the file"
+
+
+def label_course(prepared: Prepared) -> Figure:
+    """The label's rate (or mean) by week over training and test."""
+    of, rows = prepared.schema, _both(prepared)
+    week, index = tables.weeks(rows, of)
+    if of.task == "regression":
+        value, name = rows[of.label].to_numpy(dtype="float64"), f"mean of {of.label}"
+    else:
+        value = (rows[of.label] == of.classes[-1]).to_numpy(dtype="float64")
+        name = f"share of {of.label} = {of.classes[-1]}"
+    n = np.bincount(index, minlength=len(week))
+    mean = np.bincount(index, weights=value, minlength=len(week)) / np.where(n > 0, n, np.nan)
+    low, high = number(np.nanmin(mean)), number(np.nanmax(mean))
+    return figures.course(
+        week,
+        mean,
+        name=name,
+        title=f"Does {of.label} stay as {'common' if of.classes else 'large'} as it was?",
+        caption=f"{len(rows):,} labelled rows, {_stretch(of)}: from {low} to {high}, and {number(value.mean())} over all.",
+        share=bool(of.classes),
+    )
+
+
+def columns(prepared: Prepared) -> Html:
+    """The schema as a table: what each feature may hold."""
+    rows = []
+    for c in prepared.schema.columns:
+        seen = prepared.train[c.name]
+        if c.kind == "number":
+            holds = f"{number(seen.min())} to {number(seen.max())}{', whole' if c.integer else ''}"
+        else:
+            holds = f"{count(len(c.categories), 'name')}: {report.several(c.categories, 6)}"
+        missing = "quarantine" if c.missing == "reject" else "allowed"
+        rows.append({"column": c.name, "kind": c.kind, "holds": holds, "missing": missing})
+    return report.table(rows)
+
+
+def ignored(prepared: Prepared) -> Html:
+    """Columns that are not features, and why."""
+    rows = [{"column": name, "why": why} for name, why in prepared.schema.ignored.items()]
+    return report.table(rows, "No column was left out.")
+
+
+def missing(prepared: Prepared) -> Figure | Html:
+    """The share of missing values by column, where there are any."""
+    shares = {c.name: float(prepared.train[c.name].isna().mean()) for c in prepared.schema.columns}
+    most = sorted((item for item in shares.items() if item[1] > 0), key=lambda item: -item[1])[:15]
+    if not most:
+        return report.table([], "No value of any column is missing.")
+    rest = len(shares) - len(most)
+    return figures.bars(
+        dict(most),
+        name="share of training rows without a value",
+        title="Which columns have missing values?",
+        caption=f"{len(prepared.train):,} training rows; {count(rest, 'other column')} with fewer or none.",
+        share=True,
+    )
+
+
+def quarantine(prepared: Prepared) -> Html:
+    """How many rows were set aside for which reason."""
+    rows = [{"reason": why, "rows": n} for why, n in prepared.counts["reasons"].items()]
+    return report.table(rows, "No row had to be set aside.")

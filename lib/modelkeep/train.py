@@ -1,0 +1,131 @@
+"""What the page of `train` says: the quality that the candidate promises, and how it is served."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+from modelkeep import figures, report, scores, tables, traffic
+from modelkeep.figures import Figure
+from modelkeep.models import Fold
+from modelkeep.report import Html, count, number
+from modelkeep.schema import Schema
+from modelkeep.scores import Estimate
+from modelkeep.verdicts import Verdict
+
+
+def promise(rows: pd.DataFrame, folds: Sequence[Fold], of: Schema) -> pd.DataFrame:
+    """The rows that cross-validation answered before it learned from them, with those answers, as a prediction log would hold them."""
+    parts = [rows.iloc[fold.rows] for fold in folds]
+    log = pd.concat(parts, ignore_index=True)
+    said = np.concatenate([fold.answers for fold in folds])
+    log[traffic.answer_columns(of)] = said if said.ndim == 2 else said[:, None]
+    return log
+
+
+def promised(log: pd.DataFrame, of: Schema, outcome: np.ndarray) -> dict[str, Estimate]:
+    """Each metric over all folds with its interval by block of time."""
+    return scores.summary(of.task, outcome, traffic.answers(log, of), tables.blocks(log, of))
+
+
+def verdict(
+    model: str, found: dict[str, Estimate], folds: Sequence[Fold], manifest: dict
+) -> Verdict:
+    """What the candidate promises for days that it has not seen."""
+    parts = " and ".join(_with_interval(name, e) for name, e in found.items())
+    sentence = f"The {model} candidate reaches {parts} on rows newer than those it learned from."
+    first = next(iter(found))
+    each = ", ".join(number(fold.scores[first]) for fold in folds)
+    reasons = [f"{scores.NAMES[first]} by fold, oldest first: {each}", _served(manifest["serving"])]
+    wider = found[first].design_effect ** 0.5
+    if np.isfinite(wider):
+        reasons.append(
+            f"rows of one day are alike: the interval is {number(wider)} times as wide as independent rows would make it"
+        )
+    evidence = {name: asdict(e) for name, e in found.items()}
+    return Verdict("train", "done", sentence, tuple(reasons), {"promise": evidence})
+
+
+def _with_interval(name: str, e: Estimate) -> str:
+    between = f" ({number(e.low)} to {number(e.high)})" if np.isfinite(e.low) else ""
+    return f"{scores.NAMES[name]} {number(e.value)}{between}"
+
+
+def _served(serving: dict) -> str:
+    if serving["engine"] != "onnx":
+        return f"scikit-learn will serve; ONNX was left out: {serving['reason']}"
+    rows = count(serving["rows"], "row")
+    return f"ONNX answers as scikit-learn does: the largest difference on {rows} is {serving['largest_difference']:.1e}"
+
+
+def by_fold(folds: Sequence[Fold]) -> Html:
+    """Each fold's sizes and scores, oldest first."""
+    rows = []
+    for i, fold in enumerate(folds, start=1):
+        named = {scores.NAMES[k]: v for k, v in fold.scores.items()}
+        rows.append({"fold": i, "learned from": fold.learned, "tested on": len(fold.rows), **named})
+    return report.table(rows)
+
+
+def over_time(
+    log: pd.DataFrame, of: Schema, outcome: np.ndarray, found: dict[str, Estimate]
+) -> Figure:
+    """The first metric by week of the folds' test rows, around its mean."""
+    name = next(iter(found))
+    week, index = tables.weeks(log, of)
+    loss = scores.per_row(of.task, outcome, traffic.answers(log, of))[name]
+    n = np.bincount(index, minlength=len(week))
+    mean = np.bincount(index, weights=loss, minlength=len(week)) / np.where(n > 0, n, np.nan)
+    return figures.course(
+        week,
+        mean,
+        name=scores.NAMES[name],
+        title=f"How much does {scores.NAMES[name]} vary when nothing is wrong?",
+        caption=f"{len(log):,} rows in {len(week)} parts; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}, on average {number(found[name].value)}.",
+    )
+
+
+def calibration(log: pd.DataFrame, of: Schema, outcome: np.ndarray) -> Figure | Html:
+    """Predicted against observed rates on rows that were not learned from."""
+    if of.task == "regression":
+        return report.table([], "Calibration is a question for classes; this model predicts numbers.")
+    rows = scores.calibration(outcome, traffic.answers(log, of), tables.blocks(log, of))
+    worst = max(rows, key=lambda r: abs(r["predicted"] - r["observed"]))
+    return figures.calibration(
+        rows,
+        name="candidate",
+        title=f"When it says {of.label} = {of.classes[-1]} with 30 %, is it 30 %?",
+        caption=f"{len(log):,} rows in {len(rows)} groups of equal size, with 95 % intervals by block; "
+        f"the largest gap is {abs(worst['predicted'] - worst['observed']):.1%} at {worst['predicted']:.0%}.",
+    )
+
+
+def steps(unfitted: Pipeline) -> Html:
+    """What the pipeline does to which columns, and with which settings it learns."""
+    rows = []
+    for _, step, names in unfitted["columns"].transformers:
+        parts = [type(s).__name__ for _, s in step.steps] if hasattr(step, "steps") else ["as it is"]
+        rows.append({"columns": ", ".join(names), "step": ", then ".join(parts)})
+    model = unfitted["model"]
+    usual = type(model)().get_params()
+    chosen = [f"{k}={v}" for k, v in model.get_params().items() if v != usual[k]]
+    rows.append({"columns": "all", "step": f"{type(model).__name__}({', '.join(chosen)})"})
+    return report.table(rows)
+
+
+def contents(manifest: Mapping) -> Html:
+    """The files of the bundle with their hashes."""
+    says = {
+        "encoding.json": "the fitted preprocessing as plain data",
+        "golden.json": "rows with their answers, to check a copy",
+        "model.onnx": "the estimator for serving",
+        "model.skops": "the pipeline, in a format that runs no code",
+        "promise.parquet": "rows answered before they were learned from",
+        "reference.json": "counts that later windows are compared to",
+        "schema.json": "what a row must look like",
+        "trained_rows.npy": "a hash of each training row",
+    }
+    named = manifest["files"].items()
+    return report.table([{"file": k, "holds": says[k], "SHA-256": f"{v[:12]}…"} for k, v in named])
