@@ -1,0 +1,44 @@
+# `make run` turns the loop once on the bundled flights; `make test` proves that it does what it says.
+# Everything is made inside this folder: the environment, DVC's cache, and what other tools keep between runs.
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_NO_CACHE_DIR := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
+export DVC_NO_ANALYTICS := 1
+export MPLCONFIGDIR := $(CURDIR)/.venv/cache/matplotlib
+export JUPYTER_DATA_DIR := $(CURDIR)/.venv/share/jupyter
+export JUPYTER_CONFIG_DIR := $(CURDIR)/.venv/etc/jupyter
+
+.PHONY: run test lab proof clean help
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+run: .venv/made  ## one turn of the loop, then the verdicts
+	dvc repro
+	modelkeep verdicts
+
+test: .venv/made  ## what CI runs
+	python -m pytest
+
+lab: .venv/made  ## JupyterLab on this workspace
+	jupyter lab
+
+proof: .venv/made  ## the long forms: thousands of simulations (hours)
+	python benchmarks/drift_rates.py
+	python benchmarks/gate_rates.py
+	python benchmarks/quality.py
+
+clean:  ## forget the environment; data, models and reports stay
+	rm -rf .venv
+
+.venv/made: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or later is needed; name one with: make PYTHON=python3.12'; exit 1; }
+	@echo 'Making the environment in .venv (once; some minutes) ...'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	mkdir -p .venv/etc/jupyter/jupyter_server_config.d
+	cp lib/modelkeep/jupyter_server_config.json .venv/etc/jupyter/jupyter_server_config.d/modelkeep.json
+	touch .venv/made
