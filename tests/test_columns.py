@@ -93,6 +93,8 @@ def test_what_is_no_date_is_told_from_what_is_missing():
         (["a", "b", "a", "b", "c"], Column("x", "category", categories=("a", "b"))),
         ([True, False, True, False], Column("x", "category", categories=("False", "True"))),
         (["a", "a", None], Column("x", "category", categories=("a",))),
+        ([7, 7, None], Column("x", "number", integer=True)),
+        ([*range(30), np.inf, np.inf], Column("x", "number", integer=True)),
     ],
 )
 def test_kind_is_learned(values, column):
@@ -119,6 +121,11 @@ def test_kind_is_learned(values, column):
 )
 def test_columns_that_are_no_features_say_why(values, why):
     assert learn_column(series(values), {}).startswith(why)
+
+
+def test_declared_categories_are_no_numbers():
+    column = learn_column(series(["1", "2", "1", "2"], "category"), {})
+    assert column == Column("x", "category", categories=("1", "2"))
 
 
 def test_rare_categories_are_left_to_other():

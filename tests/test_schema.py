@@ -143,6 +143,7 @@ def test_a_stray_label_makes_no_class():
     labels[5] = "maybe"
     learned = learn(rows(late=labels))
     assert learned.classes == ("0", "1")
+    assert learn(rows(late=[np.inf, np.inf, *([0.0, 1.0] * N)[: N - 2]])).classes == ("0", "1")
     words = ["no", "yes"] * (N // 2)
     words[5] = "maybe"
     assert learn(rows(late=words), task="binary").classes == ("no", "yes")

@@ -64,6 +64,10 @@ def test_only_what_was_known_is_used():
     assert adds_up(counts)
 
 
+def test_without_as_of_every_label_is_known():
+    assert split(label_delay_days=2).counts["unlabelled"] == 0
+
+
 def test_later_rows_change_nothing():
     known = rows()[lambda table: table["when"] < "2013-02-01"]
     broken = rows(temp=rows()["temp"].astype(object))

@@ -167,7 +167,7 @@ def _guess(values: pd.Series) -> tuple[str, str]:
     texts, enough = pd.Series(counts.index), (1 - MISFITS) * counts.sum()
     if counts.empty:
         return "category", "every value is missing"
-    named = pd.api.types.is_bool_dtype(values) or isinstance(values.dtype, pd.CategoricalDtype)
+    named = isinstance(values.dtype, pd.CategoricalDtype)  # whoever made it meant categories
     if not named and counts[~as_numbers(texts)[1]].sum() >= enough:
         return "number", _why_no_number(as_numbers(values)[0])
     if counts[texts.str.fullmatch(DATE).to_numpy(bool)].sum() >= enough:

@@ -113,8 +113,8 @@ def _read_file(path: Path, columns: Sequence[str], texts: Sequence[str]) -> pd.D
 def _read_csv(path: Path, columns: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
     with _open(path) as lines:
         header = lines.readline().decode("utf-8-sig")
-    options = {"sep": max(",;\t|", key=header.count), "encoding": "utf-8-sig"}
-    first = pd.read_csv(path, header=None, nrows=1, dtype="str", **options).iloc[0]
+    mark = max(",;\t|", key=header.count)
+    first = pd.read_csv(path, header=None, nrows=1, dtype="str", sep=mark).iloc[0]
     names = _single(first.dropna().tolist(), path)
     dtypes = {name: "str" for name in texts if name in names}
     wanted = _known(columns, names, path.name) if columns else None  # None: also the nameless
@@ -122,7 +122,7 @@ def _read_csv(path: Path, columns: Sequence[str], texts: Sequence[str]) -> pd.Da
         # Without this pandas shifts or drops fields where a line is longer than the header.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         return pd.read_csv(
-            path, usecols=wanted, dtype=dtypes, index_col=False, low_memory=False, **options
+            path, usecols=wanted, dtype=dtypes, index_col=False, low_memory=False, sep=mark
         )
 
 
