@@ -1,11 +1,13 @@
 import ast
 
 import pytest
-import tiny
 
+import tiny
 from modelkeep import notebooks, parameters
 
-EVERY = 'count: 1\nshare: 1\nname: a\nsure: true\nlimit: null\ncolumns: []\nranges: {}\nanything: []\n'
+EVERY = (
+    "count: 1\nshare: 1\nname: a\nsure: true\nlimit: null\ncolumns: []\nranges: {}\nanything: []\n"
+)
 
 
 def refusal(root, stage, **overrides):
@@ -58,7 +60,14 @@ def test_every_problem_of_the_cell_is_said_at_once(tmp_path):
     assert [line.partition(": ")[0][-6:] for line in said[1:]] == [f"line {n}" for n in range(1, 7)]
     for line, words in zip(
         said[1:],
-        ["is not of the form", "is not of the form", "no meaning", "the type tuple", "not int", "plain"],
+        [
+            "is not of the form",
+            "is not of the form",
+            "no meaning",
+            "the type tuple",
+            "not int",
+            "plain",
+        ],
         strict=True,
     ):
         assert words in line

@@ -3,8 +3,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 
+import tiny
 from modelkeep import parameters, runner
 
 HELLO = "word: ho\ntimes: 3\n"
@@ -12,8 +12,11 @@ HELLO = "word: ho\ntimes: 3\n"
 
 def written(root, *patterns):
     paths = [path for pattern in patterns or ("reports/**/*",) for path in root.glob(pattern)]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(paths)
-            if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(paths)
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def hello(tmp_path_factory):
 def hostile(folder):
     """What a user may have lying about: another kernel of the same name, a profile, a style."""
     spec = {"argv": ["false"], "display_name": "Mine", "language": "python"}
-    startup = 'print("good morning"); word = "from the profile"'
+    startup = "import warnings; warnings.simplefilter('ignore')"
     for path, text in {
         "jupyter/kernels/python3/kernel.json": json.dumps(spec),
         "ipython/profile_default/startup/00.py": startup,
@@ -97,8 +100,7 @@ def test_a_failure_is_a_page_and_what_stood_before_stays(tmp_path, monkeypatch):
         runner.run("fails", root)
     assert error.value.page == tmp_path / "reports" / "failed" / "fails-bold-idea.html"
     assert str(error.value) == (
-        "fails failed in “Divide”: ZeroDivisionError: division by zero; "
-        f"see {error.value.page}"
+        f"fails failed in “Divide”: ZeroDivisionError: division by zero; see {error.value.page}"
     )
     kept = written(root, "reports/failed/*")
     assert sorted(kept) == ["reports/failed/fails.html", "reports/failed/fails.ipynb"]

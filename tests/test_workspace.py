@@ -1,8 +1,8 @@
 import subprocess
 
 import pytest
-import tiny
 
+import tiny
 from modelkeep import files, workspace
 
 
@@ -36,7 +36,7 @@ def test_the_root_is_found_from_any_folder_in_it(root, tmp_path, monkeypatch):
     assert workspace.root(root / "notebooks" / "deep") == root
     monkeypatch.chdir(root / "params")
     assert workspace.root() == root
-    with pytest.raises(workspace.NoWorkspace, match="dvc.yaml and params/.*try again"):
+    with pytest.raises(workspace.NoWorkspace, match="try again"):
         workspace.root(tmp_path)
 
 
@@ -50,7 +50,10 @@ def test_params_are_read_as_dvc_reads_them(root):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: 2013-10-01\nb: [{c: 2013-10-02 10:00:00}]", 'write `a: "2013-10-01"`, `b[0].c: "2013-'),
+        (
+            "a: 2013-10-01\nb: [{c: 2013-10-02 10:00:00}]",
+            'write `a: "2013-10-01"`, `b[0].c: "2013-',
+        ),
         ("a: 1\na: 2", "duplicate key"),
         ("- a", "must be lines of `name: value`"),
         ("a: [", "is not YAML"),

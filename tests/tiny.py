@@ -39,5 +39,9 @@ def run(root: Path, *command: str, **env: str) -> subprocess.CompletedProcess:
 def surroundings(root: Path, **env: str) -> Mapping[str, str]:
     """An environment in which Git and DVC neither see nor touch what is this machine's."""
     home = {name: str(root.parent / "home") for name in ("HOME", "DVC_SITE_CACHE_DIR")}
-    who = {f"GIT_{role}_{what}": "a@b" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    who = {
+        f"GIT_{role}_{what}": "a@b"
+        for role in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     return {**os.environ, **home, **who, **QUIET_DVC, "GIT_CONFIG_NOSYSTEM": "1", **env}

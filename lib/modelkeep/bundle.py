@@ -21,13 +21,22 @@ import pandas as pd
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from modelkeep import engine, files, models, profile, schema, tables
+from modelkeep import engine, files, models, profile, reference, schema, tables, traffic
 from modelkeep.engine import Engine
 from modelkeep.profile import Profile
 from modelkeep.schema import Schema
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+FILES = (
+    "encoding.json",
+    "golden.json",
+    "model.skops",
+    "promise.parquet",
+    "reference.json",
+    "schema.json",
+    "trained_rows.npy",
+)  # and model.onnx, where it was proven equal
 LIBRARIES = ("modelkeep", "numpy", "pandas", "scikit-learn", "skl2onnx", "skops")
 # Everything beyond skops' own list that a pipeline of `models` is made of. A file that names any other type is refused.
 TRUSTED = (
@@ -54,6 +63,7 @@ class Bundle:
     promise: pd.DataFrame
     trained_rows: np.ndarray
     golden: pd.DataFrame
+    golden_answers: np.ndarray
 
     @property
     def name(self) -> str:
@@ -73,11 +83,9 @@ class Bundle:
 
 def row_hashes(rows: pd.DataFrame, of: Schema) -> np.ndarray:
     """One 64-bit hash a row over id, time and features: what proves that a model has not seen a row."""
-    named = [of.id, *([of.time] if of.time else []), *(c.name for c in of.columns)]
-    frame = rows[named].copy()
-    for name in (of.id, *(c.name for c in of.columns if c.kind == "category")):
-        frame[name] = frame[name].astype(object)
-    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    kinds = {of.id: object, **({of.time: "datetime64[us]"} if of.time else {})}
+    kinds |= {c.name: "float64" if c.kind == "number" else object for c in of.columns}
+    return pd.util.hash_pandas_object(rows[[*kinds]].astype(kinds), index=False).to_numpy()
 
 
 def seal(
@@ -87,18 +95,18 @@ def seal(
     of: Schema,
     train: pd.DataFrame,
     promise: pd.DataFrame,
-    reference: Profile,
     scores: dict,
     provenance: dict,
 ) -> None:
-    """Write the bundle by rename; `train` gives golden rows, edge cases and the hashes of trained rows, `promise` is the log of rows answered before they were learned from."""
+    """Write the bundle by rename; `train` gives golden rows, edge cases and the hashes of trained rows, `promise` is the log of rows answered before they were learned from: the reference counts those rows, and what this model says of them."""
     examples = _edge_cases(train, of)
     golden = pd.concat([train.head(10), examples.tail(10)])
     onnx, serving, plan = _serving(fitted, of, examples)
     with files.folder(folder) as new:
         files.write_bytes(new / "model.skops", dump(fitted))
         files.write_text(new / "schema.json", schema.to_json(of))
-        files.write_text(new / "reference.json", profile.to_json(reference))
+        usual = traffic.answered(promise, of, _answers(fitted, of, plan, onnx, promise))
+        files.write_text(new / "reference.json", profile.to_json(reference.learn(usual, of)))
         tables.write(promise, new / "promise.parquet")
         files.write_json(new / "encoding.json", plan)
         files.write_json(new / "golden.json", _golden(fitted, of, golden))
@@ -135,7 +143,8 @@ def load(folder: Path) -> Bundle:
         reference=profile.from_json(content["reference.json"].decode()),
         promise=tables.load(io.BytesIO(content["promise.parquet"])),
         trained_rows=np.load(io.BytesIO(content["trained_rows.npy"]), allow_pickle=False),
-        golden=pd.DataFrame(golden["rows"]).assign(answer=golden["answers"]),
+        golden=pd.DataFrame(golden["rows"]),
+        golden_answers=np.array(golden["answers"]),
     )
 
 
@@ -144,7 +153,7 @@ def verify(folder: Path) -> dict[str, bytes]:
     try:
         text = (folder / MANIFEST).read_bytes()
         manifest = json.loads(text)
-        stated = manifest["files"]
+        stated = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
             f"{folder}: no readable {MANIFEST} ({error}); run the stage train, or `dvc checkout` if the model was made before"
@@ -154,15 +163,16 @@ def verify(folder: Path) -> dict[str, bytes]:
             f"{folder}: bundle format {manifest.get('format')!r}, and this code reads {FORMAT}; use the code of the bundle's commit"
         )
     content = {MANIFEST: text}
-    for name, sha256 in stated.items():
+    for name, sha256 in (dict.fromkeys(FILES) | stated).items():
         path = folder / name
-        if path.name != name or not path.is_file():
+        if path.name != name or name not in stated or not path.is_file():
             raise BundleError(f"{folder}: {name!r} is missing; restore it with `dvc checkout`")
         content[name] = path.read_bytes()
         found = hashlib.sha256(content[name]).hexdigest()
         if found != sha256:
             raise BundleError(
-                f"{path}: its SHA-256 is {found[:12]}..., the manifest says {sha256[:12]}...; the file was changed: restore it with `dvc checkout`"
+                f"{path}: its SHA-256 is {found[:12]}..., the manifest says {str(sha256)[:12]}...; "
+                "the file was changed: restore it with `dvc checkout`"
             )
     return content
 
@@ -219,11 +229,23 @@ def _serving(fitted: Pipeline, of: Schema, examples: pd.DataFrame) -> tuple[byte
     try:
         onnx = engine.to_onnx(fitted, encoded.shape[1])
         worst, why = engine.prove(plan, onnx, x, models.predict(fitted, examples, of))
-    except Exception as error:  # a converter may fail in its own way; the model is served without it
-        onnx, worst, why = b"", None, f"{type(error).__name__}: {error}"
+    except (
+        Exception
+    ) as error:  # a converter may fail in its own way; the model is served without it
+        said = " ".join(str(error).split())  # some print the whole model
+        onnx, worst, why = b"", None, f"{type(error).__name__}: {said[:200]}"
     stated = {"engine": "scikit-learn" if why else "onnx", "largest_difference": worst}
     stated |= {"rows": len(examples), "reason": why}
     return (b"" if why else onnx), stated, plan
+
+
+def _answers(
+    fitted: Pipeline, of: Schema, plan: dict, onnx: bytes, rows: pd.DataFrame
+) -> np.ndarray:
+    """What will be served: equal within the tolerance is not equal enough for bins whose edges are answers."""
+    if onnx:
+        return Engine(plan, onnx).predict(columns(rows, of))
+    return models.predict(fitted, rows, of)
 
 
 def _edge_cases(train: pd.DataFrame, of: Schema, rows: int = 5000) -> pd.DataFrame:

@@ -28,10 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not type(error).__module__.startswith("modelkeep."):
             raise  # a defect of ours: its traceback is worth more than a clean message
         print(f"modelkeep: {error}", file=sys.stderr)
-        failed = hasattr(error, "page")
-        if failed and arguments.json:
-            print(json.dumps({"state": "failed", "page": str(error.page)}))
-        return FAILED if failed else BAD_INPUT
+        page = getattr(error, "page", None)
+        if arguments.json:
+            told = {"page": str(page)} if page else {}
+            print(json.dumps({"state": "failed", "error": str(error), **told}, indent=1))
+        return FAILED if page else BAD_INPUT
     print(json.dumps(result["json"], indent=1) if arguments.json else result["text"])
     return 0
 

@@ -41,14 +41,6 @@ def stretch(served: Bundle, days: float, rows: int) -> tuple[object, object]:
     return first, first + pd.Timedelta(days=days if as_of else 0)
 
 
-def delays(log: pd.DataFrame, of: Schema) -> np.ndarray:
-    """Days from row to label, of the labels that have come."""
-    if of.time is None:
-        return np.zeros(0)
-    wait = (log[traffic.LABELLED_AT] - log[of.time]).dropna()
-    return np.sort(wait.to_numpy() / traffic.DAY)
-
-
 def verdict(log: pd.DataFrame, of: Schema) -> Verdict:
     """What came back from serving."""
     if log.empty:
@@ -56,9 +48,11 @@ def verdict(log: pd.DataFrame, of: Schema) -> Verdict:
         remedy = "set as_of in params/prepare.yaml to a moment before the newest rows"
         return Verdict("collect", "look", sentence, (remedy,), {"rows": 0, "labelled": 0})
     labelled = int(log[of.label].notna().sum())
-    when = f" from {log[of.time].min():%Y-%m-%d} to {log[of.time].max():%Y-%m-%d}" if of.time else ""
+    when = (
+        f" from {log[of.time].min():%Y-%m-%d} to {log[of.time].max():%Y-%m-%d}" if of.time else ""
+    )
     sentence = f"{count(len(log), 'answer')}{when}; what came true is known for {labelled:,} of them ({labelled / len(log):.1%})."
-    wait, reasons = delays(log, of), ()
+    wait, reasons = traffic.delays(log, of), ()
     if len(wait):
         reasons = (
             f"half of the labels came within {number(np.quantile(wait, 0.5))} days, nine of ten within {number(np.quantile(wait, 0.9))}",
@@ -80,19 +74,19 @@ def arrived(log: pd.DataFrame, of: Schema) -> Figure | Html:
         week,
         {"not known": parts["not known"], "label known": parts["label known"]},
         title="For how many answers do we know what came true?",
-        caption=f"{len(log):,} answers, {known.sum():,} with a label.",
+        caption=f"{len(log):,} answers, {known.sum():,} with a label ({known.mean():.0%}); only the rest cannot be judged.",
     )
 
 
 def waiting(log: pd.DataFrame, of: Schema) -> Figure | Html:
     """How many of the labels had come after so many days."""
-    wait = delays(log, of)
+    wait = traffic.delays(log, of)
     if not len(wait):
         return report.table([], "No label has a time of arrival.")
     return figures.waiting(
         wait,
         title="How long does the truth take?",
-        caption=f"{len(wait):,} labels that have come; half of them within {number(np.quantile(wait, 0.5))} days.",
+        caption=f"{len(wait):,} labels that have come, nine of ten within {number(np.quantile(wait, 0.9))} days: a decline cannot be proven sooner.",
     )
 
 
@@ -111,7 +105,7 @@ def said(log: pd.DataFrame, of: Schema) -> Figure | Html:
         mean,
         name=name,
         title="Does the model say the same as it did?",
-        caption=f"{len(log):,} answers; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}.",
+        caption=f"{len(log):,} answers; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}. The monitor's page says if that is more than chance.",
         share=bool(of.classes),
     )
 

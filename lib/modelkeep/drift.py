@@ -136,7 +136,7 @@ def detect(
     Each window is compared with the reference and all windows before it: then the p-values of
     exchangeable blocks are independent (Vovk 2021, conformal test martingales), and R stays valid.
     """
-    threshold, past, total, found = windows_a_year / budget, reference, 0.0, []
+    threshold, past, total, found, unit = windows_a_year / budget, reference, 0.0, [], by
     for i, window in enumerate(windows):
         p = e = math.nan
         if window.rows.sum() > 0:
@@ -158,6 +158,9 @@ def _check(reference: Profile, window: Profile) -> None:
         raise DriftError(
             "reference and window have other bins; count the window in the reference's"
         )
+    units = [p.blocks.dtype for p in (reference, window) if p.blocks is not None]
+    if len(set(units)) > 1:
+        raise DriftError(f"blocks of {units[0]} and {units[1]}; count both by day or both by hour")
     for name, p in (("reference", reference), ("window", window)):
         if p.rows.sum() == 0:
             raise DriftError(f"the {name} has no rows, so nothing can be said; wait, or widen it")
@@ -228,9 +231,9 @@ def _findings(
         yield Finding("unseen category", text, old, new, tests.unseen)
     low, high = now[0] / m, now[-2] / m
     old, new = float((before[0] + before[-2]) / n), float(low + high)
-    if tests.outside <= fdr and new > old:
+    if b.edges and tests.outside <= fdr and new > old:
         text = f"out of range: {low:.2%} of rows are below the reference's smallest value"
-        text += f" {b.edges[0]:g}, {high:.2%} above its largest {b.edges[-1]:g}" if b.edges else ""
+        text += f" {b.edges[0]:g}, {high:.2%} above its largest {b.edges[-1]:g}"
         yield Finding("out of range", text, old, new, tests.outside)
     yield from _unit_change(b, reference, window, tests)
 

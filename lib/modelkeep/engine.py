@@ -4,6 +4,7 @@ Why two parts: a whole pipeline in ONNX scales in float32, which sends values to
 ColumnTransformer's own, in the same double precision; only the estimator's input is cast.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -72,13 +73,15 @@ def to_onnx(fitted: Pipeline, width: int) -> bytes:
 
     estimator = fitted["model"]
     options = {"zipmap": False} if hasattr(estimator, "classes_") else None
-    model = convert(
-        estimator,
-        name="model",
-        initial_types=[("x", FloatTensorType([None, width]))],
-        options={id(estimator): options} if options else None,
-        target_opset=OPSET,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # between skl2onnx and onnx
+        model = convert(
+            estimator,
+            name="model",
+            initial_types=[("x", FloatTensorType([None, width]))],
+            options={id(estimator): options} if options else None,
+            target_opset=OPSET,
+        )
     return model.SerializeToString(deterministic=True)
 
 
@@ -99,7 +102,8 @@ class Engine:
 
     def predict(self, columns: Mapping[str, Sequence]) -> np.ndarray:
         """Probabilities (rows, classes), or predicted numbers (rows,)."""
-        x = encode(self.plan, columns).astype(np.float32)
+        with np.errstate(over="ignore"):  # a number beyond float32 is as good as infinite
+            x = encode(self.plan, columns).astype(np.float32)
         answer = self.session.run([self.output], {"x": x})[0].astype(np.float64)
         return answer.ravel() if self.plan["task"] == "regression" else answer
 
@@ -107,12 +111,17 @@ class Engine:
 def prove(
     plan: dict, model: bytes, columns: Mapping[str, Sequence], expected: np.ndarray
 ) -> tuple[float, str]:
-    """The largest difference from `expected` on these rows, and why the engine is refused ("" if it is equal to TOLERANCE, relative for numbers)."""
+    """The largest difference from `expected` on these rows, and why the engine is refused ("" if it is equal to TOLERANCE; for numbers relative to the row's own, at least the median's)."""
     answer = Engine(plan, model).predict(columns)
     if answer.shape != expected.shape:
-        return np.inf, f"it gives {answer.shape[1:]} values a row, and the pipeline {expected.shape[1:]}"
-    scale = max(1.0, float(np.max(np.abs(expected)))) if plan["task"] == "regression" else 1.0
-    worst = float(np.max(np.abs(answer - expected))) / scale
-    row = int(np.argmax(np.abs(answer - expected).reshape(len(expected), -1).max(axis=1)))
+        given, wanted = (a.shape[1] if a.ndim > 1 else 1 for a in (answer, expected))
+        return np.inf, f"it gives {given} values a row, and the pipeline {wanted}"
+    apart = np.abs(answer - expected)
+    if plan["task"] == "regression":
+        size = np.abs(expected)
+        apart = apart / np.maximum(size, float(np.median(size)) or 1.0)
+    by_row = apart.reshape(len(expected), -1).max(axis=1)
+    row = int(np.argmax(by_row))
+    worst = float(by_row[row])
     why = f"row {row} differs by {worst:.2g}, more than {TOLERANCE:g}"
     return worst, "" if worst <= TOLERANCE else why

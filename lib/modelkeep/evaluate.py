@@ -68,9 +68,10 @@ def _baseline(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
     known = candidate.promise
     blocks = tables.blocks(known, of)
     newest = np.unique(blocks)[-len(np.unique(tables.blocks(rows, of))) :]
+    what = "mean" if of.task == "regression" else "rate"
     choices = {
-        "always saying the rate of the past": known,
-        "always saying the newest rate": known[blocks >= newest[0]],
+        f"always saying the {what} of the past": known,
+        f"always saying the newest {what}": known[blocks >= newest[0]],
     }
     y, found = models.outcome(rows, of), {}
     for name, past in choices.items():
@@ -109,8 +110,7 @@ def verdict(judged: gate.Verdict, against: str, checked: int) -> Verdict:
     first = judged.gains[0]
     worse = [row["slice"] for row in judged.slices if row["verdict"] == "worse"]
     sentence = (
-        f"The candidate {SAYS[judged.word]} {against}, on {count(first.rows, 'row')} "
-        f"in {count(first.blocks, 'block')} of time that neither had seen."
+        f"The candidate {SAYS[judged.word]} {against}, on {_seen_on(first)} that neither had seen."
     )
     if worse and all(g.verdict in ("better", "not_worse") for g in judged.gains):
         sentence = f"The candidate is not worse than {against} in all, but worse for {several(worse)}: it may not pass."
@@ -123,6 +123,11 @@ def verdict(judged: gate.Verdict, against: str, checked: int) -> Verdict:
     if judged.slices:
         reasons.append(f"worse for {len(worse)} of {count(len(judged.slices), 'named slice')}")
     return Verdict("evaluate", judged.word, sentence, tuple(reasons), judged.as_dict())
+
+
+def _seen_on(g: gate.Gain) -> str:
+    rows = count(g.rows, "row")
+    return rows if g.blocks == g.rows else f"{rows} of {count(g.blocks, 'day')}"
 
 
 def _gain(g: gate.Gain) -> str:
@@ -149,7 +154,7 @@ def gains(judged: gate.Verdict, margins: dict[str, float]) -> Figure:
         rows,
         name="gain in margins: left the candidate is worse, right it is better",
         title="Is the candidate better, and by how many margins?",
-        caption=f"{judged.gains[0].rows:,} rows in {judged.gains[0].blocks} blocks; one-sided limits at 5 % each; one margin is {stated}.",
+        caption=f"{_seen_on(judged.gains[0])}; one-sided limits at 5 % each; one margin is {stated}. Conclusion: {judged.word.replace('_', ' ')}.",
         margin=1,
     )
 
@@ -177,15 +182,14 @@ def side_by_side(
 def calibration(rows: pd.DataFrame, of: Schema, y: np.ndarray, said: np.ndarray) -> Figure | Html:
     """Predicted against observed rates of the last class on the test rows."""
     if of.task == "regression":
-        return report.table([], "Calibration is a question for classes; this model predicts numbers.")
+        return report.table(
+            [], "Calibration is a question for classes; this model predicts numbers."
+        )
     points = scores.calibration(y, said, tables.blocks(rows, of))
-    worst = max(points, key=lambda r: abs(r["predicted"] - r["observed"]))
     return figures.calibration(
         points,
         name="candidate",
         title=f"How often was {of.label} = {of.classes[-1]}, where the model said so?",
-        caption=f"{len(rows):,} rows in {len(points)} groups of equal size, with 95 % intervals by block; "
-        f"the largest gap is {abs(worst['predicted'] - worst['observed']):.1%}, at a predicted {worst['predicted']:.0%}.",
     )
 
 
@@ -204,7 +208,13 @@ def slice_figure(judged: gate.Verdict) -> Figure | Html:
         return report.table([], "No slice has enough rows to be compared by itself.")
     ordered = sorted(judged.slices, key=lambda r: r["gain"])[:20]
     rows = [
-        {"name": r["slice"], "value": r["gain"], "low": r["low"], "high": r["high"], "breach": r["verdict"] == "worse"}
+        {
+            "name": r["slice"],
+            "value": r["gain"],
+            "low": r["low"],
+            "high": r["high"],
+            "breach": r["verdict"] == "worse",
+        }
         for r in ordered
     ]
     metric = scores.NAMES[judged.gains[0].metric]
@@ -212,7 +222,8 @@ def slice_figure(judged: gate.Verdict) -> Figure | Html:
         rows,
         name=f"gain in {metric}: right of zero the candidate is better",
         title="For whom is the candidate better or worse?",
-        caption=f"{count(len(rows), 'slice')} of {len(judged.slices)}, worst first, each with at least {SLICE_ROWS} rows; 95 % intervals by block.",
+        caption=f"{count(len(rows), 'slice')} of {len(judged.slices)}, worst first, each with at least {SLICE_ROWS} rows; 95 % intervals by block. "
+        f"Worse for sure: {several([r['name'] for r in rows if r['breach']]) or 'none'}.",
     )
 
 

@@ -38,7 +38,7 @@ STYLE = {
     "legend.fontsize": 9.5,
     "lines.linewidth": 1.8,
 }
-WIDTH = 5.6
+WIDTH = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,11 @@ def _axes(height: float = 2.9) -> Axes:
 def _finish(axes: Axes, title: str, caption: str, legend: bool = True) -> Figure:
     with matplotlib.rc_context(STYLE):
         if legend and axes.get_legend_handles_labels()[0]:
-            axes.figure.legend(loc="outside upper left", ncols=3, handlelength=1.6)
+            axes.figure.legend(loc="outside upper left", ncols=2, handlelength=1.6)
         out = io.StringIO()
-        axes.figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        axes.figure.savefig(
+            out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
     text = out.getvalue()
     return Figure(title, caption, text[text.index("<svg") :].strip())
 
@@ -92,6 +94,7 @@ def _on_time(axes: Axes, x: Sequence) -> np.ndarray:
         _dates(axes)
     else:
         axes.set_xlabel("part of the file, in its order")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return moments
 
 
@@ -182,7 +185,7 @@ def forest(
     return _finish(axes, title, caption)
 
 
-def calibration(rows: Sequence[dict], *, name: str, title: str, caption: str) -> Figure:
+def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
     """Observed against predicted rate with intervals; on the diagonal a prediction means what it says."""
     axes = _axes(3.4)
     predicted = [r["predicted"] for r in rows]
@@ -195,11 +198,23 @@ def calibration(rows: Sequence[dict], *, name: str, title: str, caption: str) ->
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("predicted")
     axes.set_ylabel("came true")
+    worst = max(rows, key=lambda r: abs(r["predicted"] - r["observed"]))
+    off = sum(not r["low"] <= r["predicted"] <= r["high"] for r in rows)
+    says = f"{off} of {len(rows)} are off the line" if off else "none is off the line for sure"
+    caption = (
+        f"{sum(r['rows'] for r in rows):,} rows in {len(rows)} groups of equal size, with 95 % intervals by block: {says}. "
+        f"The largest gap is {abs(worst['predicted'] - worst['observed']):.1%}, at a predicted {worst['predicted']:.0%}."
+    )
     return _finish(axes, title, caption)
 
 
 def moved(
-    x: Sequence, effects: dict[str, np.ndarray], levels: dict[str, float], *, title: str, caption: str
+    x: Sequence,
+    effects: dict[str, np.ndarray],
+    levels: dict[str, float],
+    *,
+    title: str,
+    caption: str,
 ) -> Figure:
     """Which column moved when: one row a column, one square a window, darker for a larger effect, red from the highest level on."""
     axes = _axes(1.2 + 0.27 * len(effects))
@@ -251,7 +266,7 @@ def quality(
     estimated: np.ndarray,
     corrected: np.ndarray,
     band: tuple[np.ndarray, np.ndarray],
-    promised: float,
+    promised: float | None,
     *,
     name: str,
     title: str,
@@ -262,9 +277,12 @@ def quality(
     moments = _on_time(axes, x)
     axes.fill_between(moments, *band, color=CANDIDATE, alpha=0.18, linewidth=0, label="90 % band")
     axes.plot(moments, estimated, ":", color=REFERENCE, label="estimated")
-    axes.plot(moments, corrected, "s--", color=CANDIDATE, markersize=4, label="estimated, corrected")
+    axes.plot(
+        moments, corrected, "s--", color=CANDIDATE, markersize=4, label="estimated, corrected"
+    )
     axes.plot(moments, realised, "o-", color=CURRENT, markersize=5, label="realised")
-    axes.axhline(promised, color=INK, linewidth=1, label="promised by the test")
+    if promised is not None:
+        axes.axhline(promised, color=INK, linewidth=1, label="promised")
     axes.set_ylabel(name)
     return _finish(axes, title, caption)
 

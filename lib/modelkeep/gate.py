@@ -7,7 +7,7 @@ Its mean is judged by blocks of time: rows of one day are alike, and a test that
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from modelkeep import scores
 
@@ -103,18 +103,20 @@ def judge_slices(
 ) -> Verdict:
     """The verdict once no named slice may be worse in `x`; Holm's correction keeps the chance of one false `worse` over all slices at `alpha`."""
     rows = [_slice(name, x[inside], blocks[inside]) for name, inside in slices.items()]
-    testable = sorted((r for r in rows if not np.isnan(r["t"])), key=lambda r: r["t"])
+    testable = sorted((r for r in rows if not np.isnan(r["p"])), key=lambda r: r["p"])
     for i, row in enumerate(testable):
-        if not row["t"] < -float(stdtrit(row["blocks"] - 1, 1 - alpha / (len(testable) - i))):
+        if row["p"] >= alpha / (len(testable) - i):
             break
         row["verdict"] = "worse"
-    fails = any(r["verdict"] == "worse" for r in rows) and verdict.word in ("better", "not_worse")
+    fails = any(r["verdict"] == "worse" for r in rows)
     return replace(verdict, word="worse" if fails else verdict.word, slices=tuple(rows))
 
 
 def _slice(name: str, x: np.ndarray, blocks: np.ndarray) -> dict:
+    """One slice's gain, and the p-value of its being worse."""
     m = scores.clustered(x, blocks)
-    enough = m.blocks >= MINIMUM_BLOCKS and m.se > 0
+    p = float(m.value >= 0) if m.se == 0 else float(stdtr(m.blocks - 1, m.value / m.se))
+    enough = m.blocks >= MINIMUM_BLOCKS and np.isfinite(p)
     return {
         "slice": name,
         "gain": m.value,
@@ -122,8 +124,8 @@ def _slice(name: str, x: np.ndarray, blocks: np.ndarray) -> dict:
         "high": m.high,
         "rows": m.rows,
         "blocks": m.blocks,
-        "t": m.value / m.se if enough else np.nan,
-        "verdict": "not worse" if enough else "insufficient",
+        "p": p if enough else np.nan,
+        "verdict": "not shown worse" if enough else "insufficient",
     }
 
 
@@ -132,7 +134,8 @@ def refuse_leaks(test_rows: np.ndarray, trained_rows: np.ndarray, who: str) -> i
     leaked = np.isin(test_rows, trained_rows)
     if leaked.any():
         raise LeakError(
-            f"{int(leaked.sum())} of {len(test_rows)} test rows were in the training set of {who} (the first is row {int(np.argmax(leaked))}); "
-            "a test row must be new to both models: move the test window later, or name a champion that was trained before it"
+            f"{int(leaked.sum())} of {len(test_rows)} test rows were in the training set of {who} "
+            f"(the first is row {int(np.argmax(leaked))}); a test row must be new to both models: "
+            "move the test window later, or name a champion that was trained before it"
         )
     return len(test_rows)

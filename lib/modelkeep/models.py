@@ -13,7 +13,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
@@ -50,7 +50,9 @@ def pipeline(
 ) -> Pipeline:
     """An unfitted pipeline for the schema: `boosting`, `forest` or `linear` (logistic regression, or ridge for numbers)."""
     if model not in KINDS:
-        raise ModelError(f"model: {model!r} is not one of {', '.join(KINDS)}; set it in params/train.yaml")
+        raise ModelError(
+            f"model: {model!r} is not one of {', '.join(KINDS)}; set it in params/train.yaml"
+        )
     numbers = schema.task == "regression"
     if model == "boosting":
         kind = HistGradientBoostingRegressor if numbers else HistGradientBoostingClassifier
@@ -72,9 +74,9 @@ def pipeline(
             random_state=seed,
         )
     elif numbers:
-        estimator = Ridge(alpha=penalty)
+        estimator = Ridge(alpha=penalty) if penalty else LinearRegression()
     else:
-        estimator = LogisticRegression(C=1 / penalty, max_iter=1000)
+        estimator = LogisticRegression(C=1 / penalty if penalty else np.inf, max_iter=1000)
     return Pipeline([("columns", _columns(schema, model)), ("model", estimator)])
 
 
@@ -82,7 +84,7 @@ def _columns(schema: Schema, model: str) -> ColumnTransformer:
     """Numbers: kept (boosting), median (forest), median and scaled (linear). Categories: known ones, `missing`, all else one `other`."""
     numbers = [c.name for c in schema.columns if c.kind == "number"]
     categories = [c for c in schema.columns if c.kind == "category"]
-    known = [np.array([*c.categories, MISSING], dtype=object) for c in categories]
+    known = [np.array([*dict.fromkeys((*c.categories, MISSING))], object) for c in categories]
     fill = [("fill", SimpleImputer(strategy="median", keep_empty_features=True))]
     number_step = {
         "boosting": "passthrough",
@@ -94,7 +96,7 @@ def _columns(schema: Schema, model: str) -> ColumnTransformer:
         if model == "linear"
         else OrdinalEncoder(categories=known, handle_unknown="use_encoded_value", unknown_value=-1)
     )
-    absent = SimpleImputer(strategy="constant", fill_value=MISSING)
+    absent = SimpleImputer(strategy="constant", fill_value=MISSING, keep_empty_features=True)
     steps = [("numbers", number_step, numbers)] if numbers else []
     if categories:
         encode = Pipeline([("fill", absent), ("encode", encoder)])
@@ -117,21 +119,34 @@ def features(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 
 def outcome(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
     """The labels as class numbers, or as floats for regression; every row must have one."""
+    labels = rows[schema.label]
     if schema.task == "regression":
-        return rows[schema.label].to_numpy(dtype="float64")
-    codes = pd.Categorical(rows[schema.label], categories=list(schema.classes)).codes
-    if (codes < 0).any():
-        first = int(np.argmax(codes < 0))
+        values = labels.to_numpy(dtype="float64", na_value=np.nan)
+        strange, rule = ~np.isfinite(values), "a finite number"
+    else:
+        values = pd.Categorical(labels, categories=list(schema.classes)).codes.astype(np.int64)
+        strange, rule = values < 0, f"one of {', '.join(schema.classes)}"
+    if strange.any():
+        first = int(np.argmax(strange))
         raise ModelError(
-            f"{schema.label}: row {first} has the label {rows[schema.label].iloc[first]!r}, "
-            f"which is not one of {', '.join(schema.classes)}; drop unlabelled rows first"
+            f"{schema.label}: row {first} has the label '{labels.iloc[first]}', "
+            f"which is not {rule}; drop unlabelled rows first"
         )
-    return codes.astype(np.int64)
+    return values
 
 
 def fit(unfitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> Pipeline:
     """The pipeline fitted on labelled rows, with classes numbered in the schema's order."""
-    return clone(unfitted).fit(features(rows, schema), outcome(rows, schema))
+    y = outcome(rows, schema)
+    if schema.classes and len(np.unique(y)) < 2:
+        raise ModelError(
+            f"{schema.label}: the {len(rows)} rows to learn from hold fewer than two classes; "
+            "lower `folds` in params/train.yaml, or take a longer history"
+        )
+    x = features(rows, schema)
+    # scikit-learn's boosting fails on a column without any value
+    x[[c.name for c in schema.columns if c.kind == "number" and x[c.name].isna().all()]] = 0.0
+    return clone(unfitted).fit(x, y)
 
 
 def predict(fitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> np.ndarray:
@@ -148,12 +163,13 @@ def cross_validate(
     unfitted: Pipeline, rows: pd.DataFrame, schema: Schema, blocks: np.ndarray, folds: int
 ) -> list[Fold]:
     """Quality in time order: the blocks are cut in `folds`+1 parts, and each part after the first is predicted from all before it."""
-    parts = np.array_split(np.unique(blocks), folds + 1)
-    if folds < 1 or len(parts[-1]) == 0:
+    distinct = np.unique(blocks)
+    if not 1 <= folds < len(distinct):
         raise ModelError(
-            f"folds: {folds} folds need at least {folds + 1} blocks of time, and there are {len(np.unique(blocks))}; lower `folds` in params/train.yaml"
+            f"folds: {folds} is not from 1 to {len(distinct) - 1}, as each fold and the rows before "
+            f"the first need one of the {len(distinct)} blocks of time; set `folds` in params/train.yaml"
         )
-    found = []
+    parts, found = np.array_split(distinct, folds + 1), []
     for part in parts[1:]:
         before, inside = blocks < part[0], (blocks >= part[0]) & (blocks <= part[-1])
         fitted = fit(unfitted, rows[before], schema)

@@ -3,28 +3,35 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
-from modelkeep import drift, figures, report, scores
+from modelkeep import drift, figures, report, scores, traffic
 from modelkeep.figures import Figure
 from modelkeep.report import Html, count, number, several
+from modelkeep.schema import Schema
 from modelkeep.verdicts import Verdict
-from modelkeep.watch import Seen, Window
+from modelkeep.watch import Seen
+from modelkeep.windows import Window
 
 SHOWN = 20  # columns in the figure of what moved; the rest is in the table
 KINDS = ("realised", "estimated", "corrected")
 TOLD = {
-    "fine": "Leave the model in service: inputs and realised quality are as they were promised.",
-    "look": "Keep the model in service, and look: something has changed, but realised quality has not declined for sure.",
+    "fine": "Leave the model in service: neither its inputs nor its realised quality give a reason to act.",
+    "look": "Keep the model in service, and look: the inputs have changed, but realised quality has not declined for sure.",
     "retrain": "Retrain: what came true says that the model has become worse.",
 }
 
 
 def verdict(seen: Seen) -> Verdict:
     """What to do with the model in service."""
-    decision, judged = seen.decision, [w for w in seen.now if w.realised]
+    decision = seen.decision
     told = TOLD[decision.state]
-    if decision.state == "look" and not judged:
+    if not seen.now:
+        told = "Look: there are no answers by which the model could be judged."
+    elif not any(w.realised for w in seen.now):
         told = "Look: nothing says whether the model is still right, for there are too few labels."
+    elif decision.state == "look" and not (seen.drift_path >= seen.limit).any():
+        told = "Keep the model in service, and look: too little has come true to be sure of it."
     return Verdict("monitor", decision.state, told, decision.reasons, metrics(seen))
 
 
@@ -67,9 +74,14 @@ def moved(seen: Seen) -> Figure | Html:
         ordered,
         drift.LEVELS,
         title="Which columns have moved, and how far?",
-        caption=f"Effect by window of {min(rows):,} to {max(rows):,} rows against {first.rows_before:,} rows of the reference; "
+        caption=f"{_how_many(seen)} Effect by window of {min(rows):,} to {max(rows):,} rows against {first.rows_before:,} rows of the reference; "
         f"coloured where the move is more than chance ({first.fdr:.0%} false discoveries a window). In the newest, {seen.moves[-1].why}.",
     )
+
+
+def _how_many(seen: Seen) -> str:
+    moved = [c.name for c in seen.moves[-1].columns if c.alarm]
+    return f"Moved in the newest window: {several(moved) or 'none'}."
 
 
 def newest(seen: Seen) -> Html:
@@ -102,7 +114,8 @@ def evidence(seen: Seen) -> Figure | Html:
         paths,
         seen.limit,
         title="Is there enough evidence to act?",
-        caption=f"{count(len(seen.now), 'window')}; beyond the line: {several(crossed) or 'neither'}.",
+        caption=f"{count(len(seen.now), 'window')}; beyond the line: {several(crossed) or 'neither'}. "
+        f"{'Labels decide: ' if crossed else ''}{'retrain' if paths['quality has declined'].max() >= seen.limit else 'no reason to retrain'}.",
     )
 
 
@@ -115,9 +128,9 @@ def quality(seen: Seen, metric: str) -> Figure | Html:
     def line(values: str) -> np.ndarray:
         return np.array([getattr(w, values).get(metric, np.nan) for w in windows])
 
-    promised = np.nanmean([w.realised.get(metric, np.nan) for w in seen.windows if w.past])
+    promised = _mean([w.realised.get(metric, np.nan) for w in seen.windows if w.past])
     real, corrected = line("realised"), line("corrected")
-    miss = np.nanmean(np.abs(real - corrected)) if np.isfinite(real - corrected).any() else None
+    miss = _mean(np.abs(real - corrected))
     labelled = sum(w.labelled for w in windows)
     return figures.quality(
         _moments(windows),
@@ -131,6 +144,11 @@ def quality(seen: Seen, metric: str) -> Figure | Html:
         caption=f"{labelled:,} labels in {count(len(windows), 'window')}; promised {number(promised)}, newest realised {number(_newest(real))}; "
         f"the corrected estimate missed by {number(miss)} on average. Estimates assume that the link from inputs to outcome has not moved.",
     )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = np.array(values)[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def _newest(values: np.ndarray) -> float | None:
@@ -148,7 +166,8 @@ def labels(seen: Seen, least: float) -> Figure | Html:
         share,
         name="answers with a label",
         title="Do the labels come?",
-        caption=f"{sum(w.rows for w in seen.now):,} answers; the two newest windows may still be waiting.",
+        caption=f"{sum(w.rows for w in seen.now):,} answers; the two newest windows may still be waiting. "
+        f"Of the others, {sum(c < least for c in share[:-2])} have too few.",
         limit=least,
         limit_name="at least",
         share=True,
@@ -160,6 +179,12 @@ def course_csv(seen: Seen, metrics: Sequence[str]) -> str:
     lines = ["window," + ",".join(f"{m}_{kind}" for m in metrics for kind in KINDS)]
     for w in seen.now:
         cells = [getattr(w, kind).get(m) for m in metrics for kind in KINDS]
-        lines.append(",".join([w.start, *("" if c is None else f"{c:.6g}" for c in cells)]))
+        texts = ["" if c is None or np.isnan(c) else f"{c:.6g}" for c in cells]
+        lines.append(",".join([w.start, *texts]))
     return "\n".join(lines) + "\n"
 
+
+def delay(log: pd.DataFrame, of: Schema) -> str:
+    """How long half of the labels took, in words."""
+    wait = traffic.delays(log, of)
+    return f"{number(np.median(wait))} days in the median" if len(wait) else "unknown"

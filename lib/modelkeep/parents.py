@@ -4,21 +4,26 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
+from types import FrameType
 
 import psutil
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox"}
 POLL_SECONDS = 0.25
 ENDED = 128 + signal.SIGTERM
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def watch() -> None:
-    """From now on, end this process and all below it when a parent dies or SIGTERM comes."""
-    signal.signal(signal.SIGTERM, lambda *_: end())
+    """From now on, end this process and all below it when a parent dies or a signal says so."""
+    ignored = [n for n in SIGNALS if signal.getsignal(n) is signal.SIG_IGN]
+    for number in set(SIGNALS) - set(ignored):
+        signal.signal(number, _on_signal)
     under_dvc = "DVC_STAGE" in os.environ
     if under_dvc and _orphaned():
-        end()
-    if under_dvc or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: outlive them
+        end(ENDED)
+    if under_dvc or signal.SIGHUP not in ignored:  # nohup: we are to outlive our parent
         watched = chain() if under_dvc else chain()[:1]
         threading.Thread(target=_poll, args=(watched,), name="parents", daemon=True).start()
 
@@ -33,22 +38,29 @@ def chain() -> list[psutil.Process]:
     return found
 
 
-def end() -> None:
+def end(code: int) -> None:
     """Kill every process below this one and then this one, at once: nothing more is written."""
-    for _ in range(5):  # what they start meanwhile dies in the next round
-        below = psutil.Process().children(recursive=True)
-        for process in below:
-            _kill(process)
-        if not psutil.wait_procs(below, timeout=1)[0]:
-            break
-    os._exit(ENDED)
+    frozen: list[psutil.Process] = []
+    # stopped before they are killed: none can start another, and our main thread sees none die
+    while running := [p for p in psutil.Process().children(recursive=True) if p not in frozen]:
+        for process in running:
+            _send(process, signal.SIGSTOP)
+        frozen += running
+    for process in frozen:
+        _send(process, signal.SIGKILL)
+    os._exit(code)
+
+
+def _on_signal(number: int, _: FrameType | None) -> None:
+    os.write(2, f"\nmodelkeep: ended by {signal.Signals(number).name}\n".encode())
+    end(128 + number)
 
 
 def _poll(watched: list[psutil.Process]) -> None:
     nearest = os.getppid()
     while os.getppid() == nearest and all(_lives(process) for process in watched):
         time.sleep(POLL_SECONDS)
-    end()
+    end(ENDED)
 
 
 def _lives(process: psutil.Process) -> bool:
@@ -66,8 +78,6 @@ def _orphaned() -> bool:
         return False
 
 
-def _kill(process: psutil.Process) -> None:
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        pass
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)

@@ -10,6 +10,9 @@ from modelkeep.schema import Schema
 from modelkeep.tables import Prepared
 from modelkeep.verdicts import Verdict
 
+MINIMUM_BLOCKS = (
+    30  # what `gate` needs; not imported, so that preparing does not depend on the gate
+)
 QUARANTINE_SHARE = 0.02  # above this share of the known rows somebody should look
 
 
@@ -17,14 +20,16 @@ def verdict(prepared: Prepared) -> Verdict:
     """Whether the table is fit to learn from."""
     c = prepared.counts
     aside, known = c["quarantined"], c["rows_in"]
-    sentence = (
-        f"{count(c['train'], 'row')} to learn from and {c['test']:,} to test on; "
-        f"{c['unlabelled']:,} have no label yet, {aside:,} were set aside."
-    )
-    reasons = [
-        f"of {count(known, 'row')} known: {c['train']:,} train + {c['test']:,} test + {c['unlabelled']:,} unlabelled"
-        f" + {aside:,} quarantined + {c['older']:,} older than the history asked for"
+    parts = [
+        f"{c['train']:,} are to learn from",
+        f"{c['test']:,} to test on",
+        f"{c['unlabelled']:,} have no label (yet)",
+        f"{aside:,} were set aside",
     ]
+    if c["older"]:
+        parts.append(f"{c['older']:,} are older than the history asked for")
+    sentence = f"Of {count(known, 'known row')}, {report.several(parts, 5)}."
+    reasons = []
     if c["later"]:
         reasons.append(f"{count(c['later'], 'row')} later than as_of: not looked at")
     reasons += [f"quarantined: {n:,} for {why}" for why, n in list(c["reasons"].items())[:5]]
@@ -43,12 +48,18 @@ def timeline(prepared: Prepared) -> Figure:
             "test": np.bincount(index[first:], minlength=len(week)),
         },
         title="How many rows are there to learn from and to test on?",
-        caption=f"{first:,} training and {len(prepared.test):,} test rows, {_stretch(prepared.schema)}.",
+        caption=f"{first:,} training and {len(prepared.test):,} test rows, {_stretch(prepared.schema)}; {_enough(prepared)}.",
     )
 
 
 def _both(prepared: Prepared) -> pd.DataFrame:
     return pd.concat([prepared.train, prepared.test], ignore_index=True)
+
+
+def _enough(prepared: Prepared) -> str:
+    days = len(np.unique(tables.blocks(prepared.test, prepared.schema)))
+    unit = count(days, "day" if prepared.schema.time else "row")
+    return f"{unit} to test on {'are enough' if days >= MINIMUM_BLOCKS else 'are too few'} for the gate to decide (it needs {MINIMUM_BLOCKS})"
 
 
 def _stretch(of: Schema) -> str:
@@ -72,7 +83,8 @@ def label_course(prepared: Prepared) -> Figure:
         mean,
         name=name,
         title=f"Does {of.label} stay as {'common' if of.classes else 'large'} as it was?",
-        caption=f"{len(rows):,} labelled rows, {_stretch(of)}: from {low} to {high}, and {number(value.mean())} over all.",
+        caption=f"{len(rows):,} labelled rows, {_stretch(of)}: from {low} to {high}, and {number(value.mean())} over all. "
+        "Expect a model's quality to move where this does.",
         share=bool(of.classes),
     )
 
@@ -108,7 +120,8 @@ def missing(prepared: Prepared) -> Figure | Html:
         dict(most),
         name="share of training rows without a value",
         title="Which columns have missing values?",
-        caption=f"{len(prepared.train):,} training rows; {count(rest, 'other column')} with fewer or none.",
+        caption=f"{len(prepared.train):,} training rows; {count(rest, 'other column')} with fewer or none. "
+        f"A later share far from these is news, {most[0][1]:.1%} of {most[0][0]} is not.",
         share=True,
     )
 

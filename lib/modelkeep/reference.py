@@ -1,4 +1,11 @@
-"""What later windows are compared to: counts of features and predictions, by day where rows have a time."""
+"""What later windows are compared to: counts of features and predictions, by day where rows have a time.
+
+The predictions counted here are those of the model in service. Those of cross-validation are of other models, and differ from its own as
+much as a real drift; but it has learned from these rows, so trees of single rows say more extreme things of them than of new ones.
+Therefore predictions inform, and only `inputs` page.
+"""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +28,11 @@ def learn(log: pd.DataFrame, of: Schema) -> Profile:
 def count(log: pd.DataFrame, of: Schema, against: Profile) -> Profile:
     """Answered rows in the reference's bins."""
     return profile.count(against.bins, _table(log, of), _days(log, of))
+
+
+def inputs(counted: Profile) -> Profile:
+    """The counts without those of the predictions."""
+    return replace(counted, bins=tuple(b for b in counted.bins if b.name != PREDICTION))
 
 
 def _table(log: pd.DataFrame, of: Schema) -> pa.Table:

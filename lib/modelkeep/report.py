@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files as package_files
-from pathlib import Path
 
 from nbformat import NotebookNode
 
@@ -110,6 +109,7 @@ def render(notebook: NotebookNode, title: str) -> str:
         "nav": _navigation(title),
         "banner": _banner(notebook),
         "failed": _failed(notebook),
+        "injected": any(_tagged(c, "injected-parameters") for c in notebook.cells),
     }
     page, _ = exporter.from_notebook_node(_verdict_first(notebook), resources)
     return page
@@ -142,7 +142,7 @@ def _navigation(current: str) -> str:
 def _verdict_first(notebook: NotebookNode) -> NotebookNode:
     """The cell tagged `verdict` goes right below the title; the rest of the first cell follows it."""
     cells = list(notebook.cells)
-    at = [i for i, c in enumerate(cells) if "verdict" in c.metadata.get("tags", [])]
+    at = [i for i, cell in enumerate(cells) if _tagged(cell, "verdict")]
     if not at or cells[0].cell_type != "markdown":
         return notebook
     told = cells.pop(at[0])
@@ -150,6 +150,10 @@ def _verdict_first(notebook: NotebookNode) -> NotebookNode:
     first = NotebookNode(cells[0], source=heading)
     rest = NotebookNode(cells[0], source=purpose, id=f"{cells[0].id}-purpose")
     return NotebookNode(notebook, cells=[first, told, rest, *cells[1:]])
+
+
+def _tagged(cell: NotebookNode, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
 
 
 def _failed(notebook: NotebookNode) -> str:
@@ -195,5 +199,3 @@ def index(verdicts: Mapping[str, Mapping], failed: Sequence[str] = ()) -> str:
         f'and the monitor says what to do next.</p>{broken}<ul class="stages">{"".join(items)}</ul>'
     )
     return page("One turn of the loop · Modelkeep", body)
-
-

@@ -86,7 +86,7 @@ def _execute(
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of names that we checked
     # the page's exporter takes .4 s to import: meanwhile the kernel starts
     threading.Thread(target=import_module, args=["nbconvert"], daemon=True).start()
-    error = None
+    connection, error = str(output.with_name("kernel.json")), None
     try:
         papermill.execute_notebook(
             root / "notebooks" / f"{stage}.ipynb",
@@ -98,9 +98,7 @@ def _execute(
             autosave_cell_every=0,
             coalesce_streams=True,
             on_cell_start=progress,
-            config=Config(
-                KernelManager={"transport": "ipc", "ip": str(output.with_name("kernel"))}
-            ),
+            config=Config(KernelManager={"transport": "ipc", "connection_file": connection}),
         )
     except PapermillExecutionError as raised:
         error = new_output("error", ename=raised.ename, evalue=raised.evalue)
@@ -122,7 +120,8 @@ def _surroundings(root: Path) -> Iterator[Path]:
     """A scratch folder, and an environment in which nothing of the user's can change a byte."""
     with TemporaryDirectory(prefix="modelkeep-") as name:
         scratch, before = Path(name), dict(os.environ)
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL"]
+        argv += ["-f", "{connection_file}"]
         spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
         files.write_json(scratch / "kernels" / "python3" / "kernel.json", spec)
         files.write_text(scratch / "matplotlibrc", "")

@@ -6,7 +6,7 @@ Outcomes `y` are class numbers (0, 1, ...) or floats; predictions `p` are an arr
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import expit, stdtrit
 from scipy.stats import rankdata
 
 METRICS = {
@@ -104,6 +104,8 @@ def _one_against_rest(positive: np.ndarray, score: np.ndarray) -> np.ndarray:
 
 def calibration(y: np.ndarray, p: np.ndarray, blocks: np.ndarray, bins: int = 10) -> list[dict]:
     """Predicted against observed rate of the last class in bins of equal size, with the observed rate's interval."""
+    if len(y) == 0:
+        raise ScoresError("no rows to calibrate; give at least one labelled row")
     score = p[:, -1]
     happened = (y == p.shape[1] - 1).astype(float)
     rows = []
@@ -122,17 +124,23 @@ def calibration(y: np.ndarray, p: np.ndarray, blocks: np.ndarray, bins: int = 10
 
 
 def expected(task: str, p: np.ndarray, belief: np.ndarray | None = None) -> dict[str, float]:
-    """Quality estimated without labels (CBPE): log loss and AUC of `p` if `belief` (by default `p` itself) held the true probabilities."""
+    """Quality estimated without labels (CBPE): log loss and AUC of `p` if `belief` (by default `p` itself) held the true probabilities; a class that nobody believes in has no AUC."""
+    if len(p) == 0:
+        raise ScoresError("no rows to estimate from; give at least one answer")
     belief = p if belief is None else belief
     loss = -np.sum(belief * np.log(np.clip(p, TINY, 1)), axis=1)
     classes = [1] if task == "binary" else range(p.shape[1])
-    areas = [_expected_auc(p[:, k], belief[:, k]) for k in classes]
-    return {"log_loss": float(np.mean(loss)), "auc": float(np.mean(areas))}
+    areas = np.array([_expected_auc(p[:, k], belief[:, k]) for k in classes])
+    known = areas[np.isfinite(areas)]
+    return {
+        "log_loss": float(np.mean(loss)),
+        "auc": float(np.mean(known)) if len(known) else np.nan,
+    }
 
 
 def _expected_auc(score: np.ndarray, belief: np.ndarray) -> float:
     """Expected share of (positive, negative) pairs in the right order; ties count half."""
-    values, tie = np.unique(score, return_inverse=True)
+    _, tie = np.unique(score, return_inverse=True)
     pos, neg = np.bincount(tie, weights=belief), np.bincount(tie, weights=1 - belief)
     own = np.bincount(tie, weights=belief * (1 - belief))
     below = np.cumsum(neg) - neg
@@ -147,7 +155,7 @@ def recalibrated(
     corrected = np.empty_like(p)
     for k in range(p.shape[1]):
         a, b = _logistic(_logit(past_p[:, k]), past_y == k, prior)
-        corrected[:, k] = 1 / (1 + np.exp(-(a + b * _logit(p[:, k]))))
+        corrected[:, k] = expit(a + b * _logit(p[:, k]))
     return corrected / corrected.sum(axis=1, keepdims=True)
 
 
@@ -161,7 +169,7 @@ def _logistic(x: np.ndarray, t: np.ndarray, prior: float) -> tuple[float, float]
     beta, held = np.array([0.0, 1.0]), np.diag([1.0, prior])
     design = np.column_stack([np.ones_like(x), x])
     for _ in range(25):
-        z = 1 / (1 + np.exp(-design @ beta))
+        z = expit(design @ beta)
         gradient = design.T @ (t - z) - held @ (beta - [0, 1])
         hessian = (design * (z * (1 - z))[:, None]).T @ design + held
         step = np.linalg.solve(hessian, gradient)
@@ -173,6 +181,8 @@ def _logistic(x: np.ndarray, t: np.ndarray, prior: float) -> tuple[float, float]
 
 def expected_errors(p: np.ndarray, past_y: np.ndarray, past_p: np.ndarray) -> dict[str, float]:
     """Regression without labels: the mean error that past labelled rows with predictions of the same size had (ten bins of `past_p`)."""
+    if len(p) == 0 or len(past_p) == 0:
+        raise ScoresError("no rows to estimate from; give at least one answer and one label")
     edges = np.quantile(past_p, np.linspace(0, 1, 11)[1:-1])
     past, now = np.searchsorted(edges, past_p), np.searchsorted(edges, p)
     count = np.bincount(past, minlength=10)

@@ -4,6 +4,7 @@ import gzip
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from runpy import run_path
 from typing import IO
 
 import pandas as pd
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from modelkeep.columns import did_you_mean
 
 CSV, PARQUET = (".csv", ".csv.gz"), (".parquet", ".pq")
+MAKER = "table.py"
 INDEX = "__index_level_"  # how pandas names a nameless index in a Parquet file
 
 
@@ -30,17 +32,15 @@ def read(
     id_column: str = "",
     features: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Read "flights", or a CSV or Parquet file or a folder of them below `root`.
+    """Read a CSV or Parquet file below `root`, a folder of them, or one with a `table.py` whose `table()` makes the rows.
 
     Ids and entities are read as text, so "007" stays; with `features` no other column is read.
     """
     roles = (label, time_column, entity_column, id_column)
     columns = [*roles, *features] if features else ()
     texts = (entity_column, id_column)
-    if source == "flights":
-        from modelkeep import flights  # the example goes when this file and these lines go
-
-        table = flights.table()
+    if (root / source / MAKER).is_file():
+        table = run_path(str(root / source / MAKER))["table"]()
         return table[_known(columns, list(table), source)]
     parts = _parts(source, root)
     tables = [_read_file(part, columns, texts) for part in parts]
@@ -67,7 +67,7 @@ def _parts(source: str, root: Path) -> list[Path]:
         return parts
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        near = did_you_mean(path.name, ["flights", *beside])
+        near = did_you_mean(path.name, beside)
         raise TableError(f"source: there is no file or folder {source!r} in the repository{near}")
     if not _readable(path):
         raise TableError(f"source {source!r}: the ending is not one of {_endings()}")

@@ -28,7 +28,7 @@ def unseen(count: int, once: int, before: int, now: int) -> float:
     are negative binomial, the rows of each geometric; summed by Fourier's inversion.
     """
     share = now / (before + now)
-    length = 1 << (4096 + 8 * (once + 1) * now // before).bit_length()
+    length = 1 << (256 + (256 + 2 * (once + 1)) * now // before).bit_length()
     if count >= length:
         return 1e-12
     z = np.exp(-2j * np.pi * np.arange(length) / length)
@@ -53,8 +53,8 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def cauchy(p: Sequence[float], weights: Sequence[float] | None = None) -> float:
-    """Combine p-values that may depend on each other (Liu and Xie 2020); no p counts above .99."""
-    t = np.average(1 / np.tan(np.pi * np.clip(p, 1e-300, 0.99)), weights=weights)
+    """Combine p-values that may depend on each other (Liu and Xie 2020); no p counts above .9."""
+    t = np.average(1 / np.tan(np.pi * np.clip(p, 1e-300, 0.9)), weights=weights)
     return math.atan2(1.0, t) / math.pi
 
 

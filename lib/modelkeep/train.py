@@ -19,10 +19,8 @@ from modelkeep.verdicts import Verdict
 def promise(rows: pd.DataFrame, folds: Sequence[Fold], of: Schema) -> pd.DataFrame:
     """The rows that cross-validation answered before it learned from them, with those answers, as a prediction log would hold them."""
     parts = [rows.iloc[fold.rows] for fold in folds]
-    log = pd.concat(parts, ignore_index=True)
     said = np.concatenate([fold.answers for fold in folds])
-    log[traffic.answer_columns(of)] = said if said.ndim == 2 else said[:, None]
-    return log
+    return traffic.answered(pd.concat(parts, ignore_index=True), of, said)
 
 
 def promised(log: pd.DataFrame, of: Schema, outcome: np.ndarray) -> dict[str, Estimate]:
@@ -83,22 +81,22 @@ def over_time(
         mean,
         name=scores.NAMES[name],
         title=f"How much does {scores.NAMES[name]} vary when nothing is wrong?",
-        caption=f"{len(log):,} rows in {len(week)} parts; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}, on average {number(found[name].value)}.",
+        caption=f"{len(log):,} rows in {len(week)} parts; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}, on average {number(found[name].value)}. "
+        "In service, a value inside this range is no news.",
     )
 
 
 def calibration(log: pd.DataFrame, of: Schema, outcome: np.ndarray) -> Figure | Html:
     """Predicted against observed rates on rows that were not learned from."""
     if of.task == "regression":
-        return report.table([], "Calibration is a question for classes; this model predicts numbers.")
+        return report.table(
+            [], "Calibration is a question for classes; this model predicts numbers."
+        )
     rows = scores.calibration(outcome, traffic.answers(log, of), tables.blocks(log, of))
-    worst = max(rows, key=lambda r: abs(r["predicted"] - r["observed"]))
     return figures.calibration(
         rows,
         name="candidate",
         title=f"When it says {of.label} = {of.classes[-1]} with 30 %, is it 30 %?",
-        caption=f"{len(log):,} rows in {len(rows)} groups of equal size, with 95 % intervals by block; "
-        f"the largest gap is {abs(worst['predicted'] - worst['observed']):.1%} at {worst['predicted']:.0%}.",
     )
 
 
@@ -106,7 +104,9 @@ def steps(unfitted: Pipeline) -> Html:
     """What the pipeline does to which columns, and with which settings it learns."""
     rows = []
     for _, step, names in unfitted["columns"].transformers:
-        parts = [type(s).__name__ for _, s in step.steps] if hasattr(step, "steps") else ["as it is"]
+        parts = (
+            [type(s).__name__ for _, s in step.steps] if hasattr(step, "steps") else ["as it is"]
+        )
         rows.append({"columns": ", ".join(names), "step": ", then ".join(parts)})
     model = unfitted["model"]
     usual = type(model)().get_params()

@@ -34,16 +34,19 @@ def _merged(b: Bins, counts: np.ndarray) -> np.ndarray:
 def row_tests(b: Bins, reference: Profile, window: Profile) -> Tests:
     """Test one column, rows taken as independent: rank sum, X2 and largest bin, combined."""
     before, now = (_merged(b, p.counts[b.name].sum(axis=0)) for p in (reference, window))
-    single, unseen = _bin_p(before, now), _unseen_p(b, reference, window, "rows")
-    parts = [_spread_p(before, now, b), tails.sidak(single.min(), int((before + now > 0).sum()))]
+    single, unseen = bin_p(before, now), _unseen_p(b, reference, window, "rows")
+    parts = [
+        spread_p(before, now, b.kind == "number"),
+        tails.sidak(single.min(), int((before + now > 0).sum())),
+    ]
     if b.kind == "number":
-        p = tails.cauchy([*parts, _rank_p(before[:-1], now[:-1])])
+        p = tails.cauchy([*parts, rank_p(before[:-1], now[:-1])])
         return Tests(p, single[-1], min(1.0, 2 * min(single[0], single[-2])), 1.0)
     p = tails.cauchy([tails.cauchy(parts), unseen], [0.9, 0.1])
     return Tests(p, single[-1], 1.0, unseen)
 
 
-def _rank_p(before: np.ndarray, now: np.ndarray) -> float:
+def rank_p(before: np.ndarray, now: np.ndarray) -> float:
     """Return the two-sided p of the rank sum with midranks in ordered bins (tie-corrected z)."""
     both, n, m = (before + now).astype(float), float(now.sum()), float(before.sum())
     t = n + m
@@ -65,16 +68,16 @@ def _groups(both: np.ndarray, share: float, ordered: bool) -> np.ndarray:
     return np.minimum(groups, max(group - 1, 0))
 
 
-def _spread_p(before: np.ndarray, now: np.ndarray, b: Bins) -> float:
+def spread_p(before: np.ndarray, now: np.ndarray, ordered: bool) -> float:
     """Return the p of Pearson's X2 over pooled bins."""
     share = min(before.sum(), now.sum()) / (before.sum() + now.sum())
-    groups = _groups(before + now, share, b.kind == "number")
+    groups = _groups(before + now, share, ordered)
     seen = np.array([np.bincount(groups, before), np.bincount(groups, now)])
     expected = seen.sum(1, keepdims=True) * seen.sum(0) / seen.sum()
     return tails.chi2(float(((seen - expected) ** 2 / expected).sum()), len(seen[0]) - 1)
 
 
-def _bin_p(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+def bin_p(before: np.ndarray, now: np.ndarray) -> np.ndarray:
     """Return the two-sided p of each bin against all others."""
     both, n, m = before + now, int(now.sum()), int(before.sum())
     t = n + m
@@ -113,19 +116,19 @@ def _shuffled(
     np.put_along_axis(taken[1:], drawn, 1.0, axis=1)
     size = (taken @ rows)[:, None]
     factor = rows.sum() / (size * (rows.sum() - size))
+    share = min(window.rows.sum(), reference.rows.sum()) / rows.sum()
     for b in reference.bins:
         counts = np.concatenate([p.counts[b.name] for p in (reference, window)])
-        counts = _merged(b, counts).astype(float)
-        both = counts.sum(axis=0)
-        apart = (taken @ counts - size * (both / rows.sum())) * factor
-        share = min(window.rows.sum(), reference.rows.sum()) / rows.sum()
-        yield _weigh(b, apart, both, share)
+        counts = _merged(b, counts)
+        roots = np.sqrt(counts * rows[:, None])  # roots of shares: no odd block drowns the others
+        apart = (taken @ roots - size * (roots.sum(axis=0) / rows.sum())) * factor
+        yield _weigh(b, apart, counts.sum(axis=0), share)
 
 
 def _weigh(
     b: Bins, apart: np.ndarray, both: np.ndarray, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weigh differences of shares (draws x bins): log of the summed exp(z^2/2) of the three tests."""
+    """Weigh differences (draws x bins): the log of the three tests' exp(z^2/2), summed; and |z|."""
     z = np.abs(_scaled(apart))
     groups = _groups(both, share, b.kind == "number")
     pooled = np.square(_scaled(apart @ np.eye(groups.max() + 1)[groups])).sum(axis=1)

@@ -1,42 +1,28 @@
 """Has the world moved, how good are we, what should be done: windows of answers weighed into one decision.
 
 Everything automatic here is one of two detectors, each a Shiryaev-Roberts sum of e-values with half of the yearly budget of false pages.
-One watches the inputs and predictions (`drift`), one the realised quality. What is only seen in one window informs; it never pages.
+One watches the inputs (`drift`), one the realised quality. What is only seen in one window informs; it never pages.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtr
 
-from modelkeep import drift, models, reference, scores, traffic
+from modelkeep import drift, reference, scores
 from modelkeep.profile import Profile
 from modelkeep.schema import Schema
+from modelkeep.windows import Window, cut, quality
 
-PAST_WINDOWS = 2  # labelled windows that the estimate is corrected by
+DUE_WINDOWS = 2  # the newest windows may still wait for labels
+LEAST_BEFORE = 3  # judged windows from which the next one can be called worse
 YEAR_DAYS = 365.25
 
 
-@dataclass(frozen=True)
-class Window:
-    """Rows of one stretch of time with what is known of their quality; `past` ones were answered in training's own test."""
-
-    start: str
-    rows: int
-    labelled: int
-    past: bool
-    realised: dict[str, float]
-    estimated: dict[str, float] = field(default_factory=dict)
-    corrected: dict[str, float] = field(default_factory=dict)
-    low: dict[str, float] = field(default_factory=dict)
-    high: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def coverage(self) -> float:
-        """The share of rows whose label is known."""
-        return self.labelled / self.rows if self.rows else np.nan
+class WatchError(ValueError):
+    """Windows or a budget that nothing can be watched with."""
 
 
 @dataclass(frozen=True)
@@ -80,89 +66,35 @@ def look(
     seed: int,
 ) -> Seen:
     """Weigh a log against the bundle's promise and reference; the same log gives the same decision."""
+    least = {"window_days": (window_days, 1), "window_rows": (window_rows, 1)}
+    least |= {"min_labels": (min_labels, 1), "pages_a_year": (pages_a_year, 1e-9)}
+    for name, (value, bound) in least.items():
+        if value < bound:
+            raise WatchError(f"{name}: {value} is below {bound:g}; raise it in params/monitor.yaml")
     past, now = (cut(rows, of, window_days, window_rows) for rows in (promise, log))
     windows = quality(of, past, now, min_labels)
     counted = [reference.count(rows, of, against) for _, rows in now]
     moves = tuple(drift.compare(against, c, fdr=fdr, draws=draws, seed=seed) for c in counted)
     budget = {"windows_a_year": YEAR_DAYS / window_days, "budget": pages_a_year / 2}
-    drifted = np.array(drift.detect(against, counted, **budget, seed=seed).path) if now else np.zeros(0)
+    drifted = _drifted(against, counted, seed, **budget)
     declined = evidence(surprise(windows)[len(past) :])
     limit = budget["windows_a_year"] / budget["budget"]
     paths = {"drift_path": drifted, "quality_path": declined, "limit": limit}
     return Seen(
-        tuple(windows), moves, **paths, decision=decide(windows, moves, **paths, min_coverage=min_coverage)
+        tuple(windows),
+        moves,
+        **paths,
+        decision=decide(windows, moves, **paths, min_coverage=min_coverage),
     )
 
 
-def cut(rows: pd.DataFrame, of: Schema, days: int, size: int) -> list[tuple[str, pd.DataFrame]]:
-    """Whole windows of `days` days counted back from the newest day, or of `size` rows where there is no time, each with its name."""
-    if of.time is None:
-        first = len(rows) % size
-        return [(f"row {i}", rows.iloc[i : i + size]) for i in range(first, len(rows), size)]
-    if rows.empty:
-        return []
-    day = rows[of.time].to_numpy().astype("datetime64[D]")
-    end = day.max() + 1
-    back = (end - day).astype(int) - 1
-    return [
-        (str(end - days * k), rows[back // days == k - 1])
-        for k in range((int(back.max()) + 1) // days, 0, -1)
-    ]
-
-
-def quality(of: Schema, past: Sequence, now: Sequence, minimum: int) -> list[Window]:
-    """Each window's realised quality and what was believed of it before its labels came; `past` and `now` are as `cut` gives them."""
-    windows, seen, misses = [], [], {}
-    for i, (start, rows) in enumerate([*past, *now]):
-        labelled = rows[rows[of.label].notna()]
-        p = traffic.answers(rows, of)
-        real = _realised(of, labelled) if len(labelled) >= minimum else {}
-        estimated, corrected = _beliefs(of, p, seen)
-        low, high = _band(corrected, misses)
-        window = Window(start, len(rows), len(labelled), i < len(past), real, estimated, corrected)
-        windows.append(Window(**{**vars(window), "low": low, "high": high}))
-        for name in corrected.keys() & real.keys():
-            misses.setdefault(name, []).append(abs(real[name] - corrected[name]))
-        if len(labelled) >= minimum:
-            seen.append((models.outcome(labelled, of), traffic.answers(labelled, of)))
-    return windows
-
-
-def _realised(of: Schema, rows: pd.DataFrame) -> dict[str, float]:
-    y, p = models.outcome(rows, of), traffic.answers(rows, of)
-    found = {k: float(np.mean(v)) for k, v in scores.per_row(of.task, y, p).items()}
-    if of.task != "multiclass":
-        found["bias"] = float(np.mean(p - y if of.task == "regression" else p[:, 1] - y))
-    return found
-
-
-def _beliefs(of: Schema, p: np.ndarray, seen: list) -> tuple[dict, dict]:
-    """Quality believed without this window's labels: as the model says, and corrected by the newest labelled windows."""
-    newest = seen[-PAST_WINDOWS:]
-    past_y = np.concatenate([y for y, _ in newest]) if newest else None
-    past_p = np.concatenate([q for _, q in newest]) if newest else None
-    if of.task == "regression":
-        if not newest:
-            return {}, {}
-        first = scores.expected_errors(p, *map(np.concatenate, zip(*seen, strict=True)))
-        return first, scores.expected_errors(p, past_y, past_p)
-    estimated = scores.expected(of.task, p)
-    if not newest:
-        return estimated, {}
-    return estimated, scores.expected(of.task, p, scores.recalibrated(p, past_y, past_p))
-
-
-def _band(
-    corrected: dict[str, float], misses: dict[str, list], cover: float = 0.9
-) -> tuple[dict, dict]:
-    """An interval from the estimate's own past misses: their conformal quantile, unknown while they are too few for it."""
-    low, high = {}, {}
-    for name, value in corrected.items():
-        past = np.sort(misses.get(name, []))
-        place = int(np.ceil((len(past) + 1) * cover))
-        half = past[place - 1] if place <= len(past) else np.nan
-        low[name], high[name] = value - half, value + half
-    return low, high
+def _drifted(
+    against: Profile, counted: Sequence[Profile], seed: int, **budget: float
+) -> np.ndarray:
+    if not counted:
+        return np.zeros(0)
+    inputs = [reference.inputs(c) for c in (against, *counted)]
+    return np.array(drift.detect(inputs[0], inputs[1:], **budget, seed=seed).path)
 
 
 def surprise(windows: Sequence[Window]) -> np.ndarray:
@@ -173,7 +105,7 @@ def surprise(windows: Sequence[Window]) -> np.ndarray:
         for name, value in window.realised.items():
             before = np.array([w.realised[name] for w in windows[:i] if name in w.realised])
             before = before[np.isfinite(before)]
-            if len(before) >= 3 and np.std(before) > 0 and np.isfinite(value):
+            if len(before) >= LEAST_BEFORE and np.std(before) > 0 and np.isfinite(value):
                 e.append(drift.evalue(_p_worse(name, value, before)))
         found[i] = np.mean(e) if e else np.nan
     return found
@@ -182,8 +114,8 @@ def surprise(windows: Sequence[Window]) -> np.ndarray:
 def _p_worse(name: str, value: float, before: np.ndarray) -> float:
     k = len(before)
     t = (value - before.mean()) / (np.std(before, ddof=1) * np.sqrt(1 + 1 / k))
-    if name == "bias":
-        return float(2 * stdtr(k - 1, -abs(t)))
+    if name == "bias":  # a bias that became smaller is no decline
+        return float(2 * stdtr(k - 1, -abs(t))) if abs(value) > abs(before.mean()) else 1.0
     return float(stdtr(k - 1, t if name in scores.HIGHER_IS_BETTER else -t))
 
 
@@ -191,7 +123,7 @@ def evidence(e: np.ndarray) -> np.ndarray:
     """The Shiryaev-Roberts sum R_t = (1 + R_{t-1}) e_t; a window that tells nothing leaves it as it was."""
     path, total = [], 0.0
     for value in e:
-        total = total if np.isnan(value) else (1 + total) * value
+        total = total if np.isnan(value) else min((1 + total) * float(value), 1e300)
         path.append(total)
     return np.array(path)
 
@@ -205,54 +137,81 @@ def decide(
     limit: float,
     min_coverage: float,
 ) -> Decision:
-    """One decision from the collected windows, their drift and the two sums of evidence; labels decide on retraining, and without labels nothing is fine."""
+    """One decision from all windows, the drift of the collected ones and the two sums of evidence; labels decide on retraining, and without labels nothing is fine. What one window shows is noted, and changes nothing: it is not within the budget."""
     now = [w for w in windows if not w.past]
     if not now:
-        return Decision("look", ("no window of answers has been collected, so nothing is known",))
-    judged = [w for w in now if w.realised]
-    retrain = _quality_reasons(now, quality_path, limit)
-    reasons = [*_drift_reasons(moves, drift_path, limit), *_label_reasons(now, min_coverage)]
-    if retrain:
-        return Decision("retrain", (*retrain, *reasons))
-    held = f"realised quality holds: evidence of a decline {_last(quality_path):.3g}, {limit:,.0f} would page"
+        return Decision(
+            "look", ("no whole window of answers has been collected: nothing is known",)
+        )
+    noted = _noted(moves)
+    reasons = [*_drift_reasons(now, drift_path, limit), *_label_reasons(windows, min_coverage)]
+    if declined := _quality_reasons(windows, quality_path, limit):
+        return Decision("retrain", (*declined, *reasons, *noted))
+    held = f"no decline of realised quality: evidence {_last(quality_path):.3g}, {limit:,.0f} would page"
     if reasons:
-        return Decision("look", (*reasons, held) if judged else tuple(reasons))
+        known = [held] if any(w.realised for w in now) else []
+        return Decision("look", (*reasons, *known, *noted))
     still = f"no drift: evidence {_last(drift_path):.3g}, {limit:,.0f} would page"
-    return Decision("fine", (held, still))
+    return Decision("fine", (held, still, *noted))
 
 
 def _last(path: np.ndarray) -> float:
     return float(path[-1]) if len(path) else 0.0
 
 
-def _quality_reasons(now: Sequence[Window], path: np.ndarray, limit: float) -> list[str]:
-    crossed = np.flatnonzero(path >= limit)
-    if not len(crossed):
+def _crossed(now: Sequence[Window], path: np.ndarray, limit: float) -> tuple[int, str]:
+    """The first window in which evidence reached the limit, in words as well; -1 if there is none."""
+    if not (path >= limit).any():
+        return -1, ""
+    at = int(np.argmax(path >= limit))
+    return at, f"evidence {path[at]:,.3g} in the window from {now[at].start}, {limit:,.0f} pages"
+
+
+def _quality_reasons(windows: Sequence[Window], path: np.ndarray, limit: float) -> list[str]:
+    now = [w for w in windows if not w.past]
+    at, told = _crossed(now, path, limit)
+    if at < 0:
         return []
-    first = now[int(crossed[0])]
-    parts = [f"evidence {path[crossed[0]]:,.3g} in the window from {first.start}, {limit:,.0f} pages"]
-    return [f"realised quality has declined: {parts[0]}"]
-
-
-def _drift_reasons(moves: Sequence[drift.Drift], path: np.ndarray, limit: float) -> list[str]:
-    reasons, newest = [], moves[-1] if moves else None
-    crossed = np.flatnonzero(path >= limit)
-    if len(crossed):
-        reasons.append(f"inputs have moved: evidence {_last(path):,.3g}, {limit:,.0f} pages")
-    for column in newest.columns if newest else ():
-        for finding in column.findings:
-            reasons.append(f"newest window, {column.name}: {finding}")
+    reasons, before = [f"realised quality has declined: {told}"], windows[: at - len(now)]
+    for name, value in now[at].realised.items():
+        usual = np.array([w.realised[name] for w in before if name in w.realised])
+        usual = usual[np.isfinite(usual)]
+        if len(usual) and np.isfinite(value):
+            said = scores.NAMES.get(name, name)
+            reasons.append(f"{said} was {value:.4g} there, {usual.mean():.4g} on average before")
     return reasons
 
 
-def _label_reasons(now: Sequence[Window], least: float) -> list[str]:
+def _drift_reasons(now: Sequence[Window], path: np.ndarray, limit: float) -> list[str]:
+    at, told = _crossed(now, path, limit)
+    return [f"inputs have moved: {told}"] if at >= 0 else []
+
+
+def _noted(moves: Sequence[drift.Drift]) -> list[str]:
+    return [
+        f"noted in the newest window, {column.name}: {finding}"
+        for column in (moves[-1].columns if moves else ())
+        for finding in column.findings
+    ]
+
+
+def _label_reasons(windows: Sequence[Window], least: float) -> list[str]:
+    now = [w for w in windows if not w.past]
     if not any(w.realised for w in now):
         return ["no window has enough labels: realised quality is unknown"]
-    due = now[:-PAST_WINDOWS] or now[:1]
-    missing = [w for w in due if w.coverage < least]
-    if not missing:
-        return []
-    worst = min(missing, key=lambda w: w.coverage)
-    return [
-        f"labels are missing in {len(missing)} of {len(due)} windows that should have them (least {worst.coverage:.0%} from {worst.start}; at least {least:.0%} are wanted)"
-    ]
+    reasons, due = [], now[:-DUE_WINDOWS]
+    judged = sum(bool(w.realised) for w in windows)
+    if judged <= LEAST_BEFORE:
+        reasons.append(
+            f"a decline cannot be told from chance: only {judged} windows have enough labels"
+        )
+    if due and not due[-1].realised:
+        few = f"{due[-1].labelled:,} of {due[-1].rows:,} answers have a label"
+        reasons.append(f"the window from {due[-1].start} cannot be judged: {few}")
+    if missing := [w for w in due if w.coverage < least]:
+        worst = min(missing, key=lambda w: w.coverage)
+        reasons.append(
+            f"labels are missing in {len(missing)} of {len(due)} windows that should have them "
+            f"(least {worst.coverage:.0%} from {worst.start}; at least {least:.0%} are wanted)"
+        )
+    return reasons

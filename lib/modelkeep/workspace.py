@@ -1,5 +1,6 @@
 """The workspace: the folder of dvc.yaml and params/, its parameters, what a page was made of."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from modelkeep.files import sha256
 
+SOURCE = "${source}"  # the table is a dependency of the stages that read it
+CODE = ("lib/", "notebooks/", "params/", "requirements.lock")
 SHORT = 10  # the length of a commit's short form: Git's own grows with the repository
 
 
@@ -37,8 +40,11 @@ def root(start: Path | None = None) -> Path:
 
 
 def stages(root: Path) -> dict[str, dict]:
-    """What dvc.yaml says of each stage, in its order."""
-    return (_yaml(root / "dvc.yaml") or {}).get("stages") or {}
+    """What dvc.yaml says of each stage, in its order, with `${source}` as params/prepare.yaml has it."""
+    text = (root / "dvc.yaml").read_text(encoding="utf-8")
+    if SOURCE in text:
+        text = text.replace(SOURCE, json.dumps(params(root, "prepare").get("source")))
+    return (_yaml(root / "dvc.yaml", text) or {}).get("stages") or {}
 
 
 def params(root: Path, stage: str) -> dict[str, object]:
@@ -66,7 +72,7 @@ def provenance(root: Path, stage: str) -> dict[str, object]:
     made = set(_outs(root))
     committed = [path for path in paths if path not in made]
     tracked = {path for path in committed if _git(root, "ls-files", "--", path)}
-    data = [path for path in paths if path not in tracked]
+    data = [path for path in paths if path not in tracked and not path.startswith(CODE)]
     commit = _commit(root, sorted(tracked))
     known = not commit.startswith("unknown")
     changed = bool(_git(root, "status", "--porcelain", "--", *committed)) if known else None
@@ -98,11 +104,11 @@ def _parsed(text: str) -> object:
     return YAML(typ="safe").load(text)
 
 
-def _yaml(path: Path) -> object:
+def _yaml(path: Path, text: str | None = None) -> object:
     from ruamel.yaml.error import YAMLError
 
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8") if text is None else text)
     except (YAMLError, UnicodeDecodeError) as error:
         raise BadParams(f"{path.parent.name}/{path.name} is not YAML: {error}") from None
 

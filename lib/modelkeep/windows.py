@@ -1,0 +1,108 @@
+"""Windows of a log: how good the model was in each, and what was believed of it before labels came."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from modelkeep import models, scores, traffic
+from modelkeep.schema import Schema
+
+PAST_WINDOWS = 2  # labelled windows that the estimate is corrected by
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows of one stretch of time with what is known of their quality; `past` ones were answered in training's own test."""
+
+    start: str
+    rows: int
+    labelled: int
+    past: bool
+    realised: dict[str, float]
+    estimated: dict[str, float] = field(default_factory=dict)
+    corrected: dict[str, float] = field(default_factory=dict)
+    low: dict[str, float] = field(default_factory=dict)
+    high: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def coverage(self) -> float:
+        """The share of rows whose label is known."""
+        return self.labelled / self.rows if self.rows else np.nan
+
+
+def cut(rows: pd.DataFrame, of: Schema, days: int, size: int) -> list[tuple[str, pd.DataFrame]]:
+    """Whole windows of `days` days counted back from the newest day, or of `size` rows where there is no time, each with its name; windows without a row are left out."""
+    if of.time is None:
+        first = len(rows) % size
+        return [(f"row {i}", rows.iloc[i : i + size]) for i in range(first, len(rows), size)]
+    if rows.empty:
+        return []
+    day = rows[of.time].to_numpy().astype("datetime64[D]")
+    back = (day.max() - day).astype(int) // days  # windows between a row's and the newest
+    whole = (int((day.max() - day.min()).astype(int)) + 1) // days
+    return [
+        (str(day.max() + 1 - days * (k + 1)), rows[back == k])
+        for k in np.unique(back)[::-1]
+        if k < whole
+    ]
+
+
+def quality(of: Schema, past: Sequence, now: Sequence, minimum: int) -> list[Window]:
+    """Each window's realised quality and what was believed of it before its labels came; `past` and `now` are as `cut` gives them."""
+    windows, seen, misses = [], [], {}
+    for i, (start, rows) in enumerate([*past, *now]):
+        labelled = rows[rows[of.label].notna()]
+        p = traffic.answers(rows, of)
+        real = _realised(of, labelled) if len(labelled) >= minimum else {}
+        estimated, corrected = _beliefs(of, p, seen)
+        low, high = _band(corrected, misses)
+        window = Window(start, len(rows), len(labelled), i < len(past), real)
+        windows.append(
+            replace(window, estimated=estimated, corrected=corrected, low=low, high=high)
+        )
+        for name in corrected.keys() & real.keys():
+            if np.isfinite(miss := abs(real[name] - corrected[name])):
+                misses.setdefault(name, []).append(miss)
+        if len(labelled) >= minimum:
+            seen.append((models.outcome(labelled, of), traffic.answers(labelled, of)))
+    return windows
+
+
+def _realised(of: Schema, rows: pd.DataFrame) -> dict[str, float]:
+    y, p = models.outcome(rows, of), traffic.answers(rows, of)
+    found = {k: float(np.mean(v)) for k, v in scores.per_row(of.task, y, p).items()}
+    if of.task != "multiclass":
+        found["bias"] = float(np.mean(p - y if of.task == "regression" else p[:, 1] - y))
+    return found
+
+
+def _beliefs(of: Schema, p: np.ndarray, seen: list) -> tuple[dict, dict]:
+    """Quality believed without this window's labels: as the model says, and corrected by the newest labelled windows."""
+    newest = seen[-PAST_WINDOWS:]
+    past_y = np.concatenate([y for y, _ in newest]) if newest else None
+    past_p = np.concatenate([q for _, q in newest]) if newest else None
+    if of.task == "regression":
+        if not newest:
+            return {}, {}
+        first = scores.expected_errors(p, *map(np.concatenate, zip(*seen, strict=True)))
+        return first, scores.expected_errors(p, past_y, past_p)
+    estimated = scores.expected(of.task, p)
+    if not newest:
+        return estimated, {}
+    return estimated, scores.expected(of.task, p, scores.recalibrated(p, past_y, past_p))
+
+
+def _band(
+    corrected: dict[str, float], misses: dict[str, list], cover: float = 0.9
+) -> tuple[dict, dict]:
+    """An interval from the estimate's own past misses: their conformal quantile, unknown while they are too few for it."""
+    low, high = {}, {}
+    for name, value in corrected.items():
+        past = np.sort(misses.get(name, []))
+        place = int(np.ceil((len(past) + 1) * cover))
+        half = past[place - 1] if place <= len(past) else np.nan
+        low[name] = max(value - half, 0.0)
+        high[name] = min(value + half, 1.0) if name == "auc" else value + half
+    return low, high
