@@ -39,6 +39,6 @@ clean:  ## forget the environment; data, models and reports stay
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	mkdir -p .venv/etc/jupyter/jupyter_server_config.d
-	cp lib/modelkeep/jupyter_server_config.json .venv/etc/jupyter/jupyter_server_config.d/modelkeep.json
+	mkdir -p .venv/etc/jupyter
+	cp lib/modelkeep/jupyter_server_config.json .venv/etc/jupyter/
 	touch .venv/made

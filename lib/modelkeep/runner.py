@@ -75,8 +75,6 @@ class _Progress:
 def _execute(
     root: Path, stage: str, values: dict, output: Path, progress: _Progress
 ) -> tuple[dict, dict | None]:
-    # jsonschema, which reads notebooks, else builds a grammar of IRIs that costs 3 s an import
-    sys.modules.setdefault("rfc3987_syntax", None)
     import nbformat
     import papermill
     from nbformat.v4 import new_output

@@ -97,33 +97,38 @@ def _drifted(
     return np.array(drift.detect(inputs[0], inputs[1:], **budget, seed=seed).path)
 
 
-def surprise(windows: Sequence[Window]) -> np.ndarray:
-    """Per window an e-value of realised quality being worse than in all windows before (t of the next observation; averaged over metrics); NaN where it cannot be told."""
+def surprise(windows: Sequence[Window], draws: int = 1999, seed: int = 0) -> np.ndarray:
+    """Per window an e-value of realised quality being worse than in all windows before, by exchanging whole days between them (averaged over metrics); NaN where it cannot be told."""
     found = np.full(len(windows), np.nan)
     for i, window in enumerate(windows):
         e = []
-        for name, value in window.realised.items():
-            before = np.array([w.realised[name] for w in windows[:i] if name in w.realised])
-            before = before[np.isfinite(before)]
-            if len(before) >= LEAST_BEFORE and np.std(before) > 0 and np.isfinite(value):
-                e.append(drift.evalue(_p_worse(name, value, before)))
+        for name, now in window.daily.items():
+            before = [w.daily[name] for w in windows[:i] if name in w.daily]
+            days = np.concatenate([*before, now])
+            if len(now) and len(now) < len(days) >= drift.LEAST_BLOCKS:
+                draw = np.random.default_rng([seed, i])
+                e.append(drift.evalue(_p_worse(name, days, len(now), draws, draw)))
         found[i] = np.mean(e) if e else np.nan
     return found
 
 
-def _p_worse(name: str, value: float, before: np.ndarray) -> float:
-    k = len(before)
-    t = (value - before.mean()) / (np.std(before, ddof=1) * np.sqrt(1 + 1 / k))
-    if name == "bias":  # a bias that became smaller is no decline
-        return float(2 * stdtr(k - 1, -abs(t))) if abs(value) > abs(before.mean()) else 1.0
-    return float(stdtr(k - 1, t if name in scores.HIGHER_IS_BETTER else -t))
+def _p_worse(name: str, days: np.ndarray, now: int, draws: int, draw: np.random.Generator) -> float:
+    """The share of draws of `now` days, the newest ones among them, that are as bad as the newest."""
+    taken = np.zeros((draws + 1, len(days)))
+    taken[0, -now:] = 1
+    drawn = np.argpartition(draw.random((draws, len(days))), now - 1, axis=1)[:, :now]
+    np.put_along_axis(taken[1:], drawn, 1.0, axis=1)
+    means = taken @ (days[:, 0] * days[:, 1]) / (taken @ days[:, 1])
+    bad = np.abs(means) if name == "bias" else -means if name in scores.HIGHER_IS_BETTER else means
+    return float((bad >= bad[0] - 1e-9 * abs(bad[0])).mean())
 
 
 def evidence(e: np.ndarray) -> np.ndarray:
-    """The Shiryaev-Roberts sum R_t = (1 + R_{t-1}) e_t; a window that tells nothing leaves it as it was."""
-    path, total = [], 0.0
+    """The Shiryaev-Roberts sum R_t = (1 + R_{t-1}) e_t; a window that tells nothing leaves it as it was, which is unknown (NaN) at first."""
+    path, total = [], np.nan
     for value in e:
-        total = total if np.isnan(value) else min((1 + total) * float(value), 1e300)
+        if not np.isnan(value):
+            total = min((1 + (0 if np.isnan(total) else total)) * float(value), 1e300)
         path.append(total)
     return np.array(path)
 

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from modelkeep import models, scores, traffic
+from modelkeep import models, scores, tables, traffic
 from modelkeep.schema import Schema
 
 PAST_WINDOWS = 2  # labelled windows that the estimate is corrected by
+PIECES = 10  # into which a window is cut where there are no days
 
 
 @dataclass(frozen=True)
 class Window:
-    """Rows of one stretch of time with what is known of their quality; `past` ones were answered in training's own test."""
+    """Rows of one stretch of time with what is known of their quality; `past` ones were answered in training's own test. `daily` holds realised quality by day: an array (days, 2) of values and rows."""
 
     start: str
     rows: int
@@ -25,6 +26,7 @@ class Window:
     corrected: dict[str, float] = field(default_factory=dict)
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
+    daily: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def coverage(self) -> float:
@@ -55,10 +57,10 @@ def quality(of: Schema, past: Sequence, now: Sequence, minimum: int) -> list[Win
     for i, (start, rows) in enumerate([*past, *now]):
         labelled = rows[rows[of.label].notna()]
         p = traffic.answers(rows, of)
-        real = _realised(of, labelled) if len(labelled) >= minimum else {}
+        real, daily = _realised(of, labelled) if len(labelled) >= minimum else ({}, {})
         estimated, corrected = _beliefs(of, p, seen)
         low, high = _band(corrected, misses)
-        window = Window(start, len(rows), len(labelled), i < len(past), real)
+        window = Window(start, len(rows), len(labelled), i < len(past), real, daily=daily)
         windows.append(
             replace(window, estimated=estimated, corrected=corrected, low=low, high=high)
         )
@@ -70,12 +72,20 @@ def quality(of: Schema, past: Sequence, now: Sequence, minimum: int) -> list[Win
     return windows
 
 
-def _realised(of: Schema, rows: pd.DataFrame) -> dict[str, float]:
+def _realised(of: Schema, rows: pd.DataFrame) -> tuple[dict, dict]:
+    """Each metric and the bias in all, and by day."""
     y, p = models.outcome(rows, of), traffic.answers(rows, of)
-    found = {k: float(np.mean(v)) for k, v in scores.per_row(of.task, y, p).items()}
+    values = scores.per_row(of.task, y, p)
     if of.task != "multiclass":
-        found["bias"] = float(np.mean(p - y if of.task == "regression" else p[:, 1] - y))
-    return found
+        values["bias"] = p - y if of.task == "regression" else p[:, 1] - y
+    days = tables.blocks(rows, of) if of.time else np.arange(len(rows)) * PIECES // len(rows)
+    _, day = np.unique(days, return_inverse=True)
+    n = np.bincount(day)
+    daily = {k: np.column_stack([np.bincount(day, v) / n, n]) for k, v in values.items()}
+    if "auc" in daily:  # no mean of rows: each day has an AUC of its own, or none
+        daily["auc"][:, 0] = [scores.auc(y[day == d], p[day == d]) for d in range(len(n))]
+        daily["auc"] = daily["auc"][np.isfinite(daily["auc"][:, 0])]
+    return {k: float(np.mean(v)) for k, v in values.items()}, daily
 
 
 def _beliefs(of: Schema, p: np.ndarray, seen: list) -> tuple[dict, dict]:
