@@ -7,11 +7,13 @@ import argparse
 import functools
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from modelkeep import drift, flights, profile
+from modelkeep import drift, profile, workspace
+from modelkeep.sources import read
 
 KINDS = {
     **dict.fromkeys(["carrier", "origin", "dest", "weekday"], "category"),
@@ -25,7 +27,7 @@ REFERENCE = 100_000
 
 def table() -> tuple[pa.Table, np.ndarray]:
     """Return the twelve columns of all flights, and the day of each."""
-    rows = flights.table()
+    rows = read("flights", workspace.root(Path(__file__).parent))
     columns = pa.Table.from_pandas(rows[list(KINDS)], preserve_index=False)
     return columns.combine_chunks(), profile.starts(rows["scheduled"].to_numpy())
 

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modelkeep import drift, flights, profile
+from modelkeep import drift, profile, workspace
+from modelkeep.sources import read
 
 KINDS = {
     **dict.fromkeys(["carrier", "origin", "dest", "weekday"], "category"),
@@ -107,7 +108,7 @@ print(len(calculator.fit(before).calculate(rows).to_df()))
 
 def tables(cache: Path) -> dict[str, Path]:
     """Write the rows that all programs read, and return their paths."""
-    rows = flights.table()
+    rows = read("flights", workspace.root(Path(__file__).parent))
     day = rows["scheduled"].to_numpy().astype("datetime64[D]")
     first = day < np.datetime64("2013-04-01")
     order = np.random.default_rng(0).permutation(len(rows))
@@ -130,7 +131,7 @@ def tables(cache: Path) -> dict[str, Path]:
     return paths
 
 
-def write_large(rows: "flights.pd.DataFrame", path: Path) -> None:
+def write_large(rows, path: Path) -> None:
     """Write 10 million rows drawn from the flights; noise keeps the weather from compressing."""
     rng = np.random.default_rng(1)
     source = pa.Table.from_pandas(rows, preserve_index=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from modelkeep import bundle, models, tables, traffic, train
+from modelkeep import bundle, models, tables, train
 
 LABELS = {"binary": "late", "multiclass": "colour", "regression": "price"}
 MADE = {"made": {"short": "0" * 10, "changed": False, "data": {}}}

@@ -66,6 +66,11 @@ def test_categories_are_common_rare_or_unseen():
     ]
 
 
+def test_a_thousandth_of_the_rows_is_common():
+    found = bins.learn_categories("x", pa.array(["a"] * 1_997 + ["b"] * 2 + ["c"]), None)
+    assert (found.categories, found.rare) == (("a", "b"), ("c",))
+
+
 def test_categories_seen_in_one_block_only_are_counted():
     column = pa.array(["a", "a", "b", "b", "c", "d"])
     assert bins.learn_categories("x", column, None).once == 2

@@ -60,9 +60,9 @@ def test_onnx_answers_as_scikit_learn_does(task, kind, parts):
 
 
 def test_it_is_proven_on_flights_and_odd_rows(tmp_path):
-    from modelkeep import flights
+    import example
 
-    table = flights.table().iloc[::60]
+    table = example.table().iloc[::60]
     learned = tables.prepare(
         table, label="late", time_column="scheduled", id_column="flight_id", entity_column="tailnum"
     )

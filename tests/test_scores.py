@@ -217,7 +217,7 @@ def test_recalibration_follows_a_base_rate_in_each_class():
 @pytest.mark.parametrize("only", [0, 1])
 @pytest.mark.parametrize("sure", [False, True])
 def test_recalibration_on_one_class_stays_finite(only, sure):
-    y, p = binary(200)
+    _, p = binary(200)
     p = np.round(p) if sure else p
     found = scores.recalibrated(p, np.full(200, only), p)
     assert np.isfinite(found).all() and np.allclose(found.sum(axis=1), 1)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from modelkeep import flights, sources
+from modelkeep import sources
 from modelkeep.sources import TableError, read
 
 TEXT = "key,temp,late\n007,1.5,0\n008,abc,1\n"
@@ -18,11 +18,19 @@ def put(folder, **files):
         (folder / name.replace("_csv", ".csv")).write_text(text)
 
 
-def test_flights_is_the_example(monkeypatch):
-    made = pd.DataFrame({"key": ["a"], "late": [1], "temp": [2.0]})
-    monkeypatch.setattr(flights, "table", lambda: made)
-    assert read("flights", None).equals(made)
-    assert list(read("flights", None, label="late", features=["temp"])) == ["late", "temp"]
+def test_a_folder_may_make_its_own_table(tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "table.py").write_text(MAKER)
+    assert list(read("made", tmp_path)) == ["key", "late", "temp"]
+    assert list(read("made", tmp_path, label="late", features=["temp"])) == ["late", "temp"]
+
+
+MAKER = """import pandas as pd
+
+
+def table():
+    return pd.DataFrame({"key": ["a"], "late": [1], "temp": [2.0]})
+"""
 
 
 def test_csv_keeps_the_zeros_of_ids_and_mixed_values(tmp_path):
@@ -123,8 +131,6 @@ def test_a_file_that_is_not_there_says_what_is_near(tmp_path):
     put(tmp_path, history_csv=TEXT)
     with pytest.raises(TableError, match=r"no file or folder 'histry.csv'.*'history.csv'\?"):
         read("histry.csv", tmp_path)
-    with pytest.raises(TableError, match=r"no file or folder 'flihgts'.*'flights'\?"):
-        read("flihgts", tmp_path)
     with pytest.raises(TableError, match="no file or folder 'there/is/no.csv'"):
         read("there/is/no.csv", tmp_path)
     (tmp_path / "bare").mkdir()

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import example
 import tiny
-from modelkeep import flights
 
 REPOSITORY = Path(__file__).parents[1]
 TABLE = "history/flights.parquet"
@@ -62,7 +62,7 @@ def set_values(path: Path, values: dict, line: str) -> None:
 
 def few_flights(path: Path) -> None:
     """Write the first months with so many rows of each day."""
-    rows = flights.table()
+    rows = example.table()
     rows = rows[rows["scheduled"] < END]
     days = rows["scheduled"].dt.normalize()
     few = rows.groupby(days, group_keys=False).sample(ROWS_A_DAY, random_state=0)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr
 
 from modelkeep import drift, reference, scores
 from modelkeep.profile import Profile
