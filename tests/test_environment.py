@@ -15,7 +15,7 @@ from modelkeep import workspace
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PIN = re.compile(r"[\w.-]+==\S+( ; [^\\]+)?( --hash=sha256:[0-9a-f]{64})+")
+PIN = re.compile(r"[\w.-]+(\[[\w, -]+\])?==\S+( ; [^\\]+)?( --hash=sha256:[0-9a-f]{64})+")
 
 
 def logical_lines() -> list[str]:

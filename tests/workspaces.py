@@ -96,6 +96,7 @@ def run(root: Path, *command: str, fails: bool = False) -> str:
 def surroundings(root: Path) -> dict[str, str]:
     """What a command is told so that it finds this Python and leaves this machine alone."""
     home = str(root.parent / "home")
+    os.makedirs(home, exist_ok=True)
     places = (
         "DVC_GLOBAL_CONFIG_DIR",
         "DVC_SYSTEM_CONFIG_DIR",

@@ -110,40 +110,59 @@ def _shuffled(
     """Yield for each column the weight of evidence and the |z| of its bins, observed, then drawn."""
     rows = np.concatenate([reference.rows, window.rows]).astype(float)
     blocks, now = len(rows), len(window.rows)
-    taken = np.zeros((draws + 1, blocks))
-    taken[0, blocks - now :] = 1
-    drawn = np.argpartition(rng.random((draws, blocks)), now - 1, axis=1)[:, :now]
-    np.put_along_axis(taken[1:], drawn, 1.0, axis=1)
-    size = (taken @ rows)[:, None]
+    drawn = np.empty((now, draws + 1), np.intp)
+    drawn[:, 0] = np.arange(blocks - now, blocks)
+    drawn[:, 1:] = np.argpartition(rng.random((draws, blocks)), now - 1, axis=1)[:, :now].T
+    size = _taken(rows[:, None], drawn)
     factor = rows.sum() / (size * (rows.sum() - size))
     share = min(window.rows.sum(), reference.rows.sum()) / rows.sum()
     for b in reference.bins:
-        counts = np.concatenate([p.counts[b.name] for p in (reference, window)])
-        counts = _merged(b, counts)
+        counts = _merged(b, np.concatenate([p.counts[b.name] for p in (reference, window)]))
         roots = np.sqrt(counts * rows[:, None])  # roots of shares: no odd block drowns the others
-        apart = (taken @ roots - size * (roots.sum(axis=0) / rows.sum())) * factor
-        yield _weigh(b, apart, counts.sum(axis=0), share)
+        pools, scores = _contrasts(b, counts.sum(axis=0), share)
+        seen = np.hstack([roots, roots @ pools, roots @ scores])
+        apart = _taken(seen, drawn)
+        apart -= size * (seen.sum(axis=0) / rows.sum())
+        apart *= factor
+        single, pooled, rank = np.split(_scaled(apart), _ends(roots, pools), axis=1)
+        yield _weigh(single, pooled, rank), single
 
 
-def _weigh(
-    b: Bins, apart: np.ndarray, both: np.ndarray, share: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weigh differences (draws x bins): the log of the three tests' exp(z^2/2), summed; and |z|."""
-    z = np.abs(_scaled(apart))
+def _taken(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Sum the blocks of each draw; a product with 0 and 1 would start BLAS's threads."""
+    total = values.take(drawn[0], axis=0)
+    for blocks in drawn[1:]:
+        total += values.take(blocks, axis=0)
+    return total
+
+
+def _ends(*parts: np.ndarray) -> np.ndarray:
+    return np.cumsum([part.shape[1] for part in parts])
+
+
+def _contrasts(b: Bins, both: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return what makes pooled bins of bins, and of numbers their midranks from -.5 to .5."""
     groups = _groups(both, share, b.kind == "number")
-    pooled = np.square(_scaled(apart @ np.eye(groups.max() + 1)[groups])).sum(axis=1)
-    largest = np.square(z.max(axis=1)) / 2 - math.log(max(1, np.count_nonzero(both)))
-    parts = [np.square(np.maximum(_wilson_hilferty(pooled), 0)) / 2, largest]
-    if b.kind == "number" and both[:-1].sum() > 0:
-        ranks = both[:-1].cumsum() - both[:-1] / 2
-        scores = np.append(ranks / both[:-1].sum() - 0.5, 0.0)  # missing: neither low nor high
-        parts.append(np.square(_scaled(apart @ scores[:, None])[:, 0]) / 2)
-    return np.logaddexp.reduce(parts), z
+    pools = np.eye(groups.max() + 1)[groups]
+    if b.kind != "number" or both[:-1].sum() == 0:
+        return pools, np.zeros((len(both), 0))
+    ranks = both[:-1].cumsum() - both[:-1] / 2
+    scores = np.append(ranks / both[:-1].sum() - 0.5, 0.0)  # missing: neither low nor high
+    return pools, scores[:, None]
+
+
+def _weigh(single: np.ndarray, pooled: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Return the log of the summed exp(z^2/2) of the three tests, from |z| by draw."""
+    bins = max(1, np.count_nonzero(single.max(axis=0)))
+    largest = np.square(single.max(axis=1)) / 2 - math.log(bins)
+    spread = np.square(np.maximum(_wilson_hilferty(np.einsum("ij,ij->i", pooled, pooled)), 0)) / 2
+    return np.logaddexp.reduce([largest, spread, *(np.square(rank.T) / 2)])
 
 
 def _scaled(apart: np.ndarray) -> np.ndarray:
-    spread = np.sqrt(np.square(apart).mean(axis=0))
-    return apart / np.where(spread > 1e-12, spread, np.inf)
+    """Return |z|: each column over its root mean square among the draws."""
+    spread = np.sqrt(np.einsum("ij,ij->j", apart, apart) / len(apart))
+    return np.abs(apart) / np.where(spread > 1e-12, spread, np.inf)
 
 
 def _wilson_hilferty(x: np.ndarray) -> np.ndarray:

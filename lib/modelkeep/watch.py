@@ -16,7 +16,6 @@ from modelkeep.schema import Schema
 from modelkeep.windows import Window, cut, quality
 
 DUE_WINDOWS = 2  # the newest windows may still wait for labels
-LEAST_BEFORE = 3  # judged windows from which the next one can be called worse
 YEAR_DAYS = 365.25
 
 
@@ -76,7 +75,7 @@ def look(
     moves = tuple(drift.compare(against, c, fdr=fdr, draws=draws, seed=seed) for c in counted)
     budget = {"windows_a_year": YEAR_DAYS / window_days, "budget": pages_a_year / 2}
     drifted = _drifted(against, counted, seed, **budget)
-    declined = evidence(surprise(windows)[len(past) :])
+    declined = evidence(surprise(windows, seed=seed)[len(past) :])
     limit = budget["windows_a_year"] / budget["budget"]
     paths = {"drift_path": drifted, "quality_path": declined, "limit": limit}
     return Seen(
@@ -97,29 +96,36 @@ def _drifted(
 
 
 def surprise(windows: Sequence[Window], draws: int = 1999, seed: int = 0) -> np.ndarray:
-    """Per window an e-value of realised quality being worse than in all windows before, by exchanging whole days between them (averaged over metrics); NaN where it cannot be told."""
+    """Per collected window an e-value of realised quality being worse than in all windows before, by exchanging whole days between them (averaged over metrics); NaN where it cannot be told."""
     found = np.full(len(windows), np.nan)
     for i, window in enumerate(windows):
-        e = []
-        for name, now in window.daily.items():
-            before = [w.daily[name] for w in windows[:i] if name in w.daily]
-            days = np.concatenate([*before, now])
-            if len(now) and len(now) < len(days) >= drift.LEAST_BLOCKS:
-                draw = np.random.default_rng([seed, i])
-                e.append(drift.evalue(_p_worse(name, days, len(now), draws, draw)))
-        found[i] = np.mean(e) if e else np.nan
+        before = [w.daily for w in windows[:i] if w.daily]
+        days = {k: np.concatenate([*(d[k] for d in before), x]) for k, x in window.daily.items()}
+        total = max((len(x) for x in days.values()), default=0)
+        if before and not window.past and total >= drift.LEAST_BLOCKS:
+            new = total - sum(len(next(iter(d.values()))) for d in before)
+            taken = _draws(total, new, draws, np.random.default_rng([seed, i]))
+            p = [_p_worse(name, x, taken) for name, x in days.items()]
+            found[i] = np.mean([drift.evalue(each) for each in p])
     return found
 
 
-def _p_worse(name: str, days: np.ndarray, now: int, draws: int, draw: np.random.Generator) -> float:
-    """The share of draws of `now` days, the newest ones among them, that are as bad as the newest."""
-    taken = np.zeros((draws + 1, len(days)))
-    taken[0, -now:] = 1
-    drawn = np.argpartition(draw.random((draws, len(days))), now - 1, axis=1)[:, :now]
+def _draws(days: int, new: int, draws: int, random: np.random.Generator) -> np.ndarray:
+    """Which days are in the window (draws + 1, days): first the newest, as it was, then any."""
+    taken = np.zeros((draws + 1, days))
+    taken[0, days - new :] = 1
+    drawn = np.argpartition(random.random((draws, days)), new - 1, axis=1)[:, :new]
     np.put_along_axis(taken[1:], drawn, 1.0, axis=1)
-    means = taken @ (days[:, 0] * days[:, 1]) / (taken @ days[:, 1])
-    bad = np.abs(means) if name == "bias" else -means if name in scores.HIGHER_IS_BETTER else means
-    return float((bad >= bad[0] - 1e-9 * abs(bad[0])).mean())
+    return taken
+
+
+def _p_worse(name: str, days: np.ndarray, taken: np.ndarray) -> float:
+    """The share of draws that are as bad as the first; a draw that tells nothing is as bad."""
+    value, rows = days.T
+    n = taken @ rows
+    mean = np.divide(taken @ (value * rows), n, out=np.full(len(n), np.nan), where=n > 0)
+    bad = np.abs(mean) if name == "bias" else -mean if name in scores.HIGHER_IS_BETTER else mean
+    return float((~(bad < bad[0] - 1e-9 * abs(bad[0]))).mean())
 
 
 def evidence(e: np.ndarray) -> np.ndarray:
@@ -148,12 +154,15 @@ def decide(
             "look", ("no whole window of answers has been collected: nothing is known",)
         )
     noted = _noted(moves)
-    reasons = [*_drift_reasons(now, drift_path, limit), *_label_reasons(windows, min_coverage)]
+    reasons = [
+        *_drift_reasons(now, drift_path, limit),
+        *_label_reasons(now, quality_path, min_coverage),
+    ]
     if declined := _quality_reasons(windows, quality_path, limit):
         return Decision("retrain", (*declined, *reasons, *noted))
     held = f"no decline of realised quality: evidence {_last(quality_path):.3g}, {limit:,.0f} would page"
     if reasons:
-        known = [held] if any(w.realised for w in now) else []
+        known = [] if np.isnan(quality_path[-1]) else [held]
         return Decision("look", (*reasons, *known, *noted))
     still = f"no drift: evidence {_last(drift_path):.3g}, {limit:,.0f} would page"
     return Decision("fine", (held, still, *noted))
@@ -199,16 +208,13 @@ def _noted(moves: Sequence[drift.Drift]) -> list[str]:
     ]
 
 
-def _label_reasons(windows: Sequence[Window], least: float) -> list[str]:
-    now = [w for w in windows if not w.past]
+def _label_reasons(now: Sequence[Window], path: np.ndarray, least: float) -> list[str]:
     if not any(w.realised for w in now):
         return ["no window has enough labels: realised quality is unknown"]
     reasons, due = [], now[:-DUE_WINDOWS]
-    judged = sum(bool(w.realised) for w in windows)
-    if judged <= LEAST_BEFORE:
-        reasons.append(
-            f"a decline cannot be told from chance: only {judged} windows have enough labels"
-        )
+    if np.isnan(path[-1]):
+        few = f"fewer than {drift.LEAST_BLOCKS} days have labels, those of training's test included"
+        reasons.append(f"a decline cannot be told from chance yet: {few}")
     if due and not due[-1].realised:
         few = f"{due[-1].labelled:,} of {due[-1].rows:,} answers have a label"
         reasons.append(f"the window from {due[-1].start} cannot be judged: {few}")

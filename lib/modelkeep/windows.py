@@ -82,9 +82,9 @@ def _realised(of: Schema, rows: pd.DataFrame) -> tuple[dict, dict]:
     _, day = np.unique(days, return_inverse=True)
     n = np.bincount(day)
     daily = {k: np.column_stack([np.bincount(day, v) / n, n]) for k, v in values.items()}
-    if "auc" in daily:  # no mean of rows: each day has an AUC of its own, or none
-        daily["auc"][:, 0] = [scores.auc(y[day == d], p[day == d]) for d in range(len(n))]
-        daily["auc"] = daily["auc"][np.isfinite(daily["auc"][:, 0])]
+    if "auc" in daily:  # no mean of rows: each day has an AUC of its own, or none and no weight
+        areas = np.array([scores.auc(y[day == d], p[day == d]) for d in range(len(n))])
+        daily["auc"] = np.column_stack([np.nan_to_num(areas), n * np.isfinite(areas)])
     return {k: float(np.mean(v)) for k, v in values.items()}, daily
 
 

@@ -1,0 +1,125 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import synthetic
+from modelkeep import tables, traffic
+from modelkeep.traffic import LogError
+
+LATE = {"delay_days": 3.0, "wait_days": 2.0, "lost": 0.1, "seed": 0}
+
+
+def replayed(parts, as_of="2020-03-10", rows=None, **changes):
+    """The log of rows that were answered with even chances."""
+    of, rows = parts.schema, parts.train if rows is None else rows
+    said = np.full((len(rows), 2), 0.5) if of.classes else np.zeros(len(rows))
+    when = None if of.time is None else np.datetime64(as_of)
+    return traffic.replay(rows, of, said, model="m", as_of=when, **LATE | changes)
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("binary", ["p(0)", "p(1)"]),
+        ("multiclass", ["p(blue)", "p(green)", "p(red)"]),
+        ("regression", ["prediction"]),
+    ],
+)
+def test_answers_come_back_as_they_were_said(task, names, parts):
+    of, rows = parts[task].schema, parts[task].test
+    said = np.random.default_rng(0).random((len(rows), len(names)))
+    said = said.ravel() if task == "regression" else said
+    log = traffic.answered(rows, of, said)
+    assert traffic.answer_columns(of) == names == list(log)[-len(names) :]
+    assert (traffic.answers(log, of) == said).all()
+    assert list(rows) == list(log)[: -len(names)]
+
+
+@pytest.mark.parametrize("name", ["prediction", "answered_by", "labelled_at"])
+def test_a_column_with_a_name_of_the_log_is_refused(name):
+    frame = synthetic.table("regression").rename(columns={"weight": name})
+    with pytest.raises(LogError, match=f"column '{name}' has a name that the prediction log needs"):
+        traffic.answer_columns(synthetic.prepared("regression", frame).schema)
+
+
+def test_a_label_never_comes_before_its_delay(parts):
+    log = replayed(parts["binary"], as_of="2030-01-01")
+    wait = (log["labelled_at"] - log["when"]).dropna() / pd.Timedelta(days=1)
+    assert wait.min() >= 3
+    assert wait.mean() == pytest.approx(5, abs=0.5)
+    assert wait.max() > 8
+
+
+def test_what_comes_after_as_of_is_unknown(parts):
+    log = replayed(parts["binary"], as_of="2020-01-15")
+    known = log["labelled_at"].notna()
+    assert (log["labelled_at"].dropna() <= pd.Timestamp("2020-01-15")).all()
+    assert (log["late"].notna() == known).all() and 0 < known.sum() < len(log)
+    assert not known[log["when"] > pd.Timestamp("2020-01-12")].any()
+
+
+def test_a_later_look_only_knows_more(parts):
+    early, late = (replayed(parts["binary"], as_of=f"2020-01-{day}") for day in (12, 20))
+    known = early["late"].notna()
+    assert known.sum() < late["late"].notna().sum()
+    assert (early["late"][known] == late["late"][known]).all()
+    assert (early["labelled_at"][known] == late["labelled_at"][known]).all()
+
+
+def test_a_share_of_labels_never_comes(parts):
+    log = replayed(parts["binary"], as_of="2040-01-01", lost=0.3)
+    assert log["late"].isna().mean() == pytest.approx(0.3, abs=0.08)
+    assert log["labelled_at"].isna().equals(log["late"].isna())
+    assert replayed(parts["binary"], as_of="2040-01-01", lost=0)["late"].notna().all()
+    assert replayed(parts["binary"], lost=1)["late"].isna().all()
+
+
+def test_what_never_had_a_label_gets_none(parts):
+    rows = parts["binary"].train.copy()
+    rows.loc[:9, "late"] = None
+    log = replayed(parts["binary"], as_of="2040-01-01", rows=rows, lost=0)
+    assert log["late"].isna().sum() == log["labelled_at"].isna().sum() == 10
+
+
+def test_one_seed_gives_one_log(parts):
+    first, again, other = (replayed(parts["binary"], seed=s) for s in (1, 1, 2))
+    pd.testing.assert_frame_equal(first, again)
+    assert not first["labelled_at"].equals(other["labelled_at"])
+
+
+def test_the_rows_stay_as_they_were(parts):
+    rows = parts["binary"].train
+    before = rows.copy()
+    log = replayed(parts["binary"])
+    pd.testing.assert_frame_equal(rows, before)
+    pd.testing.assert_frame_equal(log[[*rows]].drop(columns="late"), rows.drop(columns="late"))
+    assert (log["answered_by"] == "m").all()
+
+
+def test_a_table_without_time_has_labels_without_a_moment():
+    log = replayed(synthetic.prepared(timed=False))
+    assert log["labelled_at"].isna().all() and log["labelled_at"].dtype == "datetime64[us]"
+    assert 0.8 < log["late"].notna().mean() < 1
+
+
+@pytest.mark.parametrize("task", synthetic.LABELS)
+def test_no_rows_are_a_log_without_lines(task, parts, tmp_path):
+    of, nothing = parts[task].schema, parts[task].train.head(0)
+    said = np.zeros((0, len(of.classes))) if of.classes else np.zeros(0)
+    log = traffic.replay(nothing, of, said, model="m", as_of=np.datetime64("2020-01-01"), **LATE)
+    tables.write(log, tmp_path / "rows.parquet")
+    assert list(tables.load(tmp_path / "rows.parquet")) == list(log)
+    assert len(log) == 0 and traffic.answers(log, of).shape == said.shape
+
+
+def test_a_log_is_the_same_after_its_file(parts, tmp_path):
+    log = replayed(parts["binary"])
+    tables.write(log, tmp_path / "rows.parquet")
+    again = tables.load(tmp_path / "rows.parquet")
+    assert again["labelled_at"].equals(log["labelled_at"]) and again["late"].equals(log["late"])
+
+
+def test_no_time_is_known_to_the_schema(parts):
+    assert traffic.answer_columns(replace(parts["binary"].schema, time=None)) == ["p(0)", "p(1)"]
