@@ -162,7 +162,7 @@ def test_too_few_days_with_labels_are_not_fine():
 
 
 def test_labels_that_do_not_come_are_a_reason_to_look():
-    windows = weeks(now=3) + [window(9, labelled=60), window(10, labelled=60), window(11)]
+    windows = [*weeks(now=3), window(9, labelled=60), window(10, labelled=60), window(11)]
     windows += [window(12, labelled=0), window(13, labelled=0)]
     found = decide(windows, np.zeros(8), np.zeros(8))
     assert found.state == "look"
