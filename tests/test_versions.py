@@ -165,8 +165,13 @@ def test_checkout_brings_back_the_bytes_of_any_revision(root, first, shallow):
 
 def test_run_all_works_in_every_notebook_and_says_the_same_as_the_pipeline(clones, first, queue):
     second = clones[1]  # meanwhile the other one works off its queue
-    words = [sys.executable, "-m", "pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider"]
-    words += ["-o", "filterwarnings=default"]  # nbval itself leaves files open
+    words = ["env", "OMP_NUM_THREADS=2", sys.executable, "-m", "pytest", "--nbval-lax", "-q"]
+    words += [
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "filterwarnings=default",
+    ]  # nbval itself leaves files open
     told = run(second / "notebooks", *words, str(second / "notebooks"))
     assert re.search(r"\d+ passed", told)
     assert run(second, "git", "status", "--porcelain", "notebooks") == ""

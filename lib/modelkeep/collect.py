@@ -45,7 +45,8 @@ def verdict(log: pd.DataFrame, of: Schema) -> Verdict:
     """What came back from serving."""
     if log.empty:
         sentence = "Nothing was collected: there are no rows after as_of to answer."
-        remedy = "set as_of in params/prepare.yaml to a moment before the newest rows"
+        earlier = "a moment before the newest rows" if of.time else "fewer rows than the table has"
+        remedy = f"set as_of in params/prepare.yaml to {earlier}"
         return Verdict("collect", "look", sentence, (remedy,), {"rows": 0, "labelled": 0})
     labelled = int(log[of.label].notna().sum())
     when = (
@@ -115,4 +116,4 @@ def example(log: pd.DataFrame, of: Schema) -> Html:
     if log.empty:
         return report.table([], "There is no line yet.")
     first = log.iloc[0]
-    return report.table([{"column": name, "holds": str(first[name])} for name in log.columns])
+    return report.table([{"column": name, "holds": number(first[name])} for name in log.columns])

@@ -17,17 +17,22 @@ from modelkeep.verdicts import Verdict
 
 SLICE_ROWS = 200  # a named slice with fewer test rows is not compared
 SLICE_NAMES = 10
+PARTS = {"value": "gain", "low": "low", "high": "high"}  # of a row in a forest figure
 SAYS = {
     "better": "is better than",
     "not_worse": "is not worse than",
     "worse": "is worse than",
     "inconclusive": "cannot be told from",
-    "insufficient": "was seen on too few blocks of time to be compared with",
+    "insufficient": "cannot be compared yet with",
 }
 
 
 class ChampionError(ValueError):
     """The file models/champion.json does not name a usable bundle."""
+
+
+class SliceError(ValueError):
+    """A slice that cannot be cut."""
 
 
 @dataclass(frozen=True)
@@ -41,29 +46,54 @@ class Opponent:
 
 def opponent(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Opponent:
     """The champion that `models/champion.json` names, or the better of two plain baselines."""
-    path = root / "models" / "champion.json"
-    named = json.loads(path.read_text())
+    named = _named(root / "models" / "champion.json")
     if not named.get("bundle"):
         name, answers = _baseline(candidate, rows)
         return Opponent(name, answers, candidate.trained_rows)
     champion = bundle.load(root / named["bundle"])
-    if champion.schema.task != candidate.schema.task:
-        raise ChampionError(
-            f"{path.name}: the champion's task is {champion.schema.task}, the candidate's {candidate.schema.task}; "
-            "they cannot be compared: set bundle to null to start anew"
-        )
-    if champion.schema.classes != candidate.schema.classes:
-        raise ChampionError(
-            f"{path.name}: the champion knows the classes {several(champion.schema.classes)}, the candidate "
-            f"{several(candidate.schema.classes)}; they cannot be compared: set bundle to null to start anew"
-        )
+    _check_comparable(champion.schema, candidate.schema)
+    name = f"the champion {named.get('version') or champion.name}"
+    # by its own schema: with other features a row has another hash
+    gate.refuse_leaks(bundle.row_hashes(rows, champion.schema), champion.trained_rows, name)
     both = np.concatenate([candidate.trained_rows, champion.trained_rows])
-    version = named.get("version") or champion.name
-    return Opponent(f"the champion {version}", champion.predict(rows), both)
+    return Opponent(name, champion.predict(rows), both)
+
+
+def _named(path: Path) -> dict:
+    try:
+        named = json.loads(path.read_text())
+        if isinstance(named, dict):
+            return named
+        error = f"it holds {named!r}"
+    except (OSError, ValueError) as found:
+        error = str(found)
+    raise ChampionError(
+        f'models/{path.name}: not readable as {{"version": ..., "bundle": ...}} ({error}); '
+        "set bundle to the champion's folder, or to null where there is none"
+    )
+
+
+def _check_comparable(champion: Schema, candidate: Schema) -> None:
+    """The test rows are clean to the candidate's schema; the champion must be able to read them."""
+    for what in ("task", "label", "classes", "id", "time"):
+        theirs, ours = getattr(champion, what), getattr(candidate, what)
+        if theirs != ours:
+            said = [several(x) if isinstance(x, tuple) else x for x in (theirs, ours)]
+            raise ChampionError(
+                f"models/champion.json: the champion's {what} is {said[0]}, the candidate's {said[1]}; "
+                "they cannot be compared: set bundle to null to start anew"
+            )
+    have = {(c.name, c.kind) for c in candidate.columns}
+    lost = [f"{c.name} ({c.kind})" for c in champion.columns if (c.name, c.kind) not in have]
+    if lost:
+        raise ChampionError(
+            f"models/champion.json: the champion needs {several(lost)}, which the candidate's rows do not have; "
+            "keep such columns by `features` and `rules` in params/prepare.yaml, or set bundle to null to start anew"
+        )
 
 
 def _baseline(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
-    """The better of: the training rows' share of each class (or mean), and the share in their newest stretch, as long as the test."""
+    """The better on the test of: the share of each class (or the mean) in all rows that cross-validation asked about, and in the newest of them, as many days as the test has."""
     of = candidate.schema
     known = candidate.promise
     blocks = tables.blocks(known, of)
@@ -93,8 +123,8 @@ def slices(rows: pd.DataFrame, of: Schema, named: Sequence[str]) -> dict[str, np
     known = {c.name: c for c in of.columns if c.kind == "category"}
     for name in named:
         if name not in known:
-            raise ValueError(
-                f"slices: {name!r} is not a category among the features; there is: {', '.join(known)}"
+            raise SliceError(
+                f"slices: {name!r} is not a category among the features; there is: {', '.join(known) or 'none'}"
             )
     chosen = named or [k for k, c in known.items() if len(c.categories) <= SLICE_NAMES]
     return {
@@ -112,16 +142,24 @@ def verdict(judged: gate.Verdict, against: str, checked: int) -> Verdict:
     sentence = (
         f"The candidate {SAYS[judged.word]} {against}, on {_seen_on(first)} that neither had seen."
     )
-    if worse and all(g.verdict in ("better", "not_worse") for g in judged.gains):
-        sentence = f"The candidate is not worse than {against} in all, but worse for {several(worse)}: it may not pass."
+    if worse and not any(g.verdict == "worse" for g in judged.gains):
+        sure = all(g.verdict in ("better", "not_worse") for g in judged.gains)
+        in_all = "is not worse than" if sure else SAYS["inconclusive"]
+        sentence = f"The candidate {in_all} {against} in all, but worse for {several(worse)}: it may not pass."
     reasons = [_gain(g) for g in judged.gains]
     if judged.word == "insufficient":
+        unit, knob = ("row", "test_share") if first.blocks == first.rows else ("day", "test_days")
         reasons.append(
-            f"{first.blocks} blocks, and {gate.MINIMUM_BLOCKS} are needed: raise test_days, or let a person decide"
+            f"the test has {count(first.blocks, unit)}, and {gate.MINIMUM_BLOCKS} are needed: "
+            f"raise {knob}, or let a person decide"
         )
     reasons.append(f"{count(checked, 'test row')} checked against the training rows: none leaked")
     if judged.slices:
-        reasons.append(f"worse for {len(worse)} of {count(len(judged.slices), 'named slice')}")
+        open_ = sum(row["verdict"] == "insufficient" for row in judged.slices)
+        told = f"; {open_} of them on too few days to say" if open_ else ""
+        reasons.append(
+            f"worse for {len(worse)} of {count(len(judged.slices), 'named slice')}{told}"
+        )
     return Verdict("evaluate", judged.word, sentence, tuple(reasons), judged.as_dict())
 
 
@@ -131,22 +169,23 @@ def _seen_on(g: gate.Gain) -> str:
 
 
 def _gain(g: gate.Gain) -> str:
+    side = "worse" if g.gain < 0 else "better"
+    between = f", between {number(g.low)} and {number(g.high)}" if np.isfinite(g.low) else ""
     return (
-        f"{scores.NAMES[g.metric]}: better by {number(g.gain)}, between {number(g.low)} and {number(g.high)}"
+        f"{scores.NAMES[g.metric]}: {side} by {number(abs(g.gain))}{between}"
         f" (margin {number(g.margin)}): {g.verdict.replace('_', ' ')}"
     )
 
 
-def gains(judged: gate.Verdict, margins: dict[str, float]) -> Figure:
+def gains(judged: gate.Verdict, margins: dict[str, float]) -> Figure | Html:
     """The gain in each metric as a share of its margin, so that one line is the margin of all."""
+    if not all(m > 0 for m in margins.values()):
+        return report.table(
+            [{"metric": scores.NAMES[g.metric], "gain": g.gain} for g in judged.gains]
+        )
     rows = [
-        {
-            "name": scores.NAMES[g.metric],
-            "value": g.gain / g.margin,
-            "low": g.low / g.margin,
-            "high": g.high / g.margin,
-            "breach": g.verdict == "worse",
-        }
+        {"name": scores.NAMES[g.metric], "breach": g.verdict == "worse"}
+        | {part: getattr(g, name) / g.margin for part, name in PARTS.items()}
         for g in judged.gains
     ]
     stated = ", ".join(f"{scores.NAMES[k]} {number(v)}" for k, v in margins.items())
@@ -154,7 +193,7 @@ def gains(judged: gate.Verdict, margins: dict[str, float]) -> Figure:
         rows,
         name="gain in margins: left the candidate is worse, right it is better",
         title="Is the candidate better, and by how many margins?",
-        caption=f"{_seen_on(judged.gains[0])}; one-sided limits at 5 % each; one margin is {stated}. Conclusion: {judged.word.replace('_', ' ')}.",
+        caption=f"{_seen_on(judged.gains[0])}; one-sided limits at {judged.alpha:.0%} each; one margin is {stated}. Conclusion: {judged.word.replace('_', ' ')}.",
         margin=1,
     )
 
@@ -172,7 +211,8 @@ def side_by_side(
     for name, said in (("candidate", ours), (against, theirs)):
         found = scores.summary(task, y, said, blocks)
         shown = {
-            scores.NAMES[k]: f"{number(e.value)} ({number(e.low)} to {number(e.high)})"
+            scores.NAMES[k]: number(e.value)
+            + (f" ({number(e.low)} to {number(e.high)})" if np.isfinite(e.low) else "")
             for k, e in found.items()
         }
         rows.append({"model": name, **shown})
@@ -208,13 +248,8 @@ def slice_figure(judged: gate.Verdict) -> Figure | Html:
         return report.table([], "No slice has enough rows to be compared by itself.")
     ordered = sorted(judged.slices, key=lambda r: r["gain"])[:20]
     rows = [
-        {
-            "name": r["slice"],
-            "value": r["gain"],
-            "low": r["low"],
-            "high": r["high"],
-            "breach": r["verdict"] == "worse",
-        }
+        {"name": r["slice"], "breach": r["verdict"] == "worse"}
+        | {part: r[name] for part, name in PARTS.items()}
         for r in ordered
     ]
     metric = scores.NAMES[judged.gains[0].metric]
@@ -235,7 +270,9 @@ def design_effects(judged: gate.Verdict) -> list[dict]:
             "rows": g.rows,
             "blocks": g.blocks,
             "design effect": g.design_effect,
-            "worth so many independent rows": round(g.rows / max(g.design_effect, 1e-9)),
+            "worth so many independent rows": round(g.rows / g.design_effect)
+            if g.design_effect > 0
+            else None,
         }
         for g in judged.gains
     ]

@@ -5,6 +5,7 @@ Figures are narrow, so that their text is still readable on a telephone.
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -64,16 +65,23 @@ def _axes(height: float = 2.9) -> Axes:
         return Canvas(figsize=(WIDTH, height), layout="constrained").add_subplot()
 
 
-def _finish(axes: Axes, title: str, caption: str, legend: bool = True) -> Figure:
+def _finish(axes: Axes, title: str, caption: str) -> Figure:
     with matplotlib.rc_context(STYLE):
-        if legend and axes.get_legend_handles_labels()[0]:
+        if axes.get_legend_handles_labels()[0]:
             axes.figure.legend(loc="outside upper left", ncols=2, handlelength=1.6)
-        out = io.StringIO()
-        axes.figure.savefig(
-            out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
+        out, silent = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        with warnings.catch_warnings():  # text stays text: its reader may have the letters
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            axes.figure.savefig(out, format="svg", metadata=silent)
     text = out.getvalue()
     return Figure(title, caption, text[text.index("<svg") :].strip())
+
+
+def _name(text: str, most: int = 36) -> str:
+    """A name from the data as a drawing can hold it: not wider than itself, and never a formula."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    return text.replace("$", r"\$")
 
 
 def _dates(axes: Axes) -> None:
@@ -126,7 +134,7 @@ def course(
 ) -> Figure:
     """One number over time against an optional limit."""
     axes = _axes(2.6)
-    axes.plot(_on_time(axes, x), values, "o-", color=CURRENT, markersize=4, label=name)
+    axes.plot(_on_time(axes, x), values, "o-", color=CURRENT, markersize=4, label=_name(name))
     if limit is not None:
         axes.axhline(limit, color=BREACH, linestyle="--", label=limit_name)
     if share:
@@ -149,12 +157,13 @@ def bars(
     axes = _axes(0.9 + 0.27 * max(len(ordered), 2))
     sizes = [v for _, v in ordered]
     colours = [BREACH if limit is not None and v > limit else CURRENT for v in sizes]
-    axes.barh([k for k, _ in ordered], sizes, color=colours, height=0.62)
+    axes.barh(range(len(ordered)), sizes, color=colours, height=0.62)
+    axes.set_yticks(range(len(ordered)), [_name(k) for k, _ in ordered])
     if limit is not None:
         axes.axvline(limit, color=BREACH, linestyle="--", label=limit_name)
     if share:
         axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_xlabel(name)
+    axes.set_xlabel(_name(name, 60))
     axes.grid(axis="y", visible=False)
     return _finish(axes, title, caption)
 
@@ -177,9 +186,9 @@ def forest(
         colour = BREACH if row.get("breach") else CANDIDATE
         axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3)
         axes.plot(row["value"], place, "D", color=colour, markeredgecolor=INK, markersize=6)
-    axes.set_yticks(range(len(rows)), [r["name"] for r in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [_name(r["name"]) for r in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(name)
+    axes.set_xlabel(_name(name, 60))
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return _finish(axes, title, caption)
@@ -196,10 +205,9 @@ def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
     axes.plot(predicted, [r["observed"] for r in rows], "o", color=CANDIDATE, label=name)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("came true")
+    axes.set(xlabel="predicted", ylabel="came true")
     worst = max(rows, key=lambda r: abs(r["predicted"] - r["observed"]))
-    off = sum(not r["low"] <= r["predicted"] <= r["high"] for r in rows)
+    off = sum(r["predicted"] < r["low"] or r["predicted"] > r["high"] for r in rows)
     says = f"{off} of {len(rows)} are off the line" if off else "none is off the line for sure"
     caption = (
         f"{sum(r['rows'] for r in rows):,} rows in {len(rows)} groups of equal size, with 95 % intervals by block: {says}. "
@@ -232,16 +240,10 @@ def moved(
     for step, shade in enumerate(shades):
         bound = f" (from {floors[step - 1]:g})" if step else ""
         axes.scatter([], [], s=14 + 16 * step, c=shade, marker="s", label=names[step] + bound)
-    axes.set_yticks(range(len(effects)), list(reversed(list(effects))))
+    axes.set_yticks(range(len(effects)), [_name(k) for k in reversed(list(effects))])
     axes.set_ylim(-0.7, len(effects) - 0.3)
     axes.grid(visible=False)
-    return _finish_wide_legend(axes, title, caption)
-
-
-def _finish_wide_legend(axes: Axes, title: str, caption: str) -> Figure:
-    with matplotlib.rc_context(STYLE):
-        axes.figure.legend(loc="outside upper left", ncols=2, handlelength=1)
-    return _finish(axes, title, caption, legend=False)
+    return _finish(axes, title, caption)
 
 
 def evidence(
@@ -290,10 +292,9 @@ def quality(
 def waiting(days: np.ndarray, *, title: str, caption: str) -> Figure:
     """The share of labels that had come after so many days (`days` sorted)."""
     axes = _axes(2.6)
-    at = np.linspace(0, float(days[-1]), 200)
+    at = np.linspace(0, max(float(days[-1]), 1.0), 200)
     axes.plot(at, np.searchsorted(days, at, side="right") / len(days), color=CURRENT)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylim(0, 1.03)
-    axes.set_xlabel("days from the answer to its label")
-    axes.set_ylabel("labels that had come")
+    axes.set(xlabel="days from the answer to its label", ylabel="labels that had come")
     return _finish(axes, title, caption)

@@ -39,6 +39,7 @@ class Verdict:
 
     word: str
     gains: tuple[Gain, ...]
+    alpha: float
     slices: tuple[dict, ...] = ()
 
     def as_dict(self) -> dict:
@@ -70,15 +71,15 @@ def judge(
     found = tuple(_gain(name, x[name], blocks, margin[name], alpha) for name in x)
     words = {g.verdict for g in found}
     if min(g.blocks for g in found) < MINIMUM_BLOCKS:
-        return Verdict("insufficient", found)
+        return Verdict("insufficient", found, alpha)
     for word, holds in (
         ("worse", "worse" in words),
         ("better", words == {"better"}),
         ("not_worse", words <= {"better", "not_worse"}),
     ):
         if holds:
-            return Verdict(word, found)
-    return Verdict("inconclusive", found)
+            return Verdict(word, found, alpha)
+    return Verdict("inconclusive", found, alpha)
 
 
 def _gain(name: str, x: np.ndarray, blocks: np.ndarray, margin: float, alpha: float) -> Gain:

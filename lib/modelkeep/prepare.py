@@ -10,9 +10,7 @@ from modelkeep.schema import Schema
 from modelkeep.tables import Prepared
 from modelkeep.verdicts import Verdict
 
-MINIMUM_BLOCKS = (
-    30  # what `gate` needs; not imported, so that preparing does not depend on the gate
-)
+MINIMUM_BLOCKS = 30  # what `gate` needs; preparing does not depend on the gate itself
 QUARANTINE_SHARE = 0.02  # above this share of the known rows somebody should look
 
 
@@ -97,7 +95,8 @@ def columns(prepared: Prepared) -> Html:
         if c.kind == "number":
             holds = f"{number(seen.min())} to {number(seen.max())}{', whole' if c.integer else ''}"
         else:
-            holds = f"{count(len(c.categories), 'name')}: {report.several(c.categories, 6)}"
+            names = report.several(c.categories, 6) or "all are rare"
+            holds = f"{count(len(c.categories), 'name')}: {names}"
         missing = "quarantine" if c.missing == "reject" else "allowed"
         rows.append({"column": c.name, "kind": c.kind, "holds": holds, "missing": missing})
     return report.table(rows)

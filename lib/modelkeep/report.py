@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files as package_files
+from numbers import Real
 
 from nbformat import NotebookNode
 
@@ -57,7 +58,7 @@ def table(rows: Sequence[Mapping[str, object]], empty: str = "Nothing to list.")
     if not rows:
         return Html(f"<p>{escape(empty)}</p>", empty)
     names = list(rows[0])
-    numeric = {n for n in names if any(isinstance(r.get(n), int | float) for r in rows)}
+    numeric = {n for n in names if any(isinstance(r.get(n), Real) for r in rows)}
     mark = {name: ' class="number"' if name in numeric else "" for name in names}
     head = "".join(f"<th{mark[name]}>{escape(str(name))}</th>" for name in names)
     body = "".join(
@@ -65,11 +66,12 @@ def table(rows: Sequence[Mapping[str, object]], empty: str = "Nothing to list.")
         for r in rows
     )
     markup = f'<div class="tablebox"><table><thead><tr>{head}</tr></thead>{body}</table></div>'
-    return Html(markup, "\n".join(str(dict(r)) for r in rows))
+    lines = (", ".join(f"{n}: {number(r.get(n))}" for n in names) for r in rows)
+    return Html(markup, "\n".join(lines))
 
 
 def number(value: object) -> str:
-    """A value as a reader wants it: 12,345; 0.1234; unknown."""
+    """A value as a reader wants it: 1,234; 0.1234; unknown."""
     if value is None or value != value:
         return "unknown"
     if hasattr(value, "item"):
@@ -78,7 +80,7 @@ def number(value: object) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value + 0.0:.4g}"
 
 
 def several(names: Sequence[str], most: int = 4) -> str:

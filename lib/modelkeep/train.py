@@ -38,7 +38,7 @@ def verdict(
     each = ", ".join(number(fold.scores[first]) for fold in folds)
     reasons = [f"{scores.NAMES[first]} by fold, oldest first: {each}", _served(manifest["serving"])]
     wider = found[first].design_effect ** 0.5
-    if np.isfinite(wider):
+    if wider > 1.05 and found[first].blocks < found[first].rows:
         reasons.append(
             f"rows of one day are alike: the interval is {number(wider)} times as wide as independent rows would make it"
         )
