@@ -16,6 +16,15 @@ def parts():
 
 
 @pytest.fixture(scope="session")
+def turns(tmp_path_factory):
+    """One turn of the loop for tables of three kinds, as the notebooks run it."""
+    kinds = {"multiclass": (True, "forest"), "regression": (True, "linear")}
+    kinds["binary"] = (False, "boosting")
+    folder = tmp_path_factory.mktemp("turns")
+    return {task: synthetic.turn(folder / task, task, *kind) for task, kind in kinds.items()}
+
+
+@pytest.fixture(scope="session")
 def bundles(parts, tmp_path_factory):
     """A sealed bundle by task, of another kind of model each; do not change their files."""
     kinds = {"binary": "boosting", "multiclass": "forest", "regression": "linear"}

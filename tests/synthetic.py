@@ -1,11 +1,13 @@
 """Small tables with a known truth, and what the pipeline makes of them."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 
-from modelkeep import bundle, models, tables, train
+from modelkeep import bundle, collect, evaluate, gate, models, tables, train, watch
 
 LABELS = {"binary": "late", "multiclass": "colour", "regression": "price"}
 MADE = {"made": {"short": "0" * 10, "changed": False, "data": {}}}
@@ -73,3 +75,51 @@ def sealed(folder: Path, parts, model="boosting", **knobs):
         provenance=MADE,
     )
     return bundle.load(folder)
+
+
+def turn(root: Path, task: str, timed: bool, model: str) -> SimpleNamespace:
+    """One turn of the loop over a synthetic table, in the notebooks' order; only the pages are left out."""
+    as_of = "2020-04-01" if timed else "3000"
+    raw = table(task, rows=6000, days=180, timed=timed)
+    parts = prepared(task, raw, timed, as_of=as_of)
+    of = parts.schema
+    unfitted = models.pipeline(of, model, **QUICK)
+    folds = models.cross_validate(unfitted, parts.train, of, tables.blocks(parts.train, of), 3)
+    served = sealed(root / "models" / "candidate", parts, model)
+    (root / "models" / "champion.json").write_text('{"version": null, "bundle": null}')
+    log = served.promise
+    judged = judge(root, served, parts.test)
+    late = {"delay_days": 1, "wait_days": 2, "lost": 0.02, "seed": 0}
+    served_log = collect.log("replay", raw, served, 70, **late)
+    seen = look(served, served_log)
+    return SimpleNamespace(**locals())
+
+
+def judge(root: Path, candidate: bundle.Bundle, rows: pd.DataFrame) -> SimpleNamespace:
+    """The gate as the notebook asks it."""
+    of = candidate.schema
+    opponent = evaluate.opponent(root, candidate, rows)
+    checked = gate.refuse_leaks(bundle.row_hashes(rows, of), opponent.trained_rows, "either model")
+    outcome, blocks = models.outcome(rows, of), tables.blocks(rows, of)
+    ours, theirs = candidate.predict(rows), opponent.answers
+    gains = gate.gains(of.task, outcome, ours, theirs)
+    margins = gate.margins(of.task, outcome, theirs)
+    named = evaluate.slices(rows, of, [])
+    verdict = gate.judge(gains, blocks, margins)
+    verdict = gate.judge_slices(verdict, next(iter(gains.values())), blocks, named)
+    return SimpleNamespace(**locals())
+
+
+def look(served: bundle.Bundle, log: pd.DataFrame, **changes) -> watch.Seen:
+    """A look at a log as the notebook takes it, with fewer draws."""
+    knobs = {"window_days": 7, "window_rows": 300, "min_labels": 50, "min_coverage": 0.8}
+    knobs |= {"pages_a_year": 0.05, "fdr": 0.05, "draws": 99, "seed": 0}
+    return watch.look(served.promise, served.reference, log, served.schema, **knobs | changes)
+
+
+def said(shown: object) -> str:
+    """All that something on a page says; it must be markup, and not speak of nan or None."""
+    text = f"{shown!r} {re.sub('<svg.*?</svg>', '', shown._repr_html_(), flags=re.DOTALL)}"
+    for word in ("nan", "None", "NaT", "inf"):
+        assert not re.search(rf"\b{word}\b", text), text
+    return text

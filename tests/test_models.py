@@ -4,9 +4,10 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
 
 import synthetic
-from modelkeep import models, tables
+from modelkeep import bundle, models, tables
 from modelkeep.models import ModelError
 
 TASKS, KINDS = tuple(synthetic.LABELS), models.KINDS
@@ -99,6 +100,14 @@ def test_one_seed_gives_one_model(kind, parts):
         for _ in range(2)
     ]
     assert (said[0] == said[1]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_is_the_same_bytes_on_any_number_of_threads(kind, parts):
+    with threadpool_limits(1):
+        one = bundle.dump(synthetic.fitted(parts["binary"], kind))
+    with threadpool_limits(3):
+        assert bundle.dump(synthetic.fitted(parts["binary"], kind)) == one
 
 
 def test_fitting_leaves_the_unfitted_pipeline_as_it_was(parts):

@@ -7,7 +7,9 @@ MADE = {"short": "0123456789", "changed": False, "data": {"data/prepared": "abcd
 
 
 def test_a_verdict_is_kept_and_read_back(tmp_path):
-    told = Verdict("train", "done", "It <went> well.", ("a", "b"), {"auc": 0.7, "low": float("nan")})
+    told = Verdict(
+        "train", "done", "It <went> well.", ("a", "b"), {"auc": 0.7, "low": float("nan")}
+    )
     verdicts.write(told, tmp_path)
     found = verdicts.read(tmp_path)
     assert list(found) == ["train"]

@@ -78,7 +78,7 @@ def _check_comparable(champion: Schema, candidate: Schema) -> None:
     for what in ("task", "label", "classes", "id", "time"):
         theirs, ours = getattr(champion, what), getattr(candidate, what)
         if theirs != ours:
-            said = [several(x) if isinstance(x, tuple) else x for x in (theirs, ours)]
+            said = [several(x) if isinstance(x, tuple) else x or "none" for x in (theirs, ours)]
             raise ChampionError(
                 f"models/champion.json: the champion's {what} is {said[0]}, the candidate's {said[1]}; "
                 "they cannot be compared: set bundle to null to start anew"

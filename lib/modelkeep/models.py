@@ -16,6 +16,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from modelkeep import scores
 from modelkeep.schema import Schema
@@ -146,7 +147,9 @@ def fit(unfitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> Pipeline:
     x = features(rows, schema)
     # scikit-learn's boosting fails on a column without any value
     x[[c.name for c in schema.columns if c.kind == "number" and x[c.name].isna().all()]] = 0.0
-    return clone(unfitted).fit(x, y)
+    # on more threads sums round differently, and boosting keeps how many there were: other bytes
+    with threadpool_limits(1):
+        return clone(unfitted).fit(x, y)
 
 
 def predict(fitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> np.ndarray:
