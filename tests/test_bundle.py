@@ -135,6 +135,20 @@ def test_the_name_of_a_bundle_is_the_hash_of_its_manifest(folder, bundles):
     assert bundle.load(folder).name != bundles["binary"].name
 
 
+def test_a_flipped_bit_in_the_manifest_is_found_or_makes_another_bundle(folder, bundles):
+    """Only who knows the manifest's own hash, which is the bundle's name, can tell the rest."""
+    content, refused = (folder / bundle.MANIFEST).read_bytes(), 0
+    for place in range(0, len(content), 151):
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        (folder / bundle.MANIFEST).write_bytes(flipped)
+        try:
+            assert bundle.load(folder).name != bundles["binary"].name
+        except BundleError:
+            refused += 1
+    assert refused > 3
+
+
 @pytest.mark.parametrize("name", bundle.FILES)
 def test_a_file_that_is_missing(name, folder):
     (folder / name).unlink()

@@ -4,8 +4,8 @@ from hashlib import md5
 import pytest
 
 import tiny
-from modelkeep import compare, files
-from modelkeep.compare import UnknownExperiment
+from modelkeep import compare, experiments, files
+from modelkeep.experiments import UnknownExperiment
 
 
 def figure(title):
@@ -88,7 +88,7 @@ def test_parameters_that_differ_stand_out_and_the_others_are_folded(page):
     assert "<summary>2 parameters the same</summary>" in folded[0]
     assert "train.<wbr>seed" in folded[0]
     assert "max_depth" not in folded[0]
-    assert "They differ in 1 parameter (train.max_depth) and not in code or data." in page
+    assert "They differ in 1 parameter (train.max_depth); code and data are the same." in page
 
 
 def test_metrics_have_their_difference_from_the_first(page):
@@ -159,7 +159,16 @@ def test_a_name_of_two_experiments_is_ambiguous(root):
         ref = f"refs/exps/{baseline[:2]}/{baseline[2:]}/twice"
         assert tiny.run(root, "git", "update-ref", ref, "main").returncode == 0
     with pytest.raises(UnknownExperiment, match=r"mbiguous.*give a commit"):
-        compare.read(root, "twice")
+        experiments.read(root, "twice")
+
+
+def test_what_differs_is_said_in_one_sentence():
+    assert (
+        compare._said(["a.b"], ["c.py"])
+        == "They differ in 1 parameter (a.b) and in code or data (c.py)."
+    )
+    assert compare._said([], ["c.py"]).endswith("(c.py); the parameters are the same.")
+    assert compare._said([], []) == "Nothing differs."
 
 
 def test_differences_read_well():

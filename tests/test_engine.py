@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -141,3 +145,13 @@ def test_one_estimator_gives_the_same_bytes(kind, parts):
         for _ in range(2)
     ]
     assert made[0][:2] == made[1][:2]  # in another process: tests/test_bundle.py
+
+
+def test_nothing_is_sent_and_nothing_is_kept_at_home(tmp_path):
+    made = "from modelkeep import engine; engine.Engine({'task': 'binary'}, b'')"
+    env = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for name in ("CI", "ORT_DISABLE_TELEMETRY"):
+        env.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", made], env=env, capture_output=True, text=True)
+    assert "INVALID" in done.stderr or "Fail" in done.stderr  # it came as far as to read a model
+    assert list(tmp_path.rglob("*")) == []

@@ -10,7 +10,7 @@ MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(LIB.glob("*
 LADDER = (  # from low to high; a module imports only from lower levels
     "bins columns figures files parents report scores tails",
     "gate profile schema sources verdicts workspace",
-    "models notebooks tables traffic twosample",
+    "experiments models notebooks tables traffic twosample",
     "drift engine parameters reference windows",
     "bundle runner watch",
     "prepare train evaluate collect monitor compare",  # what the pages say

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -119,7 +117,3 @@ def test_a_log_is_the_same_after_its_file(parts, tmp_path):
     tables.write(log, tmp_path / "rows.parquet")
     again = tables.load(tmp_path / "rows.parquet")
     assert again["labelled_at"].equals(log["labelled_at"]) and again["late"].equals(log["late"])
-
-
-def test_no_time_is_known_to_the_schema(parts):
-    assert traffic.answer_columns(replace(parts["binary"].schema, time=None)) == ["p(0)", "p(1)"]

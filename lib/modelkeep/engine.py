@@ -4,6 +4,7 @@ Why two parts: a whole pipeline in ONNX scales in float32, which sends values to
 ColumnTransformer's own, in the same double precision; only the estimator's input is cast.
 """
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -89,6 +90,8 @@ class Engine:
     """A loaded ONNX estimator behind its preprocessing."""
 
     def __init__(self, plan: dict, model: bytes, threads: int = 1) -> None:
+        # from 1.29 on it sends what it runs to its maker, and keeps an id in the user's home
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -11,7 +11,7 @@ from modelkeep.bins import Bins
 from modelkeep.profile import Profile
 
 POOLED = 5  # rows expected in a pooled bin
-EXACT = 25  # below this many rows expected, a bin's tail is summed exactly
+EXACT = 25  # rows expected below which a bin's tail is summed exactly, not taken as normal
 
 
 class Tests(NamedTuple):
@@ -47,12 +47,15 @@ def row_tests(b: Bins, reference: Profile, window: Profile) -> Tests:
 
 
 def rank_p(before: np.ndarray, now: np.ndarray) -> float:
-    """Return the two-sided p of the rank sum with midranks in ordered bins (tie-corrected z)."""
+    """Return the two-sided p of the rank sum with midranks in ordered bins (tie-corrected z).
+
+    It is 1 where so few rows are outside the heaviest bin that z would be far from normal.
+    """
     both, n, m = (before + now).astype(float), float(now.sum()), float(before.sum())
     t = n + m
-    spread = (t + 1) - (both**3 - both).sum() / (t * (t - 1)) if min(n, m) > 0 else 0
-    if spread <= 0:
+    if min(n, m) * (t - both.max()) < EXACT * t:
         return 1.0
+    spread = (t + 1) - (both**3 - both).sum() / (t * (t - 1))
     ranks = both.cumsum() - (both - 1) / 2
     return tails.normal((now @ ranks - n * (t + 1) / 2) / math.sqrt(n * m * spread / 12))
 
