@@ -1,74 +1,15 @@
 import re
-from hashlib import md5
 
 import pytest
 
+import recorded
 import tiny
-from modelkeep import compare, experiments, files
-from modelkeep.experiments import UnknownExperiment
-
-
-def figure(title):
-    svg = '<svg id="s"><clipPath id="p1"/><g clip-path="url(#p1)"/><use xlink:href="#m1"/></svg>'
-    return f'<figure role="img"><h4>{title}</h4>{svg}</figure>'
-
-
-def report(*titles):
-    parts = [f'<h2 id="How-{n}">How {n}?<a href="#x"></a></h2>{t}' for n, t in enumerate(titles, 1)]
-    return f"<!doctype html><h1>A page</h1>{''.join(parts)}"
-
-
-def turn(root, depth, auc, **pages):
-    """Leave in `root` what a turn with these parameters would leave."""
-    stages = {}
-    for stage, values in {"train": {"max_depth": depth, "seed": 0}, "evaluate": {"a": 1}}.items():
-        html = pages.get(stage, "lost").encode()
-        digest = md5(html).hexdigest()
-        out = {"path": f"reports/{stage}.html", "hash": "md5", "md5": digest, "size": len(html)}
-        deps = [{"path": "lib/a.py", "hash": "md5", "md5": "0123456789abcdef"}]
-        params = {f"params/{stage}.yaml": values}
-        stages[stage] = {"cmd": "x", "deps": deps, "params": params, "outs": [out]}
-        if stage in pages:
-            files.write_bytes(root / ".dvc/cache/files/md5" / digest[:2] / digest[2:], html)
-            files.write_bytes(root / "reports" / f"{stage}.html", html)
-    files.write_json(root / "dvc.lock", {"schema": "2.0", "stages": stages})
-    files.write_json(root / "metrics/train.json", {"auc": auc, "rows": 1000, "deep": {"x": None}})
-    told = {"stage": "train", "state": "done", "sentence": f"AUC <{auc}>.", "reasons": []}
-    files.write_json(root / "verdicts/train.json", told)
+from modelkeep import compare
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A repository with two commits, and an experiment on the second whose page was lost."""
-    root = tmp_path_factory.mktemp("clone")
-
-    def git(*words):
-        done = tiny.run(root, "git", *words)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    git("init", "-q", "-b", "main")
-    outs = "stages:\n" + "".join(
-        f"  {s}:\n    cmd: x\n    outs: [reports/{s}.html]\n" for s in ("train", "evaluate")
-    )
-    files.write_text(root / "dvc.yaml", outs)
-    files.write_text(root / "params" / "train.yaml", "max_depth: 4\n")
-    files.write_text(root / ".dvc" / "config", "")
-    files.write_text(root / ".gitignore", "/reports\n/.dvc/cache\n/.dvc/tmp\n")
-    git("add", "-A")
-    git("commit", "-qm", "Empty")
-    git("tag", "empty")
-    turn(root, 4, 0.7, train=report(figure("A") + figure("B")), evaluate=report(figure("E")))
-    git("add", "-A")
-    git("commit", "-qm", "Results")
-    turn(root, 8, 0.75, train=report(figure("C"), figure("D")))
-    git("add", "-A")
-    git("commit", "-qm", "Deeper")
-    base, commit = git("rev-parse", "HEAD~"), git("rev-parse", "HEAD")
-    git("reset", "-q", "--hard", base)
-    git("update-ref", f"refs/exps/{base[:2]}/{base[2:]}/deeper", commit)
-    turn(root, 4, 0.7, train=report(figure("A") + figure("B")), evaluate=report(figure("E")))
-    return root
+    return recorded.repository(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.fixture(scope="module")
@@ -136,30 +77,6 @@ def test_one_experiment_is_compared_with_the_workspace(root):
 
 def test_the_page_loads_nothing_from_elsewhere(page):
     assert not re.search(r'(src|href)="(?!data:|#|\w+\.html)', page)
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("deepr", "`deepr` is not an experiment or a revision; did you mean `deeper`?"),
-        ("zzzzzz", "there are `deeper`, `main`, `empty` and `workspace`"),
-        ("empty", r"`empty` has no results \(no dvc.lock\): run `dvc repro` in it"),
-        ("bold", "experiment `bold` failed and has no results; see reports/failed/train-bold.html"),
-    ],
-)
-def test_a_name_without_results_is_a_clear_error(root, name, said):
-    files.write_text(root / "reports" / "failed" / "train-bold.html", "")
-    with pytest.raises(UnknownExperiment, match=said):
-        compare.page(root, ["main", name], root / "reports" / "none.html")
-    assert not (root / "reports" / "none.html").exists()
-
-
-def test_a_name_of_two_experiments_is_ambiguous(root):
-    for baseline in ("12" * 20, "34" * 20):
-        ref = f"refs/exps/{baseline[:2]}/{baseline[2:]}/twice"
-        assert tiny.run(root, "git", "update-ref", ref, "main").returncode == 0
-    with pytest.raises(UnknownExperiment, match=r"mbiguous.*give a commit"):
-        experiments.read(root, "twice")
 
 
 def test_what_differs_is_said_in_one_sentence():
