@@ -250,7 +250,7 @@ def test_a_row_has_one_hash_in_any_frame(parts, tmp_path):
     ("name", "value"),
     [
         ("key", "other"),
-        ("when", pd.Timestamp("2020-01-01 00:01:01")),
+        ("when", pd.Timestamp("2020-01-01 00:01:00.000001")),
         ("size", 0.123456),
         ("size", np.nan),
         ("shop", "west"),

@@ -163,7 +163,7 @@ def bars(
         axes.axvline(limit, color=BREACH, linestyle="--", label=limit_name)
     if share:
         axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_xlabel(_name(name, 60))
+    axes.set_xlabel(_name(name, 70))
     axes.grid(axis="y", visible=False)
     return _finish(axes, title, caption)
 
@@ -188,7 +188,7 @@ def forest(
         axes.plot(row["value"], place, "D", color=colour, markeredgecolor=INK, markersize=6)
     axes.set_yticks(range(len(rows)), [_name(r["name"]) for r in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(_name(name, 60))
+    axes.set_xlabel(_name(name, 70))
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return _finish(axes, title, caption)

@@ -53,7 +53,7 @@ def rank_p(before: np.ndarray, now: np.ndarray) -> float:
     """
     both, n, m = (before + now).astype(float), float(now.sum()), float(before.sum())
     t = n + m
-    if min(n, m) * (t - both.max()) < EXACT * t:
+    if min(n, m) * (t - both.max()) <= EXACT * t:  # also where there is no row at all
         return 1.0
     spread = (t + 1) - (both**3 - both).sum() / (t * (t - 1))
     ranks = both.cumsum() - (both - 1) / 2
