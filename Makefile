@@ -27,7 +27,6 @@ lab: .venv/made  ## JupyterLab on this workspace
 
 proof: .venv/made  ## the long forms: thousands of simulations (hours)
 	python benchmarks/drift_rates.py
-	python benchmarks/gate_rates.py
 	python benchmarks/quality.py
 
 clean:  ## forget the environment; data, models and reports stay
