@@ -1,5 +1,6 @@
 """Each test starts real processes, kills one of them and looks at what is left."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 import tiny
 
-MODELKEEP = f"{sys.executable} -m modelkeep run sleeps"
+MODELKEEP = f"{shlex.quote(sys.executable)} -m modelkeep run sleeps"
 PATIENCE_SECONDS = 60
 
 
@@ -89,7 +90,7 @@ def test_a_plain_run_dies_with_the_shell_that_started_it(root, start):
 
 
 def test_a_kernel_does_not_outlive_a_killed_runner(root, start):
-    process, below = start(*MODELKEEP.split())
+    process, below = start(*shlex.split(MODELKEEP))
     process.kill()
     kernel = [each for each in below if "ipykernel" in names([each])]
     assert len(kernel) == 1
@@ -98,7 +99,7 @@ def test_a_kernel_does_not_outlive_a_killed_runner(root, start):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_kernel_too_without_a_traceback(root, start, number):
-    process, below = start(*MODELKEEP.split())
+    process, below = start(*shlex.split(MODELKEEP))
     process.send_signal(number)
     assert process.wait(PATIENCE_SECONDS) == 128 + number
     assert_nothing_is_left(root, below)
@@ -118,7 +119,7 @@ def test_nohup_outlives_its_shell(root, start):
 def test_a_stage_whose_dvc_died_before_the_first_look_does_not_start(root):
     # its parent is then a process of another session, as ours is for this one
     done = subprocess.run(
-        MODELKEEP.split(),
+        shlex.split(MODELKEEP),
         cwd=root,
         env=tiny.surroundings(root, DVC_STAGE="sleeps"),
         start_new_session=True,

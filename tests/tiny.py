@@ -1,6 +1,7 @@
 """Tiny workspaces for the tests: a stage for each notebook that is asked for."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ def workspace(root: Path, **stages: str) -> Path:
     for stage, params in stages.items():
         shutil.copy(NOTEBOOKS / f"{stage}.ipynb", root / "notebooks")
         (root / "params" / f"{stage}.yaml").write_text(params)
-        command = f"{sys.executable} -m modelkeep run {stage}"
+        command = f"{shlex.quote(sys.executable)} -m modelkeep run {stage}"
         lines += [f"  {stage}:", f"    cmd: {command}"]
         lines += [f"    deps: [notebooks/{stage}.ipynb, data]", "    params:"]
         lines += [f"    - params/{stage}.yaml:", f"    outs: [reports/{stage}.html]"]
