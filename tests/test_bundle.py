@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -64,7 +63,7 @@ def test_a_loaded_bundle_answers_as_what_was_sealed(task, bundles, parts):
     said = models.predict(synthetic.fitted(parts[task], kind), test, parts[task].schema)
     assert (loaded.predict(test) == said).all()
     assert np.allclose(loaded.answer(test), said, atol=1e-5, rtol=1e-5)
-    assert loaded.engine is not None and loaded.manifest["serving"]["engine"] == "onnx"
+    assert loaded.manifest["serving"]["engine"] == "onnx"
     assert loaded.schema == parts[task].schema
     assert loaded.manifest["rows"] == len(parts[task].train) == len(loaded.trained_rows)
     pd.testing.assert_frame_equal(
@@ -98,12 +97,6 @@ def test_no_rows_have_no_answers(task, bundles, parts):
     nothing = parts[task].test.head(0)
     shape = (0,) if task == "regression" else (0, len(parts[task].schema.classes))
     assert bundles[task].answer(nothing).shape == shape
-    assert replace(bundles[task], engine=None).answer(nothing).shape == shape
-
-
-def test_without_onnx_scikit_learn_answers(bundles, parts):
-    plain, test = replace(bundles["binary"], engine=None), parts["binary"].test
-    assert (plain.answer(test) == plain.predict(test)).all()
 
 
 @pytest.mark.parametrize("name", [*bundle.FILES, "model.onnx"])
@@ -119,7 +112,7 @@ def test_one_flipped_bit_is_found_before_anything_is_parsed(name, folder, monkey
         (bundle.schema, "from_json"),
         (bundle.profile, "from_json"),
         (bundle, "undump"),
-        (bundle, "Engine"),
+        (bundle.proof, "load"),
         (bundle.tables, "load"),
         (bundle.np, "load"),
     ):
@@ -211,15 +204,19 @@ def test_a_foreign_type_is_refused(stranger, folder):
         bundle.load(folder)
 
 
-def test_what_cannot_be_converted_is_served_by_scikit_learn(parts, tmp_path, monkeypatch):
+@pytest.mark.parametrize("strange", [(), ("encoding",)])
+def test_what_cannot_be_converted_is_served_by_scikit_learn(strange, parts, tmp_path, monkeypatch):
     def fails(*_):
         raise RuntimeError("no\n" + "x" * 1000)
 
-    monkeypatch.setattr(bundle.engine, "to_onnx", fails)
+    for name in ("to_onnx", *strange):
+        monkeypatch.setattr(bundle.proof, name, fails)
     sealed = synthetic.sealed(tmp_path / "candidate", parts["binary"], "linear")
-    assert sealed.engine is None and not (tmp_path / "candidate" / "model.onnx").exists()
-    reason = sealed.manifest["serving"]["reason"]
-    assert reason.startswith("RuntimeError: no xxx") and len(reason) < 250
+    assert not (tmp_path / "candidate" / "model.onnx").exists()
+    stated, test = sealed.manifest["serving"], parts["binary"].test
+    assert stated["engine"] == ("scikit-learn" if strange else "estimator")
+    assert stated["reason"].startswith("onnx: RuntimeError: no xxx")
+    assert (sealed.answer(test) == sealed.predict(test)).all()
 
 
 def test_a_seal_that_fails_leaves_the_old_bundle(folder, parts, monkeypatch):
