@@ -26,7 +26,7 @@ def free_port() -> int:
 
 def need(program: str, package: str, *places: str) -> str:
     """The path of a program, looked for in `places` (globs of folders) as well; the test is skipped without it, or fails where CI=true."""
-    folders = [*reversed(sorted(folder for place in places for folder in glob(place)))]
+    folders = sorted((folder for place in places for folder in glob(place)), reverse=True)
     path = os.pathsep.join([*folders, os.environ["PATH"], "/usr/sbin", "/sbin"])
     if found := shutil.which(program, path=path):
         return found

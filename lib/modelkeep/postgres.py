@@ -5,14 +5,11 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from modelkeep.entries import LogError, LogMissing
-
-Result = TypeVar("Result")
 
 FORMAT = 1  # raise it with any change of the tables, and keep reading the older one
 LOCK = 0x4D4B4C47  # of our own: appends share it, a labelling has it alone
@@ -74,7 +71,7 @@ class Postgres:
         with self._told("opened"):
             _prepare(self._open(), make, self.shown)
 
-    def commit(self, work: Callable[[Run], Result], alone: bool = False) -> Result:
+    def commit(self, work: Callable[[Run], list], alone: bool = False) -> list:
         """What `work` returns, committed; `alone`: while nobody else writes. Where a lost connection leaves it open whether it was committed, the server is asked."""
         with self._told("written"):
             for last in (False, True):
@@ -155,7 +152,7 @@ class Postgres:
             raise LogError(f"{self.shown} cannot be {what}: {said}; {remedy}", AGAIN) from None
 
 
-def _work(connection: psycopg.Connection, work: Callable, alone: bool) -> tuple[str, object]:
+def _work(connection: psycopg.Connection, work: Callable, alone: bool) -> tuple[str, list]:
     """The transaction's ticket, by which its fate can be asked for later, and what it gave.
 
     Appends must not run beside a labelling: neither would see the other's rows, and nobody would tell of the pair.

@@ -6,11 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from modelkeep.entries import LogError, LogMissing
-
-Result = TypeVar("Result")
 
 FORMAT = 1  # raise it with any change of the tables, and keep reading the older one
 OURS = 0x4D4B4C47  # "MKLG": what `file` and SQLite call the application id
@@ -74,7 +71,7 @@ class Sqlite:
         with self._told("opened"):
             self._open()
 
-    def commit(self, work: Callable[[Run], Result], alone: bool = False) -> Result:
+    def commit(self, work: Callable[[Run], list], alone: bool = False) -> list:
         """What `work` returns, committed; writers follow each other here in any case."""
         with self._told("written"):
             connection = self._open()
