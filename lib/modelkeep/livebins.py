@@ -57,17 +57,19 @@ class LiveBins:
             cuts[: len(c.cuts), i] = c.cuts
         first = np.array([start for start, _ in found], np.int64)
         missing = first + [len(c.labels) - 1 for _, c in found]
-        return cuts, first, missing, kinds["category"]
+        return cuts[:, :, None], first[:, None], missing[:, None], kinds["category"]
 
     def fold(self, numbers: np.ndarray, categories: Sequence[Sequence[str | None]]) -> np.ndarray:
         """Count rows: all numbers (rows, columns), and each column of categories, in the reference's order."""
         cuts, first, missing, others = self._plan
-        numbers = np.asarray(numbers, np.float64).reshape(len(numbers), -1)[:, self.numbers]
-        places = np.repeat(first[None], len(numbers), axis=0)
+        rows = len(numbers)
+        values = np.asarray(numbers, np.float64).reshape(rows, -1).T[list(self.numbers)]
+        reached, places = np.empty(values.shape, bool), np.zeros(values.shape, np.uint8)
         for cut in cuts:
-            places += numbers >= cut  # never so where a column has fewer cuts: NaN
-        places = np.where(np.isnan(numbers), missing, places)
-        counts = np.bincount(places.ravel(), minlength=self.starts[-1])
+            np.greater_equal(values, cut, out=reached)  # never so where a column has fewer: NaN
+            places += reached.view(np.uint8)
+        flat = np.where(np.isnan(values), missing, places + first).ravel()
+        counts = np.bincount(flat, minlength=self.starts[-1])
         for position, (start, column) in zip(self.categories, others, strict=True):
             known, none = column.categories, len(column.labels) - 1
             for value, n in Counter(categories[position]).items():

@@ -9,7 +9,6 @@ import numpy as np
 from modelkeep import livebins
 from modelkeep.cohorts import AGES, CLASSES, LABELLED, OTHER, ROWS, Cohorts
 from modelkeep.exposition import Exposition, cumulative
-from modelkeep.livebins import LiveBins
 from modelkeep.reference import PREDICTION
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Served:
         self.classes = min(len(of.classes), CLASSES + 1)
         self.rows = dict.fromkeys(roles, 0)
         self.loaded = now
-        self.bins: LiveBins | None = livebins.of(bundle.reference, room)
+        self.bins, self.shows_drift = livebins.of(bundle.reference, room), False
         said = {c.name: c for c in self.bins.columns}.get(PREDICTION)
         cuts = said.cuts if said and self.task == "binary" else ()
         self.cohorts = Cohorts(self.task, len(of.classes), cuts)
@@ -77,14 +76,13 @@ class Served:
         self._waiting, self._rows_waiting = [], 0
         answers = np.concatenate(answers).astype(np.float64)
         said = self._said(answers)
-        if self.bins is not None:
-            numbers = np.concatenate(numbers)
-            columns = list(zip(*(row for rows in categories for row in rows)))
-            if self.task == "multiclass":
-                columns.append([self.names[i] for i in said.tolist()])
-            else:
-                numbers = np.column_stack([numbers.reshape(len(answers), -1), said])
-            self.counts += self.bins.fold(numbers, columns)
+        numbers = np.concatenate(numbers)
+        columns = list(zip(*(row for rows in categories for row in rows)))
+        if self.task == "multiclass":
+            columns.append([self.names[i] for i in said.tolist()])
+        else:
+            numbers = np.column_stack([numbers.reshape(len(answers), -1), said])
+        self.counts += self.bins.fold(numbers, columns)
 
     def _said(self, answers: np.ndarray) -> np.ndarray:
         """Count answers; return what is watched of them: a class, a probability or a number."""
@@ -149,6 +147,11 @@ class Served:
             for which, key in enumerate(keys):
                 add(key, lambda which=which: self._by_class(which), classes)
 
+    @property
+    def drift_series(self) -> int:
+        """Return how many series drift takes: two for each bin, two for each column."""
+        return 2 * int(self.bins.starts[-1] + len(self.bins.columns))
+
     def expose_drift(self, page: Exposition) -> None:
         """Add the series of drift: what was counted, and what the reference held."""
         bins, owner = self.bins, f"drift of {self.version}"
@@ -156,15 +159,16 @@ class Served:
         each = [f | {"bin": b} for f, c in zip(features, bins.columns) for b in c.labels]
         before = np.concatenate([c.rows for c in bins.columns]).tolist()
         effects, missing = zip(*((c.day_effect, c.day_missing) for c in bins.columns))
+        self.shows_drift = True
         page.add("feature_bin_rows_total", self.counts.tolist, each, owner)
         page.add("reference_bin_rows", lambda: before, each, owner)
         page.add("reference_day_effect", lambda: effects, features, owner)
         page.add("reference_day_missing_ratio", lambda: missing, features, owner)
 
     def hide_drift(self, page: Exposition) -> None:
-        """Take the series of drift away, for a model that matters more."""
+        """Take the series of drift away, for a model that matters more; counting goes on."""
         page.drop(f"drift of {self.version}")
-        self.bins = None
+        self.shows_drift = False
 
     def _ranks(self, which: int) -> list[float]:
         return [x for age in self._ages for x in self.cohorts.ranks(age)[which]]

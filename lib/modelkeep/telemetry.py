@@ -23,6 +23,8 @@ class TelemetryError(ValueError):
 class Histogram:
     """A histogram in plain numbers: one observation is a bisection and two additions."""
 
+    __slots__ = ("buckets", "counts", "total")
+
     def __init__(self, buckets: Sequence[float]) -> None:
         self.buckets, self.counts, self.total = buckets, [0] * (len(buckets) + 1), 0.0
 
@@ -56,11 +58,12 @@ class Telemetry:
 
     def requests(self, route: str, code: int, seconds: float) -> None:
         """Count one finished request."""
-        key = (route if route in self._durations else "other", code)
-        if key not in self._requests:
-            key = (key[0], "other")
-        self._requests[key] += 1
-        self._durations[key[0]].observe(seconds)
+        try:
+            self._requests[route, code] += 1
+        except KeyError:
+            route = route if route in self._durations else "other"
+            self._requests[route, code if (route, code) in self._requests else "other"] += 1
+        self._durations[route].observe(seconds)
 
     def serve(
         self,
@@ -78,8 +81,8 @@ class Telemetry:
         served = self._served.pop(version, None)
         if served is None:
             served = self._begin(version, bundle, seconds, now)
-            self._expose_drift(served, role)
         self._served[version] = served
+        self._expose_drift(served, role)
         engine = engine or bundle.manifest["serving"]["engine"]
         self._show_role(version, role, engine, served.task)
 
@@ -241,17 +244,9 @@ class Telemetry:
 
     def _expose_drift(self, served: Served, role: str) -> None:
         """Show a model's drift if there is room; for the champion others make room, the oldest first."""
-        needed = 2 * (served.bins.starts[-1] + len(served.bins.columns))
-        others = [o for o in self._served.values() if o is not served and o.bins is not None]
-        taken = {o: 2 * (o.bins.starts[-1] + len(o.bins.columns)) for o in others}
-        while (
-            role == "champion"
-            and others
-            and needed + sum(taken.values()) > self.contract.drift_series
-        ):
-            others[0].hide_drift(self.page)
-            taken.pop(others.pop(0))
-        if needed + sum(taken.values()) <= self.contract.drift_series:
+        shown = [o for o in self._served.values() if o is not served and o.shows_drift]
+        room = self.contract.drift_series - served.drift_series
+        while role == "champion" and sum(o.drift_series for o in shown) > room:
+            shown.pop(0).hide_drift(self.page)
+        if not served.shows_drift and sum(o.drift_series for o in shown) <= room:
             served.expose_drift(self.page)
-        else:
-            served.bins = None
