@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from modelkeep.contract import Contract
 
@@ -129,3 +130,35 @@ def _alertmanager(values: Mapping[str, str]) -> dict:
         "receivers": [{"name": "investigate", "webhook_configs": [hook]}],
         "inhibit_rules": [down | silent],
     }
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a dashboard: queries by legend, and the threshold that is drawn in."""
+
+    name: str
+    title: str
+    unit: str
+    kind: str
+    queries: Mapping[str, str]
+    threshold: float | None
+    shows: tuple[str, ...]  # what the metrics behind it are, in sentences
+
+
+def panels(contract: Contract, changes: Mapping[str, object] | None = None) -> dict[str, Panel]:
+    """Return every panel by its name, with its settings filled in."""
+    values, found = settings(contract, changes), {}
+    for name, stated in contract.panels.items():
+        behind = [m for m in contract.metrics.values() if m.panel == name]
+        limits = [float(values[m.threshold]) for m in behind if m.threshold]
+        queries = {fill(k, values): fill(v, values) for k, v in stated["queries"].items()}
+        found[name] = Panel(
+            name,
+            stated["title"],
+            stated["unit"],
+            stated.get("kind", "timeseries"),
+            queries,
+            limits[0] if limits else None,
+            tuple(m.help for m in behind),
+        )
+    return found
