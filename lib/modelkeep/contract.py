@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelkeep.workspace import meant
 
-FILE = Path("monitoring") / "metrics.yaml"
+FILE = "monitoring/metrics.yaml"
 FORMAT = 1  # raise it when the file gets a shape that an older reader would misread
 MOST_SERIES = 2000  # of one replica, whatever the traffic and whatever the table
 TYPES = ("counter", "gauge", "histogram")

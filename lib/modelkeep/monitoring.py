@@ -21,7 +21,7 @@ def make(of: Contract) -> dict[str, str]:
 
 def write(root: Path) -> list[str]:
     """Bring monitoring/ to what the contract says; return the files that changed."""
-    folder, changed = root / contract.FILE.parent, []
+    folder, changed = (root / contract.FILE).parent, []
     for name, text in make(contract.read(root / contract.FILE)).items():
         path = folder / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
