@@ -86,6 +86,14 @@ def clean(root: Path, arguments: argparse.Namespace) -> dict:
     return {"json": changed, "text": "\n".join(changed) or "All notebooks were clean."}
 
 
+def monitoring(root: Path, arguments: argparse.Namespace) -> dict:
+    """Make the rules and dashboards of monitoring/ from its contract, metrics.yaml."""
+    from modelkeep import monitoring
+
+    changed = monitoring.write(root)
+    return {"json": changed, "text": "\n".join(changed) or "monitoring/ was as metrics.yaml says."}
+
+
 def _made(root: Path, page: Path) -> dict:
     where = page.relative_to(root).as_posix() if page.is_relative_to(root) else str(page)
     return {"json": {"state": "done", "page": where}, "text": where}
@@ -122,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     side.add_argument("--out", default="reports/compare.html", help="the page (%(default)s)")
     _add(commands, verdicts, "modelkeep verdicts --json")
     _add(commands, clean, "modelkeep clean")
+    _add(commands, monitoring, "modelkeep monitoring")
     return parser
 
 
