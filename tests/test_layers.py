@@ -8,9 +8,9 @@ import pytest
 LIB = Path(__file__).parents[1] / "lib" / "modelkeep"
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(LIB.glob("*.py"))}
 LADDER = (  # from low to high; a module imports only from lower levels
-    "bins columns figures files parents report scores tails",
-    "gate profile schema sources verdicts workspace",
-    "experiments models notebooks tables traffic twosample",
+    "bins columns eprocess figures files parents report scores tails",
+    "gate profile ramp schema sources verdicts workspace",
+    "canary experiments models notebooks tables traffic twosample",
     "drift engine parameters reference windows",
     "bundle runner watch",
     "prepare train evaluate collect monitor compare",  # what the pages say
