@@ -9,9 +9,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
-from scipy.stats import mannwhitneyu
+from scipy.stats import betabinom, geom, mannwhitneyu
 
 from modelkeep import canary, eprocess
 from modelkeep.ramp import Rules
@@ -19,6 +20,7 @@ from modelkeep.ramp import Rules
 RATE, MINUTE, DAY = 0.05, 60, 86_400
 RULES = Rules(longest=4 * 3600)
 SLOW = Rules(longest=10 * DAY)
+LONG = Rules(longest=10 * DAY, dwell=6 * 3600)
 FIXED_LOOKS = (
     6  # how long rules without evidence stay at a step: 24 minutes in all, as long as ours
 )
@@ -87,6 +89,16 @@ class Late(World):
         return self.waiting.popleft()
 
 
+@cache
+def visits(p: float, correlation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return requests, bad ones and probability of each kind of visit."""
+    sizes, total = np.arange(1, 13), 1 / correlation - 1
+    k, x = np.array([(k, x) for k in sizes for x in range(k + 1)]).T
+    weight = geom.pmf(sizes, 0.2)
+    chance = betabinom.pmf(x, k, p * total, (1 - p) * total) * (weight / weight.sum())[k - 1]
+    return k, x, chance / chance.sum()
+
+
 class Clustered(World):
     """Entities with 1 to 12 requests a visit, beta-binomial (correlation .3); counted by request, or by entity's first."""
 
@@ -100,43 +112,31 @@ class Clustered(World):
             return counts
         sides = []
         for p, part in zip(self.rates(t), (1 - share, share)):
-            k, x, chance = self._patterns(p)
-            visits = rng.multinomial(rng.poisson(20 * MINUTE * part), chance)
-            sides += [visits @ k, visits @ x]
+            k, x, chance = visits(p, self.correlation)
+            kinds = rng.multinomial(rng.poisson(20 * MINUTE * part), chance)
+            sides += [kinds @ k, kinds @ x]
         return np.stack(sides, axis=-1)
-
-    def _patterns(self, p: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        from scipy.stats import betabinom, geom
-
-        size = np.arange(1, 13)
-        weight = geom.pmf(size, 0.2)
-        grid = [(k, x) for k in size for x in range(k + 1)]
-        k, x = np.array(grid).T
-        total = 1 / self.correlation - 1
-        chance = betabinom.pmf(x, k, p * total, (1 - p) * total) * (weight / weight.sum())[k - 1]
-        return k, x, chance / chance.sum()
 
 
 class Returning(World):
-    """20,000 users who come back every ten minutes; a tenth of them has half of its answers bad, the rest none.
+    """Users who come back every ten minutes; a tenth of them has half of its answers bad, the rest none.
 
     `once` counts a user's first answer of all; otherwise the first in each look counts.
     """
 
-    users, come = 20_000, 0.1
+    come = 0.1
 
-    def __init__(self, once: bool):
+    def __init__(self, users: int, once: bool):
         super().__init__(steady(1))
-        self.once = once
+        self.users, self.once = users, once
 
     def begin(self, runs: int) -> None:
         kinds = np.array([0.1, 0.9])
-        self.left = np.broadcast_to((self.users * kinds).astype(int), (runs, 2)).copy()
+        self.champion = np.broadcast_to((self.users * kinds).astype(int), (runs, 2)).copy()
         self.here, self.share = np.zeros((runs, 2), int), np.zeros(runs)
-        self.champion = self.left.copy()
 
     def keep(self, going: np.ndarray) -> None:
-        for name in ("left", "here", "share", "champion"):
+        for name in ("champion", "here", "share"):
             setattr(self, name, getattr(self, name)[going])
 
     def draw(self, t: float, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -166,9 +166,11 @@ class Rule:
 class Ours(Rule):
     """The canary's judge for one metric: one row a run where `canary` has one a metric."""
 
+    known = RATE  # the champion's rate, from its log
+
     def begin(self, runs: int) -> None:
         """Forget what was before."""
-        self.found = eprocess.begin(np.full(runs, np.nan))
+        self.found = eprocess.begin(np.full(runs, self.known))
 
     def keep(self, going: np.ndarray) -> None:
         """Go on with these runs only."""
@@ -178,11 +180,18 @@ class Ours(Rule):
         """Weigh one look of each run."""
         margin, enough = np.array(self.rules.margins)[step], math.log(1 / self.rules.alpha)
         found = eprocess.weigh(self.found, counts, margin, self.rules.floor)
-        back = eprocess.is_worse(found) >= enough
-        up = ~back & (eprocess.is_harmless(found) >= enough)
+        worse = eprocess.is_worse(found)
+        back = worse >= enough
+        up = (worse < canary.DOUBT) & (eprocess.is_harmless(found) >= enough)
         up &= (stayed * self.rules.look >= self.rules.dwell) & (counts[:, 0] + counts[:, 2] > 0)
         self.found = replace(found, harmless=np.where(up[:, None], 0, found.harmless))
         return up, back
+
+
+class Unprepared(Ours):
+    """The same without the champion's rate: the first look only teaches it."""
+
+    known = np.nan
 
 
 class Flagger(Rule):
@@ -297,13 +306,16 @@ CELLS = {
         World(moving(swing, 1.2), lambda t: 1 + 0.6 * math.cos(2 * math.pi * t / DAY)),
         SLOW,
     ),
+    "2 to 8 % by day, six hours a step, equal": (World(moving(swing)), LONG),
+    "2 to 8 % by day, six hours a step, 10 % worse": (World(moving(swing, 1.1)), LONG),
 }
 ENTITIES = {
     "4 requests a visit, counted by request": Clustered(1, by_entity=False),
     "the same, one outcome an entity": Clustered(1, by_entity=True),
     "20 % worse, one outcome an entity": Clustered(1.2, by_entity=True),
-    "20,000 users who come back, one outcome a user in each look": Returning(once=False),
-    "the same, one outcome a user in all": Returning(once=True),
+    "20,000 users who come back, one outcome a user in each look": Returning(20_000, once=False),
+    "the same, one outcome a user in all": Returning(20_000, once=True),
+    "200,000 users, one outcome a user in all": Returning(200_000, once=True),
 }
 PEERS = {
     "this judge": Ours,
@@ -334,6 +346,9 @@ def table(runs: int, seed: int) -> None:
     print(HEAD.format(f"this judge, {runs:,} runs a row"))
     for name, (world, rules) in CELLS.items():
         print(row(name, rollouts(Ours(rules), world, runs, seed)), flush=True)
+    for name in ("equal", "20 % worse"):
+        found = rollouts(Unprepared(RULES), CELLS[name][0], runs, seed)
+        print(row(f"{name}, the champion's rate unknown before", found), flush=True)
 
 
 def entities(runs: int, seed: int) -> None:

@@ -15,7 +15,8 @@ from modelkeep import eprocess
 from modelkeep.eprocess import Evidence
 from modelkeep.ramp import Rules
 
-SPLIT = math.log(1000)  # evidence of a wrong sample ratio that stops a rollout
+SPLIT = 6.907755278982137  # ln 1000: evidence of a wrong sample ratio that stops a rollout
+DOUBT = 0.6931471805599453  # ln 2: with so much evidence that it is worse the share does not grow for now
 BREAKER_BAD, BREAKER_ROWS, BREAKER_CHAMPION = 25, 50, 0.1
 Stratum = Sequence[int]  # champion rows, bad ones, canary rows, bad ones
 
@@ -50,7 +51,9 @@ class State:
 
     def as_dict(self) -> dict:
         """Plain data for JSON; a record (see `line`) is enough to make it again."""
-        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+        found = {name: array.tolist() for name, array in vars(self.found).items()}
+        found["base"] = [None if math.isnan(rate) else rate for rate in found["base"]]
+        return {**vars(self), "found": found}
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def _decide(
         return _undecided(rules, now)
     if not any(s[0] + s[2] for strata in look.counts.values() for s in strata):
         return "error", f"no data: not one row in the look at {now.at:,.0f} s; see whether traffic arrives and is logged"  # fmt: skip
-    return _bake(rules, now) if _baking(rules, now) else _grow(rules, now, least)
+    return _bake(rules, now) if _baking(rules, now) else _grow(rules, now, worst, least)
 
 
 def _undecided(rules: Rules, now: State) -> tuple[str, str]:
@@ -193,10 +196,14 @@ def _bake(rules: Rules, now: State) -> tuple[str, str]:
     return ("step_up" if baked >= rules.bake else "wait"), said
 
 
-def _grow(rules: Rules, now: State, least: tuple[float, str]) -> tuple[str, str]:
+def _grow(
+    rules: Rules, now: State, worst: tuple[float, str], least: tuple[float, str]
+) -> tuple[str, str]:
     needed, margin = math.log(1 / rules.alpha), rules.margins[now.step]
     if least[0] < needed:
         return "wait", f"`{least[1]}` may still be {margin:g} times worse: evidence against that {least[0]:.2f}, {needed:.2f} is needed"  # fmt: skip
+    if worst[0] >= DOUBT:
+        return "wait", f"`{worst[1]}` leans to worse: evidence {worst[0]:.2f}, below {DOUBT:.2f} the share may grow"  # fmt: skip
     if now.at - now.since < rules.dwell:
         return "wait", f"at this step for {now.at - now.since:,.0f} s, the least is {rules.dwell:,.0f} s"  # fmt: skip
     return "step_up", f"nothing is {margin:g} times worse: evidence against that at least {least[0]:.2f}, {needed:.2f} is enough"  # fmt: skip

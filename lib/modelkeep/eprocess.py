@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WORSE = np.array([1.05, 1.1, 1.2, 1.5, 2.0, 4.0, 10.0])  # so many times the champion's rate
-BETTER = np.array([1.0, 0.95, 0.9, 0.8, 0.5])  # with halfway to the margin: what refutes it
+WORSE = (1.05, 1.1, 1.2, 1.5, 2.0, 4.0, 10.0)  # so many times the champion's rate
+BETTER = (1.0, 0.95, 0.9, 0.8, 0.5)  # with halfway to the margin: what refutes it
 RESTART, RESTARTS = 10, 40  # a fresh process each so many strata, at most so many
 MEMORY = 1 / 15  # weight of the newest stratum in the champion's expected rate
 LEAST = 1e-7  # rates are taken as between this and one less this
@@ -63,9 +63,10 @@ def weigh(found: Evidence, counts: np.ndarray, margin: np.ndarray, floor: float)
 def nulls(margin: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return alternatives, margins and floors of both questions side by side: is it worse, and is it harmless?"""
     margin = np.asarray(margin, float)[..., None]
-    worse, better = (np.ones((*margin.shape[:-1], len(x))) for x in (WORSE, BETTER))
-    rho = np.concatenate([WORSE * worse, 1 + (margin - 1) / 2, BETTER * better], axis=-1)
-    margins = np.concatenate([worse, margin, margin * better], axis=-1)
+    same = np.ones_like(margin)
+    worse, better = same * np.array(WORSE), same * np.array(BETTER)
+    rho = np.concatenate([worse, 1 + (margin - 1) / 2, better], axis=-1)
+    margins = np.where(np.arange(rho.shape[-1]) < len(WORSE), 1.0, margin)
     return rho, margins, np.where(np.arange(rho.shape[-1]) < len(WORSE), 0.0, floor)
 
 
@@ -77,10 +78,12 @@ def growth(
     t_a = np.minimum(np.maximum(base[..., None], LEAST), 1 - LEAST)
     expected = np.maximum(t_a, floor)
     t_b = np.minimum(rho * expected, (1 + expected) / 2)
-    n = np.maximum(n_a + n_b, 1e-300)
     b = n_a * (1 + margin * t_a) + n_b * (t_b + margin)
     c = n_a * t_a + n_b * t_b
-    root = np.sqrt(np.maximum(b * b - 4 * margin * n * c, 0))
+    # b * b - 4 * margin * (n_a + n_b) * c, in a form that loses no digits where both rates are near 1
+    square = (n_a * (1 - margin * t_a) + n_b * (margin - t_b)) ** 2
+    square += 4 * n_a * n_b * (margin - 1) * (margin * t_a - t_b)
+    root = np.sqrt(np.maximum(square, 0))
     u = np.maximum(2 * c / np.maximum(b + root, 1e-300), 1e-300)
     v = margin * np.maximum(u, floor)
     u = np.where(u < floor, np.minimum(t_a, floor), u)  # then its edge or its corner is nearest

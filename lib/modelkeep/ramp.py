@@ -46,13 +46,16 @@ class Rules:
 
 @dataclass(frozen=True)
 class Need:
-    """What an equal canary needs at one step, or in all, in answers that count: on average, and in nine rollouts of ten."""
+    """What an equal canary needs at one step, or in all, on average and in nine rollouts of ten.
+
+    `rows` are answers that count, of champion and canary; `exposed` are all that the canary gives meanwhile; `hours` hold the maturing of labels too.
+    """
 
     share: float
     margin: float
     rows: float
     rows_90: float
-    canary_rows: float
+    exposed: float
     hours: float
     hours_90: float
 
@@ -88,33 +91,50 @@ def rules(params: Mapping) -> Rules:
 
 
 def plan(
-    rules: Rules, rows_a_second: float, base: Mapping[str, float], *, runs: int = 500, seed: int = 0
+    rules: Rules,
+    rows_a_second: float,
+    base: Mapping[str, float],
+    *,
+    entities: float = math.inf,
+    runs: int = 500,
+    seed: int = 0,
 ) -> Plan:
     """Say what each step needs if the canary is equal, by drawing rollouts; refuse what cannot finish.
 
-    `rows_a_second` counts one answer per entity, `base` the champion's bad share by metric. The time that labels need to mature is added at each step.
+    `rows_a_second` counts one answer an entity, of which there are `entities`; `base` is the champion's bad share by metric. Labels mature at each step anew.
     """
     if not rows_a_second > 0:
         raise RampError(f"{rows_a_second} answers a second: without traffic nothing can be shown; start when there is some")  # fmt: skip
     missing = [name for name in rules.metrics if not 0 <= base.get(name, -1) <= 1]
     if missing:
         raise RampError(f"the champion's bad share of {', '.join(missing)} is not known; take it from the prediction log (0 to 1)")  # fmt: skip
-    draw, seconds = np.random.default_rng(seed), []
+    draw, rows, seconds = np.random.default_rng(seed), [], []
+    late = np.array([[rules.maturity.get(name, 0)] for name in rules.metrics])
     for step in range(len(rules.shares)):
-        waits = [
-            _seconds(rules, step, name, rows_a_second, base[name], runs, draw)
-            for name in rules.metrics
-        ]
-        seconds.append(np.maximum(np.max(waits, axis=0), rules.dwell))
-    needs = [_need(s, m, t, rows_a_second) for s, m, t in zip(rules.shares, rules.margins, seconds)]
-    exposed = sum(need.canary_rows for need in needs)
-    total = _need(0.0, 0.0, np.sum(seconds, axis=0), rows_a_second, exposed)
-    _refuse(rules, needs, total)
+        needed = np.stack(
+            [
+                _seconds(rules, step, name, rows_a_second, base[name], runs, draw)
+                for name in rules.metrics
+            ]
+        )
+        rows.append(np.max(needed, axis=0) * rows_a_second)
+        seconds.append(np.maximum(np.max(needed + late, axis=0), rules.dwell))
+    exposed = [
+        s * float(t.mean()) * rows_a_second for s, t in zip(rules.shares, seconds, strict=True)
+    ]
+    needs = tuple(map(_need, rules.shares, rules.margins, rows, seconds, exposed))
+    total = _need(1.0, 1.0, np.sum(rows, axis=0), np.sum(seconds, axis=0), sum(exposed))
+    _refuse(rules, needs, total, entities)
     sentence = (
-        f"An equal canary reaches all traffic after {total.rows:,.0f} answers ({total.hours:.1f} h) on average, {total.rows_90:,.0f} ({total.hours_90:.1f} h) "
-        f"in nine rollouts of ten; {rules.longest / 3600:g} h are allowed."
+        f"An equal canary reaches all traffic after {total.rows:,.0f} answers that count ({span(total.hours)}) on average, "
+        f"{total.rows_90:,.0f} ({span(total.hours_90)}) in nine rollouts of ten; {rules.longest / 3600:g} h are allowed."
     )
-    return Plan(tuple(needs), total, sentence)
+    return Plan(needs, total, sentence)
+
+
+def span(hours: float) -> str:
+    """Return a time as one reads it."""
+    return f"{60 * hours:.0f} min" if hours < 3 else f"{hours:.1f} h"
 
 
 def _seconds(
@@ -143,7 +163,7 @@ def _seconds(
     blocks = _blocks(
         rules, step, base, rows, needed, math.ceil(PATIENCE * scale / rows), draw, runs
     )
-    return blocks * looks * rules.look + rules.maturity.get(name, 0)
+    return blocks * looks * rules.look
 
 
 def _blocks(
@@ -172,22 +192,24 @@ def _blocks(
 
 
 def _need(
-    share: float, margin: float, seconds: np.ndarray, speed: float, canary: float | None = None
+    share: float, margin: float, rows: np.ndarray, seconds: np.ndarray, exposed: float
 ) -> Need:
-    average, most = float(seconds.mean()), float(np.quantile(seconds, 0.9))
-    exposed = average * speed * share if canary is None else canary
-    hours = (average / 3600, most / 3600)
-    return Need(share, margin, average * speed, most * speed, exposed, *hours)
+    most = [float(np.quantile(each, 0.9)) for each in (rows, seconds / 3600)]
+    return Need(share, margin, float(rows.mean()), most[0], exposed, float(seconds.mean()) / 3600, most[1])  # fmt: skip
 
 
-def _refuse(rules: Rules, needs: list[Need], total: Need) -> None:
-    if total.hours_90 * 3600 <= rules.longest:
-        return
+def _refuse(rules: Rules, needs: tuple[Need, ...], total: Need, entities: float) -> None:
     slowest = max(needs, key=lambda need: need.hours)
-    raise RampError(
-        f"this rollout cannot finish: an equal canary needs {total.hours:.1f} h on average and {total.hours_90:.1f} h in nine of ten, `max_hours` is {rules.longest / 3600:g}; "
-        f"raise `max_hours` to {math.ceil(total.hours_90)}, or relax the slowest step, {slowest.share:.1%} ({slowest.hours:.1f} h): a larger share or a margin above {slowest.margin:g}"
-    )
+    relax = f"relax the slowest step, {slowest.share:.1%} ({span(slowest.hours)}): a larger share, or a margin above {slowest.margin:g}"
+    if total.rows_90 > entities:
+        raise RampError(
+            f"this rollout cannot finish: an equal canary needs one answer of each of {total.rows_90:,.0f} entities in nine of ten, there are {entities:,.0f}; {relax}"
+        )
+    if total.hours_90 * 3600 > rules.longest:
+        raise RampError(
+            f"this rollout cannot finish: an equal canary needs {span(total.hours)} on average and {span(total.hours_90)} in nine of ten, `max_hours` is {rules.longest / 3600:g}; "
+            f"raise `max_hours` to {math.ceil(total.hours_90)}, or {relax}"
+        )
 
 
 def _limits(rules: Rules) -> list[tuple[str, object, str, bool]]:
@@ -198,7 +220,7 @@ def _limits(rules: Rules) -> list[tuple[str, object, str, bool]]:
     times = {"dwell_minutes": rules.dwell, "max_hours": rules.longest, "hold_hours": rules.hold}
     return [
         ("steps", shares, "growing shares above 0 and below 100 %", grow and shares[0] > 0 and shares[-1] < 1),
-        ("margins", margins, "one a step, each above 1", len(margins) == len(shares) and min(margins) > 1),
+        ("margins", margins, "one a step, each above 1", len(margins) == len(shares) and min(margins, default=0) > 1),
         ("metrics", rules.metrics, "at least one, each once", 0 < len(rules.metrics) == len(set(rules.metrics))),
         ("maturity_hours", late, "0 or more, of guarded metrics", known),
         ("alpha", rules.alpha, "above 0 and below 1", 0 < rules.alpha < 1),
