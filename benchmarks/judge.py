@@ -315,7 +315,7 @@ ENTITIES = {
     "20 % worse, one outcome an entity": Clustered(1.2, by_entity=True),
     "20,000 users who come back, one outcome a user in each look": Returning(20_000, once=False),
     "the same, one outcome a user in all": Returning(20_000, once=True),
-    "200,000 users, one outcome a user in all": Returning(200_000, once=True),
+    "1,000,000 users, one outcome a user in all": Returning(1_000_000, once=True),
 }
 PEERS = {
     "this judge": Ours,
@@ -371,6 +371,26 @@ def peers(runs: int, seed: int) -> None:
         print(row(f"{name}; equal, 4 requests a visit", found), flush=True)
 
 
+def breaker(runs: int, seed: int) -> None:
+    """Print how often the circuit breaker opens on an equal canary: 40,000 requests, by request and by entity."""
+    print(
+        "| false openings of the circuit breaker | last 50 requests | of 50 entities |\n|---|---|---|"
+    )
+    for rate, correlation in ((0.05, 0.3), (0.05, 0.6), (0.05, 0.9), (0.1, 0.3)):
+        rng, total, opened = np.random.default_rng(seed), 1 / correlation - 1, np.zeros(2)
+        k, _, chance = visits(rate, correlation)
+        sizes = np.bincount(k, chance)
+        for _ in range(runs):
+            rows = rng.choice(len(sizes), p=sizes, size=10_000)
+            prone = rng.beta(rate * total, (1 - rate) * total, size=len(rows))
+            for i, each in enumerate((np.repeat(prone, rows), prone)):
+                bad = np.concatenate([[0], np.cumsum(rng.random(len(each)) < each)])
+                worst = (bad[canary.BREAKER_ROWS :] - bad[: -canary.BREAKER_ROWS]).max()
+                opened[i] += canary.breaks((1000, int(1000 * rate), canary.BREAKER_ROWS, worst))
+        shown = " | ".join(f"{part:.2%}" for part in opened / runs)
+        print(f"| {rate:.0%} bad, correlation {correlation:g} ({runs:,} runs) | {shown} |")
+
+
 def price(runs: int, seed: int) -> None:
     """Print the time of one look: three metrics, after all restarts."""
     rules = Rules(metrics=("failed", "slow", "wrong"), longest=math.inf, dwell=math.inf)
@@ -397,7 +417,13 @@ def price(runs: int, seed: int) -> None:
 
 def main() -> None:
     """Print the tables."""
-    parts = {"table": table, "entities": entities, "peers": peers, "price": price}
+    parts = {
+        "table": table,
+        "entities": entities,
+        "peers": peers,
+        "breaker": breaker,
+        "price": price,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200, help="simulated rollouts a row")
     parser.add_argument("--seed", type=int, default=0)

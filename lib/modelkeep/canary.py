@@ -29,7 +29,8 @@ class CanaryError(ValueError):
 class Look:
     """What was counted since the last look, at `at` seconds after the start.
 
-    `counts` holds strata by metric, `entities` those first seen in this step (champion's, canary's), `recent` the canary's last 50 requests and the champion's beside them.
+    `counts` holds strata by metric, `entities` those first seen in this step (champion's, canary's), `recent` the canary's last 50 requests and the champion's beside them,
+    one an entity: counted by request, one user with a broken client opens the circuit breaker.
     """
 
     at: float
