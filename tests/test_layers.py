@@ -16,7 +16,8 @@ LADDER = (  # from low to high; a module imports only from lower levels
     "prepare train evaluate collect monitor compare",  # what the pages say
     "monitoring served serving",
     "inference telemetry",
-    "answers labels web",
+    "labels web",
+    "answers",
     "server",
     "serve",
     "cli",

@@ -9,6 +9,7 @@ from secrets import token_hex
 import msgspec
 from msgspec import UNSET
 
+from modelkeep import labels
 from modelkeep import rows as requests
 from modelkeep.entries import Entry, LogError
 from modelkeep.log import Log
@@ -74,9 +75,8 @@ class Desk:
     def _answer(self, service: Service, asked: Sequence[Asked]) -> None:
         rows = [row for each in asked for row in each.rows]
         now = time.time_ns() // 1000
-        times = self._complete(rows)
+        self._name(rows)
         said, parts = service.answer(rows)
-        said = [times.get(i) or each for i, each in enumerate(said)] if times else said
         self._remember([s for s in said if isinstance(s, Said)], now)
         self._count(parts, now)
         first = 0
@@ -88,21 +88,14 @@ class Desk:
         if service.shadow is not None:
             asyncio.get_running_loop().call_soon(self._whisper, service, rows, now)
 
-    def _complete(self, rows: Sequence[msgspec.Struct]) -> dict[int, Refused]:
-        """Give each row an id and read its time; return which times cannot be read."""
-        wrong = {}
-        for i, row in enumerate(rows):
+    def _name(self, rows: Sequence[msgspec.Struct]) -> None:
+        """Give each row that came without an id one."""
+        for row in rows:
             if row.id is UNSET:
                 self.made += 1
                 row.id = f"{self.process}-{self.made:x}"
             elif type(row.id) is int:
                 row.id = str(row.id)
-            if getattr(row, "time", UNSET) is not UNSET:
-                try:
-                    requests.when(row.time)
-                except Refused as error:
-                    wrong[i] = error
-        return wrong
 
     def _remember(self, said: Sequence[Said], now: int) -> None:
         """Commit the answers; Busy if that cannot be, unless answers may go unlogged."""
@@ -110,13 +103,15 @@ class Desk:
             return
         started = time.perf_counter()
         try:
-            self.log.append([self._entry(s, now) for s in said])
+            known = self.log.append([self._entry(s, now) for s in said])
         except LogError as error:
             if not self.serve_unlogged:
                 raise Busy(f"the prediction log cannot be written: {error}") from None
             self.telemetry.unlogged(len(said))
         else:
             self.telemetry.log_committed(len(said), time.perf_counter() - started)
+            if known:  # their labels were here before them
+                labels.count(known, said[0].model.schema, self.telemetry, None)
 
     def _entry(self, said: Said, now: int) -> Entry:
         row, answer = said.row, said.answer
@@ -143,7 +138,7 @@ class Desk:
                     part.model.name,
                     part.role,
                     numbers,
-                    list(zip(*categories, strict=True)),
+                    categories,
                     part.answers,
                     part.checked.problems,
                     now / 1e6,

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Annotated, Any
@@ -146,9 +146,23 @@ class Reader:
         ]
         fits = (numbers >= self.usual[0]) & (numbers <= self.usual[1])
         unseen, absent = self._strangers(categories)
+        timeless = self._timeless(rows) if self.of.time else {}
+        if timeless:
+            found = self._judged(numbers, categories, unseen, absent)
+            return replace(found, refused=found.refused | timeless)
         if fits.all() and not unseen and not absent:
             return Checked(numbers, categories)
         return self._judged(numbers, categories, unseen, absent)
+
+    def _timeless(self, rows: Sequence[msgspec.Struct]) -> dict[int, Refused]:
+        """Rows whose time cannot be read."""
+        wrong = {}
+        for i, row in enumerate(rows):
+            try:
+                when(row.time)
+            except Refused as error:
+                wrong[i] = Refused(f".{self.of.time}", error.message)
+        return wrong
 
     def _judged(self, numbers: np.ndarray, categories: list, unseen: list, absent: list) -> Checked:
         missing, refused = np.isnan(numbers), {}

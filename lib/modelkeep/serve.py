@@ -1,6 +1,7 @@
 """Run the prediction server: what it needs is opened, it says where it listens, and it drains when it is told to stop."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -44,12 +45,16 @@ def run(root: Path, found: Settings) -> None:
         timeout_graceful_shutdown=int(found.drain_seconds),
     )
     listening = config.bind_socket()
+    listening.listen(config.backlog)  # who connects from now on is answered
     host, port = listening.getsockname()[:2]
     model = app.service.champion
     said = f"Serving {found.name} (model {model.name}, {model.manifest['serving']['engine']}) on http://{host}:{port}; SIGTERM drains and stops."
     print(said, flush=True)
     if not loopback(found.host) and not token:
         print(f"Labels and changes of the model are refused: {TOKEN} is not set.", flush=True)
+    # uvicorn drains, and then sends itself the signal again: by now there is nothing left to end
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -202,7 +202,7 @@ class App:
             "ready": ready,
             "name": self.settings.name,
             "model": self.service.champion.name,
-            "durability": self.settings.durability,
+            "durability": self.log.promise,
             "when the log cannot be written": self.settings.unlogged,
         }
         return Reply(200 if ready else 503, self.encode(told | ({"wrong": wrong} if wrong else {})))
@@ -252,10 +252,10 @@ class App:
 
     async def _reloaded(self) -> Service:
         """The service that the pointer names now; what fails leaves everything as it was."""
-        at = store.now(self.store)
-        if at is None or at == self.at:
-            return self.service
         try:
+            at = store.now(self.store)
+            if at is None or at == self.at:
+                return self.service
             service = await asyncio.to_thread(serving.load, self.store, at, self.settings.max_rows)
         except Exception:
             self.telemetry.swap("failed")

@@ -41,8 +41,8 @@ def admit(writes: bool, headers: dict[bytes, bytes], host: str, token: bytes) ->
     if b"inference-header-content-length" in headers:
         raise Refused("inference-header-content-length", "binary tensors are not read", 415)
     if writes and (token or not loopback(host)):
-        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        if not token or not hmac.compare_digest(given, token):
+        given = headers.get(b"authorization", b"")
+        if not token or not hmac.compare_digest(given, b"Bearer " + token):
             raise Refused("authorization", "needs the token of MODELKEEP_TOKEN", 401)
 
 
@@ -57,14 +57,14 @@ async def body(headers: dict[bytes, bytes], receive: Callable, most_kb: int, wai
     parts, size = [message["body"]], len(message["body"])
     try:
         async with asyncio.timeout(wait):
-            while message.get("more_body"):
+            while message.get("more_body") and size <= most:
                 message = await receive()
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
-                if size > most:
-                    raise Refused("$", f"is larger than {most_kb} KB; send fewer rows", 413)
     except TimeoutError:
         raise Refused("$", "did not arrive in time; send it whole", 408) from None
+    if size > most:
+        raise Refused("$", f"is larger than {most_kb} KB; send fewer rows", 413)
     return b"".join(parts)
 
 
