@@ -41,7 +41,7 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 class Run:
     """Statements within one transaction."""
 
-    each = "(SELECT json_array_elements_text(?::json))"  # the texts of a JSON array
+    each = "json_array_elements_text(?::json) AS asked(value)"  # the texts of a JSON array
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
