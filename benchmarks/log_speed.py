@@ -69,19 +69,20 @@ def ours(folder: Path, durability: str) -> Iterator[Callable]:
         yield log.append
 
 
-def rate(append: Callable, batches: list[list[Entry]], seconds: float) -> float:
-    """Rows a second, for at most so long."""
-    began, done = time.perf_counter(), 0
+def rate(append: Callable, batches: list[list[Entry]], seconds: float) -> tuple[float, float]:
+    """Rows a second, for at most so long, and CPU microseconds a commit."""
+    began, cpu, done = time.perf_counter(), time.process_time(), []
     for batch in batches:
         append(batch)
-        done += len(batch)
+        done.append(len(batch))
         if time.perf_counter() - began > seconds:
             break
-    return done / (time.perf_counter() - began)
+    used = (time.process_time() - cpu) * 1e6
+    return sum(done) / (time.perf_counter() - began), used / len(done)
 
 
 def measure(durability: str, size: int, kind: str, seconds: float, repeat: int) -> list[float]:
-    """Rows a second of the bare table and of the log, medians of interleaved runs on fresh files."""
+    """Rows a second and CPU microseconds a commit of the bare table, then of the log: medians of interleaved runs on fresh files."""
     found = {bare: [], ours: []}
     made = rows(NAMES[kind], 0, MADE)
     batches = [made[i : i + size] for i in range(0, MADE, size)]
@@ -90,7 +91,7 @@ def measure(durability: str, size: int, kind: str, seconds: float, repeat: int) 
             with tempfile.TemporaryDirectory() as folder:
                 for append in way(Path(folder), durability):
                     rates.append(rate(append, batches, seconds))
-    return [statistics.median(rates) for rates in found.values()]
+    return [statistics.median(each) for rates in found.values() for each in zip(*rates)]
 
 
 def reading(log: Log) -> tuple[float, float]:
@@ -110,14 +111,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each run (%(default)s)")
     parser.add_argument("--repeat", type=int, default=3)
     asked = parser.parse_args()
-    print("| synchronous | ids | rows a commit | bare table, rows/s | log, rows/s | log / bare |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| synchronous | ids | rows a commit | bare table, rows/s | log, rows/s | log / bare |",
+        end="",
+    )
+    print(" CPU a commit, bare | log |\n|---|---|---|---|---|---|---|---|")
     for durability in ("full", "normal"):
         for kind in NAMES:
             for size in SIZES:
-                plain, kept = measure(durability, size, kind, asked.seconds, asked.repeat)
-                head = f"| {durability.upper()} | {kind} | {size}"
-                print(f"{head} | {plain:,.0f} | {kept:,.0f} | {kept / plain:.2f} |", flush=True)
+                plain, plain_cpu, kept, cpu = measure(
+                    durability, size, kind, asked.seconds, asked.repeat
+                )
+                head = f"| {durability.upper()} | {kind} | {size} | {plain:,.0f} | {kept:,.0f}"
+                tail = f"{kept / plain:.2f} | {plain_cpu:,.0f} us | {cpu:,.0f} us"
+                print(f"{head} | {tail} |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         log = open_log("sqlite:///read.db", root=Path(folder))
         made = rows(NAMES["in order"], 0, MADE)
