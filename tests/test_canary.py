@@ -1,6 +1,8 @@
+import importlib.util
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -334,6 +336,32 @@ def test_counts_that_cannot_be_are_refused(look, said):
 def test_a_base_that_cannot_be_is_refused(base):
     with pytest.raises(CanaryError, match=r"\$.base.*give a share from 0 to 1 of a guarded metric"):
         canary.start(RULES, base)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.2, 0.8])
+def test_the_benchmark_simulates_this_judge(factor):
+    """The same counts, weighed there by run and here look by look, end alike at the same minute."""
+    path = Path(__file__).parents[1] / "benchmarks" / "judge.py"
+    spec = importlib.util.spec_from_file_location("judge", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+
+    class Recorded(benchmark.World):
+        def draw(self, t, share, rng):
+            drawn.append(super().draw(t, share, rng))
+            return drawn[-1]
+
+    for seed in range(3):
+        drawn, state = [], canary.start(RULES, {"failed": benchmark.RATE})
+        world = Recorded(benchmark.steady(factor))
+        found = benchmark.rollouts(benchmark.Ours(RULES), world, 1, seed)
+        for i, row in enumerate(drawn, 1):
+            assert not state.final and state.step < 4
+            look = Look(60.0 * i, {"failed": [tuple(row[0].tolist())]})
+            state, _ = canary.judge(RULES, state, look)
+        assert found["minutes"] == len(drawn) and found["left"] == state.step
+        assert (found["end"] == -1) == (state.final == "roll_back")
+        assert (found["end"] == 1) == (state.step == 4)
 
 
 def test_equal_canaries_are_rolled_back_seldom():
