@@ -33,6 +33,7 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/quality.py
 	python benchmarks/log_kills.py --times 200
 	python benchmarks/log_kills.py --times 200 --durability normal
+	python benchmarks/judge.py --runs 2000
 
 clean:  ## forget the environment; data, models and reports stay
 	rm -rf .venv
