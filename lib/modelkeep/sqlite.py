@@ -164,7 +164,10 @@ def _prepare(connection: sqlite3.Connection, shown: str) -> None:
     """Make the tables where there are none; LogError for a file of somebody else's or of a newer format."""
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
-    if _format(connection, shown) == FORMAT:
+    connection.execute("BEGIN")  # another process may be making the tables right now
+    found = _format(connection, shown)
+    connection.execute("COMMIT")
+    if found == FORMAT:
         return
     if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise LogError(
