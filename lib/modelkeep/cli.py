@@ -45,6 +45,14 @@ def run(root: Path, arguments: argparse.Namespace) -> dict:
     return _made(root, runner.run(arguments.stage, root, dict(arguments.parameters)))
 
 
+def serve(root: Path, arguments: argparse.Namespace) -> dict:
+    """Answer rows over HTTP, and log each answer."""
+    from modelkeep import serve
+
+    serve.run(root, serve.settings(root, dict(arguments.parameters)))
+    return {"json": {"state": "done"}, "text": "Stopped; every answer that was given is logged."}
+
+
 def index(root: Path, arguments: argparse.Namespace) -> dict:
     """Make reports/index.html from verdicts/."""
     from modelkeep import files, report, verdicts
@@ -86,6 +94,14 @@ def clean(root: Path, arguments: argparse.Namespace) -> dict:
     return {"json": changed, "text": "\n".join(changed) or "All notebooks were clean."}
 
 
+def monitoring(root: Path, arguments: argparse.Namespace) -> dict:
+    """Make the rules and dashboards of monitoring/ from its contract, metrics.yaml."""
+    from modelkeep import monitoring
+
+    changed = monitoring.write(root)
+    return {"json": changed, "text": "\n".join(changed) or "monitoring/ was as metrics.yaml says."}
+
+
 def _made(root: Path, page: Path) -> dict:
     where = page.relative_to(root).as_posix() if page.is_relative_to(root) else str(page)
     return {"json": {"state": "done", "page": where}, "text": where}
@@ -107,7 +123,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     one = _add(commands, run, "modelkeep run train -p max_depth=8")
     one.add_argument("stage", metavar="STAGE", help="a notebook of notebooks/, without .ipynb")
-    one.add_argument(
+    _takes_parameters(one)
+    _takes_parameters(_add(commands, serve, "modelkeep serve -p port=9000"))
+    _add(commands, index, "modelkeep index")
+    side = _add(commands, compare, "modelkeep compare deep-trees more-trees")
+    side.add_argument("experiments", metavar="EXP", nargs="+", help="an experiment or a revision")
+    side.add_argument("--out", default="reports/compare.html", help="the page (%(default)s)")
+    _add(commands, verdicts, "modelkeep verdicts --json")
+    _add(commands, clean, "modelkeep clean")
+    _add(commands, monitoring, "modelkeep monitoring")
+    return parser
+
+
+def _takes_parameters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         *("-p", "--parameter"),
         dest="parameters",
         metavar="NAME=VALUE",
@@ -116,13 +145,6 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a value that goes before the params file's, for this run only",
     )
-    _add(commands, index, "modelkeep index")
-    side = _add(commands, compare, "modelkeep compare deep-trees more-trees")
-    side.add_argument("experiments", metavar="EXP", nargs="+", help="an experiment or a revision")
-    side.add_argument("--out", default="reports/compare.html", help="the page (%(default)s)")
-    _add(commands, verdicts, "modelkeep verdicts --json")
-    _add(commands, clean, "modelkeep clean")
-    return parser
 
 
 def _add(

@@ -1,0 +1,191 @@
+"""What one served model has seen and said, and how it turned out: counts, read by the page of metrics."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modelkeep import livebins
+from modelkeep.cohorts import AGES, CLASSES, LABELLED, OTHER, ROWS, Cohorts
+from modelkeep.exposition import Exposition, cumulative
+from modelkeep.reference import PREDICTION
+
+if TYPE_CHECKING:
+    from modelkeep.bundle import Bundle
+
+FOLD = 512  # rows that are kept until they are counted together
+SPREAD, DAYS = 3, 5  # the limit of a promise: so many standard errors of so many days
+TINY = 1e-15
+PROMISED = {"log_loss": "promised_log_loss_nats", "auc": "promised_auc_ratio"}
+PROMISED |= {name: f"promised_{name}" for name in ("squared_error", "absolute_error")}
+SUMS = {"log_loss": "cohort_log_loss_nats", "error": "cohort_error"}
+SUMS |= {name: f"cohort_{name}" for name in ("squared_error", "absolute_error")}
+
+
+class Served:
+    """The counts of one model; `bundle` gives its schema and reference."""
+
+    def __init__(
+        self, version: str, bundle: "Bundle", room: int, roles: Sequence[str], now: float
+    ) -> None:
+        of = bundle.schema
+        self.version, self.task, self.names = version, of.task, tuple(of.classes)
+        self.classes = min(len(of.classes), CLASSES + 1)
+        self.rows = dict.fromkeys(roles, 0)
+        self.loaded = now
+        self.bins, self.shows_drift = livebins.of(bundle.reference, room), False
+        said = {c.name: c for c in self.bins.columns}.get(PREDICTION)
+        cuts = said.cuts if said and self.task == "binary" else ()
+        self.cohorts = Cohorts(self.task, len(of.classes), cuts)
+        self.counts = np.zeros(self.bins.starts[-1], np.int64)
+        self.predicted = np.zeros(CLASSES + 1, np.int64)
+        self.scores, self.scores_sum = np.zeros(11, np.int64), 0.0
+        self.expected = dict.fromkeys(("log_loss", "correct", "positive"), 0.0)
+        self._ages = self.cohorts.by_age(now)
+        self._waiting: list[tuple] = []
+        self._rows_waiting = 0
+
+    def answered(
+        self,
+        role: str,
+        numbers: np.ndarray,
+        categories: Sequence[Sequence[str | None]],
+        answers: np.ndarray,
+        at: float,
+    ) -> None:
+        """Keep rows of one turn; they are counted with others, 512 at once."""
+        rows = len(answers)
+        self.rows[role] += rows
+        self.cohorts.answered(at, rows)
+        self._waiting.append((numbers, categories, answers))
+        self._rows_waiting += rows
+        if self._rows_waiting >= FOLD:
+            self.fold()
+
+    def settle(self, now: float) -> None:
+        """Bring all counts up to `now`, for the page."""
+        self.fold()
+        self._ages = self.cohorts.by_age(now)
+
+    def fold(self) -> None:
+        """Count the rows that wait."""
+        if not self._waiting:
+            return
+        numbers, categories, answers = zip(*self._waiting)
+        self._waiting, self._rows_waiting = [], 0
+        answers = np.concatenate(answers).astype(np.float64)
+        said = self._said(answers)
+        numbers = np.concatenate(numbers)
+        columns = [list(chain.from_iterable(parts)) for parts in zip(*categories)]
+        if self.task == "multiclass":
+            columns.append([self.names[i] for i in said.tolist()])
+        else:
+            numbers = np.column_stack([numbers.reshape(len(answers), -1), said])
+        self.counts += self.bins.fold(numbers, columns)
+
+    def _said(self, answers: np.ndarray) -> np.ndarray:
+        """Count answers; return what is watched of them: a class, a probability or a number."""
+        if self.task == "regression":
+            return answers.ravel()
+        chosen, best = answers.argmax(axis=1), answers.max(axis=1)
+        self.predicted += np.bincount(np.minimum(chosen, CLASSES), minlength=CLASSES + 1)
+        self.expected["log_loss"] -= float((answers * np.log(np.maximum(answers, TINY))).sum())
+        self.expected["correct"] += float(best.sum())
+        if self.task == "binary":
+            best = answers[:, 1]
+            self.expected["positive"] += float(best.sum())
+        places = np.searchsorted(np.arange(1, 11) / 10, best)
+        self.scores += np.bincount(places, minlength=11)
+        self.scores_sum += float(best.sum())
+        return best if self.task == "binary" else chosen
+
+    def expose(self, page: Exposition, promise: Mapping[str, Mapping], load_seconds: float) -> None:
+        """Add all series of this model but those of drift and what its role is, at 0."""
+        v = {"version": self.version}
+        owner = self.version
+
+        def add(key: str, values, labels: Sequence[Mapping[str, str]] = (v,)) -> None:
+            page.add(key, values, labels, owner)
+
+        add("rows_total", self.rows.values, [v | {"role": r} for r in self.rows])
+        add("model_loaded_timestamp_seconds", lambda: (self.loaded,))
+        add("model_load_duration_seconds", lambda: (load_seconds,))
+        for name, stated in promise.items():
+            bounds = [v | {"bound": b} for b in ("value", "limit")]
+            limits = _limits(name, stated)
+            add(PROMISED[name], lambda limits=limits: limits, bounds)
+        if self.task != "regression":
+            self._expose_classes(add, v)
+        self._expose_cohorts(add, v)
+
+    def _expose_classes(self, add, v: dict) -> None:
+        named = _indices(self.classes)
+        classes = [v | {"class": name} for name in named]
+        add("predictions_total", self.predicted[: len(named)].tolist, classes)
+        add("score_ratio", lambda: cumulative(self.scores.tolist(), self.scores_sum))
+        add("expected_log_loss_nats_total", lambda: (self.expected["log_loss"],))
+        add("expected_correct_rows_total", lambda: (self.expected["correct"],))
+        if self.task == "binary":
+            add("expected_positive_rows_total", lambda: (self.expected["positive"],))
+
+    def _expose_cohorts(self, add, v: dict) -> None:
+        ages, found = [v | {"cohort": age} for age in AGES], self.cohorts
+        keys = ["cohort_rows", "cohort_labelled_rows"]
+        keys += [SUMS.get(name, f"cohort_{name}_rows") for name in found.sums]
+        for place, key in enumerate(keys, start=min(ROWS, LABELLED)):
+            add(key, lambda place=place: [age[place] for age in self._ages], ages)
+        if self.task == "binary":
+            bins = [each | {"bin": f"{i:02}"} for each in ages for i in range(found.bins)]
+            for which, key in enumerate(
+                ("cohort_negative_score_rows", "cohort_positive_rank_rows")
+            ):
+                add(key, lambda which=which: self._ranks(which), bins)
+        if self.task == "multiclass":
+            classes = [v | {"class": name} for name in _indices(self.classes)]
+            keys = ("class_actual_rows", "class_called_rows", "class_correct_rows")
+            for which, key in enumerate(keys):
+                add(key, lambda which=which: self._by_class(which), classes)
+
+    @property
+    def drift_series(self) -> int:
+        """Return how many series drift takes: two for each bin, two for each column."""
+        return 2 * int(self.bins.starts[-1] + len(self.bins.columns))
+
+    def expose_drift(self, page: Exposition) -> None:
+        """Add the series of drift: what was counted, and what the reference held."""
+        bins, owner = self.bins, f"drift of {self.version}"
+        features = [{"version": self.version, "feature": c.name} for c in bins.columns]
+        each = [f | {"bin": b} for f, c in zip(features, bins.columns) for b in c.labels]
+        before = np.concatenate([c.rows for c in bins.columns]).tolist()
+        effects, missing = zip(*((c.day_effect, c.day_missing) for c in bins.columns))
+        self.shows_drift = True
+        page.add("feature_bin_rows_total", self.counts.tolist, each, owner)
+        page.add("reference_bin_rows", lambda: before, each, owner)
+        page.add("reference_day_effect", lambda: effects, features, owner)
+        page.add("reference_day_missing_ratio", lambda: missing, features, owner)
+
+    def hide_drift(self, page: Exposition) -> None:
+        """Take the series of drift away, for a model that matters more; counting goes on."""
+        page.drop(f"drift of {self.version}")
+        self.shows_drift = False
+
+    def _ranks(self, which: int) -> list[float]:
+        return [x for age in self._ages for x in self.cohorts.ranks(age)[which]]
+
+    def _by_class(self, which: int) -> list[float]:
+        return self.cohorts.by_class([sum(each) for each in zip(*self._ages)])[which]
+
+
+def _indices(classes: int) -> list[str]:
+    return [f"{i:02}" if i < CLASSES else OTHER for i in range(classes)]
+
+
+def _limits(name: str, stated: Mapping) -> tuple[float, float]:
+    """Return a promise, and how far a few days may be from it by chance."""
+    value, se, blocks = (stated.get(key) for key in ("value", "se", "blocks"))
+    if value is None or se is None:
+        return (math.nan if value is None else value), math.nan
+    half = SPREAD * se * math.sqrt(1 + blocks / DAYS)
+    return value, value - half if name == "auc" else value + half
