@@ -56,6 +56,8 @@ class Served:
     ) -> None:
         """Keep rows of one turn; they are counted with others, 512 at once."""
         rows = len(answers)
+        if not rows:
+            return
         self.rows[role] += rows
         self.cohorts.answered(at, rows)
         self._waiting.append((numbers, categories, answers))
@@ -81,7 +83,7 @@ class Served:
         if self.task == "multiclass":
             columns.append([self.names[i] for i in said.tolist()])
         else:
-            numbers = np.column_stack([numbers.reshape(len(answers), -1), said])
+            numbers = np.column_stack([numbers, said])
         self.counts += self.bins.fold(numbers, columns)
 
     def _said(self, answers: np.ndarray) -> np.ndarray:

@@ -89,7 +89,8 @@ class Telemetry:
     def _begin(self, version: str, bundle: "Bundle", seconds: float, now: float | None) -> Served:
         roles = self.contract.metrics["rows_total"].values["role"]
         now = time.time() if now is None else now
-        served = Served(version, bundle, self._room(bundle), roles, now)
+        room = self.contract.drift_series // 2  # a bin is two series, and a column two more
+        served = Served(version, bundle, room, roles, now)
         while len(self._served) >= self.contract.versions:
             self.retire(next(iter(self._served)))
         served.expose(self.page, bundle.manifest["promise"], seconds)
@@ -235,12 +236,6 @@ class Telemetry:
         labels = {"version": version, "role": role, "task": task}
         labels["engine"] = engine if engine in known else "other"
         self.page.add("model_info", lambda: (1,), [labels], owner)
-
-    def _room(self, bundle: "Bundle") -> int:
-        """Return how many bins one model may have if it is alone; each is two series, and each column two more."""
-        columns = len(bundle.reference.bins)
-        series = self.contract.drift_series
-        return (series - 2 * min(columns, series // 8)) // 2
 
     def _expose_drift(self, served: Served, role: str) -> None:
         """Show a model's drift if there is room; for the champion others make room, the oldest first."""
