@@ -28,6 +28,7 @@ lab: .venv/made  ## JupyterLab on this workspace
 proof: .venv/made  ## the long forms: thousands of simulations (hours)
 	python benchmarks/drift_rates.py
 	python benchmarks/quality.py
+	MODELKEEP_CALM_DAYS=31 python -m pytest tests/test_alerts.py
 
 clean:  ## forget the environment; data, models and reports stay
 	rm -rf .venv
