@@ -180,9 +180,12 @@ def wide(task, columns, classes):
 )
 def test_there_are_never_more_than_2000_series(telemetry, task, classes, columns):
     served, frame = wide(task, columns, classes)
+    bins = telemetry.prepare(served)
     for number in range(4):
         role = ("champion", "canary", "shadow")[number % 3]
-        telemetry.serve(served, role, version=f"a version with a long name {number}", now=NOW)
+        telemetry.serve(
+            served, role, version=f"a version with a long name {number}", bins=bins, now=NOW
+        )
         numbers = frame.select_dtypes(float).drop(columns=PREDICTION, errors="ignore").to_numpy()
         texts = [n for n in frame if frame[n].dtype != float and n != PREDICTION]
         draw = np.random.default_rng(number)
@@ -213,6 +216,13 @@ def test_a_canary_that_had_no_room_is_shown_when_it_is_promoted(telemetry):
     telemetry.serve(served, "champion", version="new")
     telemetry.serve(served, "shadow", version="old")
     assert shown() == {"new"}
+
+
+def test_bins_have_names_for_people(telemetry, bundles):
+    telemetry.serve(bundles["binary"], "champion", version="v", now=NOW)
+    names = telemetry.names("v")
+    assert set(names["shop"].values()) == {"north", "south", "east", "other", "missing"}
+    assert names["size"]["00"].startswith("below ") and names["size"]["missing"] == "missing"
 
 
 def test_rows_of_before_a_start_come_from_the_log(telemetry, bundles):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelkeep import livebins
 from modelkeep.cohorts import AGES, CLASSES, LABELLED, OTHER, ROWS, Cohorts
 from modelkeep.exposition import Exposition, cumulative
+from modelkeep.livebins import LiveBins
 from modelkeep.reference import PREDICTION
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ SUMS |= {name: f"cohort_{name}" for name in ("squared_error", "absolute_error")}
 
 
 class Served:
-    """The counts of one model; `bundle` gives its schema and reference."""
+    """The counts of one model; `bundle` gives its schema."""
 
     def __init__(
-        self, version: str, bundle: "Bundle", room: int, roles: Sequence[str], now: float
+        self, version: str, bundle: "Bundle", bins: LiveBins, roles: Sequence[str], now: float
     ) -> None:
         of = bundle.schema
         self.version, self.task, self.names = version, of.task, tuple(of.classes)
         self.classes = min(len(of.classes), CLASSES + 1)
         self.rows = dict.fromkeys(roles, 0)
         self.loaded = now
-        self.bins, self.shows_drift = livebins.of(bundle.reference, room), False
+        self.bins, self.shows_drift = bins, False
         said = {c.name: c for c in self.bins.columns}.get(PREDICTION)
         cuts = said.cuts if said and self.task == "binary" else ()
         self.cohorts = Cohorts(self.task, len(of.classes), cuts)
