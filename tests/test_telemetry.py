@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import monitors
 import synthetic
 import watched
-from modelkeep import models, profile, traffic
+from modelkeep import models, profile, scores, traffic
 from modelkeep.contract import MOST_SERIES
 from modelkeep.reference import PREDICTION
 from modelkeep.telemetry import Telemetry, TelemetryError
@@ -65,6 +65,10 @@ def test_answers_are_counted_as_numpy_counts_them(telemetry, bundles, task):
     assert found["feature_bin_rows_total", "v", "shop", "missing"] == rows["shop"].isna().sum()
     if task == "regression":
         assert not [k for k in found if k[0] in ("predictions_total", "score_ratio_count")]
+        promise = served.promise
+        past = models.outcome(promise, served.schema), traffic.answers(promise, served.schema)
+        for name, mean in scores.expected_errors(said, *past).items():
+            assert found[f"expected_{name}_total", "v"] == pytest.approx(1500 * mean)
         return
     chosen = said.argmax(axis=1)
     for k in range(said.shape[1]):
@@ -170,8 +174,11 @@ def wide(task, columns, classes):
     estimate = {"value": 0.5, "se": 0.01, "blocks": 30}
     said = ("squared_error", "absolute_error") if task == "regression" else ("log_loss", "auc")
     manifest = {"serving": {"engine": "onnx"}, "promise": dict.fromkeys(said, estimate)}
-    of = SimpleNamespace(task=task, classes=names)
-    return SimpleNamespace(schema=of, reference=reference, manifest=manifest, name="wide"), frame
+    roles = dict.fromkeys(("id", "time", "entity"))
+    of = SimpleNamespace(task=task, classes=names, label="y", columns=(), **roles)
+    promise = pd.DataFrame({"y": draw.random(rows), "prediction": draw.random(rows)})
+    words = {"reference": reference, "manifest": manifest, "promise": promise}
+    return SimpleNamespace(schema=of, name="wide", **words), frame
 
 
 @pytest.mark.parametrize("columns", [1, 60, 200])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelkeep import models, scores, traffic
 from modelkeep.cohorts import AGES, CLASSES, LABELLED, OTHER, ROWS, Cohorts
 from modelkeep.exposition import Exposition, cumulative
 from modelkeep.livebins import LiveBins
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 FOLD = 512  # rows that are kept until they are counted together
 SPREAD, DAYS = 3, 5  # the limit of a promise: so many standard errors of so many days
 TINY = 1e-15
+ERRORS = ("squared_error", "absolute_error")
 PROMISED = {"log_loss": "promised_log_loss_nats", "auc": "promised_auc_ratio"}
-PROMISED |= {name: f"promised_{name}" for name in ("squared_error", "absolute_error")}
+PROMISED |= {name: f"promised_{name}" for name in ERRORS}
 SUMS = {"log_loss": "cohort_log_loss_nats", "error": "cohort_error"}
-SUMS |= {name: f"cohort_{name}" for name in ("squared_error", "absolute_error")}
+SUMS |= {name: f"cohort_{name}" for name in ERRORS}
 
 
 class Served:
@@ -41,7 +43,9 @@ class Served:
         self.counts = np.zeros(self.bins.starts[-1], np.int64)
         self.predicted = np.zeros(CLASSES + 1, np.int64)
         self.scores, self.scores_sum = np.zeros(11, np.int64), 0.0
-        self.expected = dict.fromkeys(("log_loss", "correct", "positive"), 0.0)
+        names = ERRORS if self.task == "regression" else ("log_loss", "correct", "positive")
+        self.expected = dict.fromkeys(names, 0.0)
+        self._past = _past_errors(bundle) if self.task == "regression" else None
         self._ages = self.cohorts.by_age(now)
         self._waiting: list[tuple] = []
         self._rows_waiting = 0
@@ -89,6 +93,10 @@ class Served:
     def _said(self, answers: np.ndarray) -> np.ndarray:
         """Count answers; return what is watched of them: a class, a probability or a number."""
         if self.task == "regression":
+            cuts, errors = self._past
+            places = np.searchsorted(cuts, answers.ravel())
+            for name in ERRORS:
+                self.expected[name] += float(errors[name][places].sum())
             return answers.ravel()
         chosen, best = answers.argmax(axis=1), answers.max(axis=1)
         self.predicted += np.bincount(np.minimum(chosen, CLASSES), minlength=CLASSES + 1)
@@ -117,7 +125,10 @@ class Served:
             bounds = [v | {"bound": b} for b in ("value", "limit")]
             limits = _limits(name, stated)
             add(PROMISED[name], lambda limits=limits: limits, bounds)
-        if self.task != "regression":
+        if self.task == "regression":
+            for name in ERRORS:
+                add(f"expected_{name}_total", lambda name=name: (self.expected[name],))
+        else:
             self._expose_classes(add, v)
         self._expose_cohorts(add, v)
 
@@ -190,3 +201,17 @@ def _limits(name: str, stated: Mapping) -> tuple[float, float]:
         return (math.nan if value is None else value), math.nan
     half = SPREAD * se * math.sqrt(1 + blocks / DAYS)
     return value, value - half if name == "auc" else value + half
+
+
+def _past_errors(bundle: "Bundle") -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return tenths of the promised rows by what was predicted, and the mean errors in each."""
+    of, rows = bundle.schema, bundle.promise
+    truth, said = models.outcome(rows, of), traffic.answers(rows, of)
+    cuts = np.quantile(said, np.linspace(0, 1, 11)[1:-1])  # as scores.expected_errors
+    places = np.searchsorted(cuts, said)
+    rows_in = np.bincount(places, minlength=10)
+    found = {}
+    for name, errors in scores.per_row(of.task, truth, said).items():
+        total = np.bincount(places, errors, 10)
+        found[name] = np.where(rows_in > 0, total / np.maximum(rows_in, 1), errors.mean())
+    return cuts, found
