@@ -13,7 +13,7 @@ import pandas as pd
 
 from modelkeep import bundle, contract, drift, livebins, models, workspace
 from modelkeep.livebins import LiveBins
-from modelkeep.reference import PREDICTION
+from modelkeep.profile import PREDICTION
 
 
 def main() -> None:

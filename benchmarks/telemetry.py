@@ -61,7 +61,7 @@ def answer(telemetry: Telemetry, rows: tuple, size: int) -> None:
     numbers, categories, said = rows
     for i in range(0, ROWS, size):
         part = slice(i, i + size)
-        told = numbers[part], categories[part], said[part]
+        told = numbers[part], [c[part] for c in categories], said[part]
         telemetry.answered("flights@champion", "champion", *told, at=1.7e9)
 
 
@@ -71,7 +71,7 @@ def rows_of(served: bundle.Bundle) -> tuple:
     frame = models.features(rows, of)
     named = {k: [c.name for c in of.columns if c.kind == k] for k in ("number", "category")}
     texts = frame[named["category"]].astype(object)
-    texts = texts.where(texts.notna(), None).to_numpy().tolist()
+    texts = texts.where(texts.notna(), None).to_numpy().T.tolist()
     return frame[named["number"]].to_numpy(np.float64), texts, traffic.answers(rows, of)
 
 

@@ -90,7 +90,7 @@ def turn(root: Path, task: str, timed: bool, model: str) -> SimpleNamespace:
     log = served.promise
     judged = judge(root, served, parts.test)
     late = {"delay_days": 1, "wait_days": 2, "lost": 0.02, "seed": 0}
-    served_log = collect.log("replay", raw, served, 70, **late)
+    served_log = collect.replayed(raw, served, 70, **late)
     seen = look(served, served_log)
     return SimpleNamespace(**locals())
 

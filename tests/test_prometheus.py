@@ -13,7 +13,7 @@ import monitors
 import synthetic
 import watched
 from modelkeep import models, rules, scores, traffic
-from modelkeep.reference import PREDICTION
+from modelkeep.profile import PREDICTION
 
 LONG = {"day": "10m", "fast": "2m", "slow": "3m"}  # windows that hold all that is sent
 DAYS = 4 * 86_400.0

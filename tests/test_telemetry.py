@@ -14,7 +14,7 @@ import synthetic
 import watched
 from modelkeep import models, profile, scores, traffic
 from modelkeep.contract import MOST_SERIES
-from modelkeep.reference import PREDICTION
+from modelkeep.profile import PREDICTION
 from modelkeep.telemetry import Telemetry, TelemetryError
 
 NOW = 1_700_000_000.0
@@ -42,7 +42,7 @@ def sent(telemetry, served, rows, version, turn=7, at=NOW):
     said = served.predict(rows)
     for i in range(0, len(rows), turn):
         part = slice(i, i + turn)
-        told = numbers[part], categories[part], said[part]
+        told = numbers[part], [c[part] for c in categories], said[part]
         telemetry.answered(version, "champion", *told, at=at)
     return said
 
@@ -175,11 +175,11 @@ def wide(task, columns, classes):
     estimate = {"value": 0.5, "se": 0.01, "blocks": 30}
     said = ("squared_error", "absolute_error") if task == "regression" else ("log_loss", "auc")
     manifest = {"serving": {"engine": "onnx"}, "promise": dict.fromkeys(said, estimate)}
-    roles = dict.fromkeys(("id", "time", "entity"))
-    of = SimpleNamespace(task=task, classes=names, label="y", columns=(), **roles)
-    promise = pd.DataFrame({"y": draw.random(rows), "prediction": draw.random(rows)})
-    words = {"reference": reference, "manifest": manifest, "promise": promise}
-    return SimpleNamespace(schema=of, name="wide", **words), frame
+    of = SimpleNamespace(task=task, classes=names)
+    if task == "regression":
+        errors = dict.fromkeys(said, [1.0] * 10)
+        manifest["errors"] = {"cuts": [i / 10 for i in range(1, 10)], **errors}
+    return SimpleNamespace(schema=of, name="wide", reference=reference, manifest=manifest), frame
 
 
 @pytest.mark.parametrize("columns", [1, 60, 200])
@@ -198,7 +198,7 @@ def test_there_are_never_more_than_2000_series(telemetry, task, classes, columns
         texts = [n for n in frame if frame[n].dtype != float and n != PREDICTION]
         draw = np.random.default_rng(number)
         said = draw.random(2000) if task == "regression" else draw.dirichlet(np.ones(classes), 2000)
-        words = numbers, frame[texts].to_numpy().tolist(), said
+        words = numbers, frame[texts].to_numpy().T.tolist(), said
         telemetry.answered(f"a version with a long name {number}", role, *words, at=NOW)
         for route in range(50):
             telemetry.requests(f"/{route}", 200 + route, 0.1)

@@ -29,7 +29,7 @@ def test_every_page_can_be_shown(task, turns):
     assert f"The {t.model} candidate reaches" in shown
     for name in scores.METRICS[task]:
         assert scores.NAMES[name] in shown
-    assert "ONNX answers as scikit-learn does" in shown
+    assert "ONNX will serve: the largest difference" in shown
     assert said(train.steps(t.unfitted)) and said(train.by_fold(t.folds))
     assert said(train.over_time(t.log, t.of, outcome, promised))
     drawn = train.calibration(t.log, t.of, outcome)
@@ -70,8 +70,10 @@ def test_no_interval_is_no_interval():
 
 
 def test_onnx_that_was_left_out_is_told_with_its_reason():
-    shown = told(engine="scikit-learn", reason="row 3 differs by 0.2")
-    assert "scikit-learn will serve; ONNX was left out: row 3 differs by 0.2" in shown
+    shown = told(engine="estimator", reason="onnx: row 3 differs by 0.2")
+    assert (
+        "behind our preprocessing will serve" in shown and "left out: onnx: row 3 differs" in shown
+    )
 
 
 def test_steps_name_what_is_chosen(turns):

@@ -31,12 +31,12 @@ def flights_model(folder: Path):
 
 
 def seen(rows: pd.DataFrame, of) -> tuple[np.ndarray, list[list]]:
-    """Rows as a server has them: numbers, and for each row its categories."""
+    """Rows as a server has them: numbers, and the columns of categories."""
     frame = models.features(rows, of)
     named = {k: [c.name for c in of.columns if c.kind == k] for k in ("number", "category")}
     texts = frame[named["category"]].astype(object)
     texts = texts.where(texts.notna(), None)
-    return frame[named["number"]].to_numpy("float64"), texts.to_numpy().tolist()
+    return frame[named["number"]].to_numpy("float64"), texts.to_numpy().T.tolist()
 
 
 class Replica:
@@ -67,7 +67,12 @@ class Replica:
             with self.lock:
                 now = words.get("at", time.time())
                 self.telemetry.answered(
-                    version, "champion", numbers[part], categories[part], said[part], at=now
+                    version,
+                    "champion",
+                    numbers[part],
+                    [c[part] for c in categories],
+                    said[part],
+                    at=now,
                 )
                 for _ in said[part]:
                     self.telemetry.requests(

@@ -1,8 +1,4 @@
-"""A sealed model: files, manifest, hashes; verified before anything in it is parsed.
-
-The manifest's format is one integer. Raise FORMAT when a file is added, dropped or read in another way; keep reading the older format in
-`load` for as long as a bundle of it serves somewhere, and keep a sealed one of each format in the tests.
-"""
+"""A sealed model: make it from a fitted pipeline, and read it back, verified."""
 
 import hashlib
 import io
@@ -10,7 +6,6 @@ import json
 import platform
 import re
 import zipfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,22 +16,23 @@ import pandas as pd
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from modelkeep import engine, files, models, profile, reference, schema, tables, traffic
-from modelkeep.engine import Engine
+from modelkeep import (
+    files,
+    models,
+    profile,
+    proof,
+    reference,
+    schema,
+    scores,
+    sealed,
+    tables,
+    traffic,
+)
 from modelkeep.profile import Profile
+from modelkeep.proof import Engine
 from modelkeep.schema import Schema
+from modelkeep.sealed import FORMAT, MANIFEST, BundleError
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-FILES = (
-    "encoding.json",
-    "golden.json",
-    "model.skops",
-    "promise.parquet",
-    "reference.json",
-    "schema.json",
-    "trained_rows.npy",
-)  # and model.onnx, where it was proven equal
 LIBRARIES = ("modelkeep", "numpy", "pandas", "scikit-learn", "skl2onnx", "skops")
 # Everything beyond skops' own list that a pipeline of `models` is made of. A file that names any other type is refused.
 TRUSTED = (
@@ -44,10 +40,6 @@ TRUSTED = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
 )
-
-
-class BundleError(RuntimeError):
-    """A bundle that is not what its manifest says."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class Bundle:
     manifest: MappingProxyType
     schema: Schema
     pipeline: Pipeline
-    engine: Engine | None
+    engine: Engine
     reference: Profile
     promise: pd.DataFrame
     trained_rows: np.ndarray
@@ -75,10 +67,10 @@ class Bundle:
         return models.predict(self.pipeline, rows, self.schema)
 
     def answer(self, rows: pd.DataFrame) -> np.ndarray:
-        """What a server would say: by ONNX where that was proven equal, else as `predict`."""
-        if self.engine is None or rows.empty:
-            return self.predict(rows) if len(rows) else _no_answers(self.schema)
-        return self.engine.predict(columns(rows, self.schema))
+        """What a server would say: by the fastest engine that was proven equal to `predict`."""
+        if rows.empty:
+            return _no_answers(self.schema)
+        return self.engine.predict(*proof.arrays(rows, self.schema))
 
 
 def row_hashes(rows: pd.DataFrame, of: Schema) -> np.ndarray:
@@ -101,11 +93,13 @@ def seal(
     """Write the bundle by rename; `train` gives golden rows, edge cases and the hashes of trained rows, `promise` is the log of rows answered before they were learned from: the reference counts those rows, and what this model says of them."""
     examples = _edge_cases(train, of)
     golden = pd.concat([train.head(10), examples.tail(10)])
-    onnx, serving, plan = _serving(fitted, of, examples)
+    serving, plan, onnx = proof.choose(fitted, of, examples)
+    engine = proof.load(serving.engine, plan, onnx, fitted, of)
     with files.folder(folder) as new:
         files.write_bytes(new / "model.skops", dump(fitted))
         files.write_text(new / "schema.json", schema.to_json(of))
-        usual = traffic.answered(promise, of, _answers(fitted, of, plan, onnx, promise))
+        # equal within the tolerance is not equal enough for bins whose edges are answers
+        usual = traffic.answered(promise, of, engine.predict(*proof.arrays(promise, of)))
         files.write_text(new / "reference.json", profile.to_json(reference.learn(usual, of)))
         tables.write(promise, new / "promise.parquet")
         files.write_json(new / "encoding.json", plan)
@@ -118,8 +112,9 @@ def seal(
         manifest = {
             "format": FORMAT,
             "files": {p.name: files.sha256(p) for p in sorted(new.iterdir())},
-            "serving": serving,
+            "serving": asdict(serving),
             "promise": {name: asdict(e) for name, e in scores.items()},
+            **_errors(promise, of),
             "rows": len(train),
             **provenance,
             "python": platform.python_version(),
@@ -128,53 +123,33 @@ def seal(
         files.write_json(new / MANIFEST, manifest)
 
 
+def _errors(promise: pd.DataFrame, of: Schema) -> dict:
+    """What a server needs to expect errors of numbers before labels come."""
+    if of.task != "regression":
+        return {}
+    cuts, means = scores.errors_by_size(models.outcome(promise, of), traffic.answers(promise, of))
+    return {"errors": {"cuts": cuts, **means}}
+
+
 def load(folder: Path) -> Bundle:
     """The bundle in `folder`; BundleError unless every file has the hash that the manifest states and only trusted types are named."""
-    content = verify(folder)
+    content = sealed.verify(folder)
     manifest = json.loads(content[MANIFEST])
     of = schema.from_json(content["schema.json"].decode())
+    pipeline = undump(content["model.skops"])
     golden = json.loads(content["golden.json"])
     return Bundle(
         sha256=hashlib.sha256(content[MANIFEST]).hexdigest(),
         manifest=MappingProxyType(manifest),
         schema=of,
-        pipeline=undump(content["model.skops"]),
-        engine=_engine(content),
+        pipeline=pipeline,
+        engine=_engine(content, pipeline, of),
         reference=profile.from_json(content["reference.json"].decode()),
         promise=tables.load(io.BytesIO(content["promise.parquet"])),
         trained_rows=np.load(io.BytesIO(content["trained_rows.npy"]), allow_pickle=False),
         golden=pd.DataFrame(golden["rows"]),
         golden_answers=np.array(golden["answers"]),
     )
-
-
-def verify(folder: Path) -> dict[str, bytes]:
-    """The files of the bundle, read once: what was hashed is what is parsed."""
-    try:
-        text = (folder / MANIFEST).read_bytes()
-        manifest = json.loads(text)
-        stated = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(
-            f"{folder}: no readable {MANIFEST} ({error}); run the stage train, or `dvc checkout` if the model was made before"
-        ) from error
-    if manifest.get("format") != FORMAT:
-        raise BundleError(
-            f"{folder}: bundle format {manifest.get('format')!r}, and this code reads {FORMAT}; use the code of the bundle's commit"
-        )
-    content = {MANIFEST: text}
-    for name, sha256 in (dict.fromkeys(FILES) | stated).items():
-        path = folder / name
-        if path.name != name or name not in stated or not path.is_file():
-            raise BundleError(f"{folder}: {name!r} is missing; restore it with `dvc checkout`")
-        content[name] = path.read_bytes()
-        found = hashlib.sha256(content[name]).hexdigest()
-        if found != sha256:
-            raise BundleError(
-                f"{path}: its SHA-256 is {found[:12]}..., the manifest says {str(sha256)[:12]}...; "
-                "the file was changed: restore it with `dvc checkout`"
-            )
-    return content
 
 
 def dump(fitted: Pipeline) -> bytes:
@@ -206,46 +181,14 @@ def undump(content: bytes) -> Pipeline:
     return skops.io.loads(content, trusted=list(TRUSTED))
 
 
-def _engine(content: dict[str, bytes]) -> Engine | None:
-    if "model.onnx" not in content:
-        return None
-    return Engine(json.loads(content["encoding.json"]), content["model.onnx"])
+def _engine(content: dict[str, bytes], fitted: Pipeline | None, of: Schema) -> Engine:
+    name = json.loads(content[MANIFEST])["serving"]["engine"]
+    plan = json.loads(content["encoding.json"])
+    return proof.load(name, plan, content.get("model.onnx", b""), fitted, of)
 
 
 def _no_answers(of: Schema) -> np.ndarray:
     return np.zeros(0) if of.task == "regression" else np.zeros((0, len(of.classes)))
-
-
-def columns(rows: pd.DataFrame, of: Schema) -> dict[str, Sequence]:
-    """The features as arrays by name, which is what an engine reads."""
-    frame = models.features(rows, of)
-    return {c.name: frame[c.name].to_numpy() for c in of.columns}
-
-
-def _serving(fitted: Pipeline, of: Schema, examples: pd.DataFrame) -> tuple[bytes, dict, dict]:
-    """ONNX if it proves equal on the examples, else no bytes and the reason."""
-    plan, x = engine.encoding(fitted, of), columns(examples, of)
-    encoded = engine.encode(plan, x)
-    try:
-        onnx = engine.to_onnx(fitted, encoded.shape[1])
-        worst, why = engine.prove(plan, onnx, x, models.predict(fitted, examples, of))
-    except (
-        Exception
-    ) as error:  # a converter may fail in its own way; the model is served without it
-        said = " ".join(str(error).split())  # some print the whole model
-        onnx, worst, why = b"", None, f"{type(error).__name__}: {said[:200]}"
-    stated = {"engine": "scikit-learn" if why else "onnx", "largest_difference": worst}
-    stated |= {"rows": len(examples), "reason": why}
-    return (b"" if why else onnx), stated, plan
-
-
-def _answers(
-    fitted: Pipeline, of: Schema, plan: dict, onnx: bytes, rows: pd.DataFrame
-) -> np.ndarray:
-    """What will be served: equal within the tolerance is not equal enough for bins whose edges are answers."""
-    if onnx:
-        return Engine(plan, onnx).predict(columns(rows, of))
-    return models.predict(fitted, rows, of)
 
 
 def _edge_cases(train: pd.DataFrame, of: Schema, rows: int = 5000) -> pd.DataFrame:

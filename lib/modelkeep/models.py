@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
@@ -19,9 +19,9 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from modelkeep import scores
+from modelkeep.engine import MISSING
 from modelkeep.schema import Schema
 
-MISSING = "missing"
 KINDS = ("boosting", "forest", "linear")
 
 
@@ -154,12 +154,16 @@ def fit(unfitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> Pipeline:
 
 def predict(fitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> np.ndarray:
     """Probabilities (rows, classes), or predicted numbers (rows,); a class that training lacked gets 0."""
-    x = features(rows, schema)
+    return answer(fitted, features(rows, schema), schema)
+
+
+def answer(model: BaseEstimator, x: pd.DataFrame | np.ndarray, schema: Schema) -> np.ndarray:
+    """As `predict`, of a pipeline or of its estimator alone, from what it takes itself."""
     if schema.task == "regression":
-        return fitted.predict(x)
-    answer = np.zeros((len(x), len(schema.classes)))
-    answer[:, fitted.classes_] = fitted.predict_proba(x)
-    return answer
+        return model.predict(x)
+    said = np.zeros((len(x), len(schema.classes)))
+    said[:, model.classes_] = model.predict_proba(x)
+    return said
 
 
 def cross_validate(

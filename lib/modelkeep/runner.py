@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from modelkeep import files, notebooks, parameters
 
 if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
     from nbformat import NotebookNode
 
 PAPERMILL_MARKER = "papermill-error-cell-tag"
@@ -31,9 +32,10 @@ def run(stage: str, root: Path, overrides: Mapping[str, object] | None = None) -
     """Execute a stage's notebook into `reports/<stage>.ipynb` and the page that it returns."""
     root = root.resolve()
     values = parameters.resolve(root, stage, overrides or {})
-    with _surroundings(root) as scratch:
+    with _surroundings(root) as scratch, _kernel(root, scratch) as kernel:
         progress = _Progress(stage, notebooks.read(root / "notebooks" / f"{stage}.ipynb"))
-        executed, error = _execute(root, stage, values, scratch / "executed.ipynb", progress)
+        output = scratch / "executed.ipynb"
+        executed, error = _execute(root, stage, values, output, progress, kernel)
     if error is not None:
         raise _failure(root, stage, executed, error, progress)
     page = _write(notebooks.normal(executed, root), root / "reports", stage)
@@ -73,18 +75,22 @@ class _Progress:
 
 
 def _execute(
-    root: Path, stage: str, values: dict, output: Path, progress: _Progress
+    root: Path,
+    stage: str,
+    values: dict,
+    output: Path,
+    progress: _Progress,
+    kernel: "AsyncKernelManager",
 ) -> tuple[dict, dict | None]:
     import nbformat
     import papermill
     from nbformat.v4 import new_output
     from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of names that we checked
     # the page's exporter takes .4 s to import: meanwhile the kernel starts
     threading.Thread(target=import_module, args=["nbconvert"], daemon=True).start()
-    connection, error = str(output.with_name("kernel.json")), None
+    error = None
     try:
         papermill.execute_notebook(
             root / "notebooks" / f"{stage}.ipynb",
@@ -96,7 +102,7 @@ def _execute(
             autosave_cell_every=0,
             coalesce_streams=True,
             on_cell_start=progress,
-            config=Config(KernelManager={"transport": "ipc", "connection_file": connection}),
+            km=kernel,
         )
     except PapermillExecutionError as raised:
         error = new_output("error", ename=raised.ename, evalue=raised.evalue)
@@ -111,6 +117,26 @@ def _execute(
     if error is None and executed.metadata.papermill.exception:
         error = new_output("error", ename="SystemExit", evalue="the notebook ended itself early")
     return executed, error
+
+
+@contextmanager
+def _kernel(root: Path, scratch: Path) -> Iterator["AsyncKernelManager"]:
+    """A kernel that boots while papermill is imported: each takes a second. It ends by a kill: what it wrote is whole, and its own way out takes another half."""
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+
+    path = str(scratch / "kernel.json")
+    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=path)
+    clients, make = [], kernel.client
+    kernel.client = lambda **options: clients.append(make(**options)) or clients[-1]
+    memory = ["--HistoryManager.hist_file=:memory:"]
+    run_sync(kernel.start_kernel)(cwd=str(root), extra_arguments=memory)
+    try:
+        yield kernel
+    finally:
+        for client in clients:  # nbclient closes only what it opened itself
+            client.stop_channels()
+        run_sync(kernel.shutdown_kernel)(now=True)
 
 
 @contextmanager

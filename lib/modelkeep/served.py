@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelkeep import models, scores, traffic
 from modelkeep.cohorts import AGES, CLASSES, LABELLED, OTHER, ROWS, Cohorts
 from modelkeep.exposition import Exposition, cumulative
 from modelkeep.livebins import LiveBins
-from modelkeep.reference import PREDICTION
+from modelkeep.profile import PREDICTION
 
 if TYPE_CHECKING:
     from modelkeep.bundle import Bundle
@@ -26,7 +26,7 @@ SUMS |= {name: f"cohort_{name}" for name in ERRORS}
 
 
 class Served:
-    """The counts of one model; `bundle` gives its schema."""
+    """The counts of one model; `bundle` gives its schema and manifest."""
 
     def __init__(
         self, version: str, bundle: "Bundle", bins: LiveBins, roles: Sequence[str], now: float
@@ -43,9 +43,9 @@ class Served:
         self.counts = np.zeros(self.bins.starts[-1], np.int64)
         self.predicted = np.zeros(CLASSES + 1, np.int64)
         self.scores, self.scores_sum = np.zeros(11, np.int64), 0.0
+        self._past = bundle.manifest.get("errors")  # of numbers; bundles had none before
         names = ERRORS if self.task == "regression" else ("log_loss", "correct", "positive")
         self.expected = dict.fromkeys(names, 0.0)
-        self._past = _past_errors(bundle) if self.task == "regression" else None
         self._ages = self.cohorts.by_age(now)
         self._waiting: list[tuple] = []
         self._rows_waiting = 0
@@ -83,7 +83,7 @@ class Served:
         answers = np.concatenate(answers).astype(np.float64)
         said = self._said(answers)
         numbers = np.concatenate(numbers)
-        columns = list(zip(*(row for rows in categories for row in rows)))
+        columns = [list(chain.from_iterable(parts)) for parts in zip(*categories)]
         if self.task == "multiclass":
             columns.append([self.names[i] for i in said.tolist()])
         else:
@@ -93,10 +93,10 @@ class Served:
     def _said(self, answers: np.ndarray) -> np.ndarray:
         """Count answers; return what is watched of them: a class, a probability or a number."""
         if self.task == "regression":
-            cuts, errors = self._past
-            places = np.searchsorted(cuts, answers.ravel())
-            for name in ERRORS:
-                self.expected[name] += float(errors[name][places].sum())
+            if self._past:
+                places = np.searchsorted(self._past["cuts"], answers.ravel())
+                for name in ERRORS:
+                    self.expected[name] += float(np.asarray(self._past[name])[places].sum())
             return answers.ravel()
         chosen, best = answers.argmax(axis=1), answers.max(axis=1)
         self.predicted += np.bincount(np.minimum(chosen, CLASSES), minlength=CLASSES + 1)
@@ -126,7 +126,7 @@ class Served:
             limits = _limits(name, stated)
             add(PROMISED[name], lambda limits=limits: limits, bounds)
         if self.task == "regression":
-            for name in ERRORS:
+            for name in ERRORS if self._past else ():
                 add(f"expected_{name}_total", lambda name=name: (self.expected[name],))
         else:
             self._expose_classes(add, v)
@@ -201,17 +201,3 @@ def _limits(name: str, stated: Mapping) -> tuple[float, float]:
         return (math.nan if value is None else value), math.nan
     half = SPREAD * se * math.sqrt(1 + blocks / DAYS)
     return value, value - half if name == "auc" else value + half
-
-
-def _past_errors(bundle: "Bundle") -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return tenths of the promised rows by what was predicted, and the mean errors in each."""
-    of, rows = bundle.schema, bundle.promise
-    truth, said = models.outcome(rows, of), traffic.answers(rows, of)
-    cuts = np.quantile(said, np.linspace(0, 1, 11)[1:-1])  # as scores.expected_errors
-    places = np.searchsorted(cuts, said)
-    rows_in = np.bincount(places, minlength=10)
-    found = {}
-    for name, errors in scores.per_row(of.task, truth, said).items():
-        total = np.bincount(places, errors, 10)
-        found[name] = np.where(rows_in > 0, total / np.maximum(rows_in, 1), errors.mean())
-    return cuts, found

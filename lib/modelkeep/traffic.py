@@ -1,12 +1,18 @@
 """The prediction log as a table: what was asked, what the model said, what came true and when that was known."""
 
+import json
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from modelkeep.columns import as_numbers, as_text
 from modelkeep.schema import Schema
 
 ANSWERED_BY, LABELLED_AT = "answered_by", "labelled_at"
 DAY = np.timedelta64(1, "D")
+READ = ("id", "at", "model", "role", "entity", "time", "features", "answer", "label", "labelled_at")
 
 
 class LogError(ValueError):
@@ -65,6 +71,56 @@ def replay(
         log[LABELLED_AT] = arrives.mask(gone)
     log[of.label] = log[of.label].mask(gone)
     return log
+
+
+def logged(batches: Iterable[pa.RecordBatch], of: Schema) -> tuple[pd.DataFrame, list[str]]:
+    """The batches of a log (see `log.Log.read`) as the table that `replay` makes, and what of them does not fit this schema."""
+    parts = [batch.to_pandas() for batch in batches]
+    nothing = pd.DataFrame({name: [] for name in READ}, dtype=object)
+    said = pd.concat(parts, ignore_index=True) if parts else nothing
+    values, names = _json(said["answer"]), answer_columns(of)
+    fits = np.array([len(each) == len(names) for each in values], dtype=bool)
+    notes = _note((~fits).sum(), "answers of a model with other classes were left out")
+    said, values = said[fits], [each for each, fit in zip(values, fits, strict=True) if fit]
+    table = pd.DataFrame(_asked(said, of), index=said.index)
+    label = as_text(said["label"])
+    if of.classes:
+        known = label.isin(of.classes)
+        notes += _note((label.notna() & ~known).sum(), "labels are of no class of this model")
+        label = label.where(known)
+    table[of.label] = label if of.classes else as_numbers(said["label"])[0]
+    answers_given = np.array(values, dtype="float64").reshape(len(values), len(names))
+    table = answered(table, of, answers_given)
+    table[ANSWERED_BY] = said["model"].astype("str")
+    table[LABELLED_AT] = said["labelled_at"].astype("datetime64[us]").where(label.notna())
+    if of.time:
+        table = table.sort_values(of.time, kind="stable")
+    return table.reset_index(drop=True), notes
+
+
+def _asked(said: pd.DataFrame, of: Schema) -> dict[str, object]:
+    """What the rows were: id, time, entity and features."""
+    table = {of.id: said["id"].astype("str")}
+    if of.time:  # a row that says nothing of its time happened when it was answered
+        time, at = (said[name].astype("datetime64[us]") for name in ("time", "at"))
+        table[of.time] = time.fillna(at)
+    if of.entity and of.entity != of.id:
+        table[of.entity] = as_text(said["entity"])
+    features = _json(said["features"])
+    for column in of.columns:
+        values = [row.get(column.name) for row in features]
+        values = pd.Series(values, said.index, dtype=object, name=column.name)
+        number = column.kind == "number"
+        table[column.name] = as_numbers(values)[0] if number else as_text(values)
+    return table
+
+
+def _json(texts: pd.Series) -> list:
+    return json.loads(b"[" + b",".join(texts) + b"]")
+
+
+def _note(n: int, what: str) -> list[str]:
+    return [f"{n:,} {what}"] if n else []
 
 
 def delays(log: pd.DataFrame, of: Schema) -> np.ndarray:

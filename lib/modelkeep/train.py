@@ -52,10 +52,10 @@ def _with_interval(name: str, e: Estimate) -> str:
 
 
 def _served(serving: dict) -> str:
-    if serving["engine"] != "onnx":
-        return f"scikit-learn will serve; ONNX was left out: {serving['reason']}"
-    rows = count(serving["rows"], "row")
-    return f"ONNX answers as scikit-learn does: the largest difference on {rows} is {serving['largest_difference']:.1e}"
+    name = {"onnx": "ONNX", "estimator": "scikit-learn's estimator behind our preprocessing"}
+    rows, engine = count(serving["rows"], "row"), serving["engine"]
+    told = f"{name.get(engine, 'the whole scikit-learn pipeline')} will serve: the largest difference from the pipeline on {rows} is {serving['largest_difference']:.1e}"
+    return f"{told}; left out: {serving['reason']}" if serving["reason"] else told
 
 
 def by_fold(folds: Sequence[Fold]) -> Html:
