@@ -265,7 +265,7 @@ class App:
                 print(f"modelkeep: {error}; {self.service.champion.name} stays", flush=True)
             before = self.desk.made
             await asyncio.sleep(WATCH)
-            if self.desk.made == before:  # nobody asks: what would hold up a later answer is done now
+            if self.desk.made == before:  # nobody asks: the log may tidy up
                 self.log.rest()
 
     async def _reloaded(self) -> Service:

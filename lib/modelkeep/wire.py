@@ -131,4 +131,3 @@ def _bytes(reply: Reply, last: bool) -> bytes:
         close,
         reply.body,
     )
-
