@@ -13,7 +13,8 @@ from modelkeep.serving import Model, Said
 NUMBERS = ("FP64", "FP32", "FP16", "INT64", "INT32", "INT16", "INT8")
 NUMBERS += ("UINT64", "UINT32", "UINT16", "UINT8")
 RAW = {"FP64": "<f8", "FP32": "<f4", "FP16": "<f2", "BOOL": "?"}
-RAW |= {f"{u.upper()}INT{8 * n}": f"<{u or 'i'}{n}" for u in ("", "u") for n in (1, 2, 4, 8)}
+RAW |= {"INT64": "<i8", "INT32": "<i4", "INT16": "<i2", "INT8": "<i1"}
+RAW |= {"UINT64": "<u8", "UINT32": "<u4", "UINT16": "<u2", "UINT8": "<u1"}
 KINDS = {"number": NUMBERS, "category": ("BYTES", "BOOL", *NUMBERS)}
 
 
