@@ -10,7 +10,7 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/cache/matplotlib
 export JUPYTER_DATA_DIR := $(CURDIR)/.venv/share/jupyter
 export JUPYTER_CONFIG_DIR := $(CURDIR)/.venv/etc/jupyter
 
-.PHONY: run test lab proof clean help
+.PHONY: run test serve lab proof clean help
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,6 +21,9 @@ run: .venv/made  ## one turn of the loop, then the verdicts
 
 test: .venv/made  ## what CI runs
 	python -m pytest
+
+serve: .venv/made  ## answer over HTTP (params/serve.yaml)
+	modelkeep serve
 
 lab: .venv/made  ## JupyterLab on this workspace
 	jupyter lab

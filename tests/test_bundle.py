@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
 import synthetic
-from modelkeep import bundle, models, tables
+from modelkeep import bundle, models, sealed, tables
 from modelkeep.bundle import BundleError
 
 TASKS = tuple(synthetic.LABELS)
@@ -29,9 +29,9 @@ def folder(bundles, tmp_path, tmp_path_factory):
 def restate(folder, name, content):
     """Write a file and let the manifest state its hash, as a forger would."""
     (folder / name).write_bytes(content)
-    manifest = json.loads((folder / bundle.MANIFEST).read_text())
+    manifest = json.loads((folder / sealed.MANIFEST).read_text())
     manifest["files"][name] = hashlib.sha256(content).hexdigest()
-    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
+    (folder / sealed.MANIFEST).write_text(json.dumps(manifest))
 
 
 SEAL = """
@@ -49,7 +49,7 @@ def test_another_process_seals_the_same_bytes(bundles, tmp_path, tmp_path_factor
     subprocess.run(command, cwd=request.path.parent, env=surroundings, check=True)
     for task in TASKS:
         names = sorted(p.name for p in (here / task).iterdir())
-        assert names == sorted([*bundle.FILES, bundle.MANIFEST, "model.onnx"])
+        assert names == sorted([*sealed.FILES, sealed.MANIFEST, "model.onnx"])
         assert names == sorted(p.name for p in (tmp_path / task).iterdir())
         for name in names:
             ours, theirs = ((at / task / name).read_bytes() for at in (here, tmp_path))
@@ -99,7 +99,7 @@ def test_no_rows_have_no_answers(task, bundles, parts):
     assert bundles[task].answer(nothing).shape == shape
 
 
-@pytest.mark.parametrize("name", [*bundle.FILES, "model.onnx"])
+@pytest.mark.parametrize("name", [*sealed.FILES, "model.onnx"])
 def test_one_flipped_bit_is_found_before_anything_is_parsed(name, folder, monkeypatch):
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -123,18 +123,18 @@ def test_one_flipped_bit_is_found_before_anything_is_parsed(name, folder, monkey
 
 def test_the_name_of_a_bundle_is_the_hash_of_its_manifest(folder, bundles):
     assert bundle.load(folder).name == bundles["binary"].name
-    text = (folder / bundle.MANIFEST).read_text()
-    (folder / bundle.MANIFEST).write_text(text.replace('"rows"', '"Rows"'))
+    text = (folder / sealed.MANIFEST).read_text()
+    (folder / sealed.MANIFEST).write_text(text.replace('"rows"', '"Rows"'))
     assert bundle.load(folder).name != bundles["binary"].name
 
 
 def test_a_flipped_bit_in_the_manifest_is_found_or_makes_another_bundle(folder, bundles):
     """Only who knows the manifest's own hash, which is the bundle's name, can tell the rest."""
-    content, refused = (folder / bundle.MANIFEST).read_bytes(), 0
+    content, refused = (folder / sealed.MANIFEST).read_bytes(), 0
     for place in range(0, len(content), 151):
         flipped = bytearray(content)
         flipped[place] ^= 1
-        (folder / bundle.MANIFEST).write_bytes(flipped)
+        (folder / sealed.MANIFEST).write_bytes(flipped)
         try:
             assert bundle.load(folder).name != bundles["binary"].name
         except BundleError:
@@ -142,7 +142,7 @@ def test_a_flipped_bit_in_the_manifest_is_found_or_makes_another_bundle(folder, 
     assert refused > 3
 
 
-@pytest.mark.parametrize("name", bundle.FILES)
+@pytest.mark.parametrize("name", sealed.FILES)
 def test_a_file_that_is_missing(name, folder):
     (folder / name).unlink()
     with pytest.raises(BundleError, match=f"'{name}' is missing"):
@@ -150,9 +150,9 @@ def test_a_file_that_is_missing(name, folder):
 
 
 def test_a_file_that_the_manifest_leaves_out(folder):
-    manifest = json.loads((folder / bundle.MANIFEST).read_text())
+    manifest = json.loads((folder / sealed.MANIFEST).read_text())
     del manifest["files"]["schema.json"]
-    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
+    (folder / sealed.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=r"'schema\.json' is missing"):
         bundle.load(folder)
 
@@ -162,16 +162,16 @@ def test_a_manifest_that_leads_out_of_the_folder(name, folder):
     for at in (folder.parent / "secret", folder / "sub" / "secret"):
         at.parent.mkdir(exist_ok=True)
         at.write_bytes(b"x")
-    manifest = json.loads((folder / bundle.MANIFEST).read_text())
+    manifest = json.loads((folder / sealed.MANIFEST).read_text())
     manifest["files"][name] = hashlib.sha256(b"x").hexdigest()
-    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
+    (folder / sealed.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="is missing"):
         bundle.load(folder)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"files": 3}', '{"files": ["a"]}', "\0"])
 def test_a_manifest_that_is_none(content, folder):
-    (folder / bundle.MANIFEST).write_text(content)
+    (folder / sealed.MANIFEST).write_text(content)
     with pytest.raises(BundleError, match=r"no readable manifest\.json"):
         bundle.load(folder)
 
@@ -183,8 +183,8 @@ def test_no_bundle_at_all(tmp_path):
 
 @pytest.mark.parametrize("other", [0, 2, "1", None])
 def test_another_format(other, folder):
-    manifest = json.loads((folder / bundle.MANIFEST).read_text()) | {"format": other}
-    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
+    manifest = json.loads((folder / sealed.MANIFEST).read_text()) | {"format": other}
+    (folder / sealed.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=f"bundle format {other!r}, and this code reads 1"):
         bundle.load(folder)
 
@@ -211,12 +211,12 @@ def test_what_cannot_be_converted_is_served_by_scikit_learn(strange, parts, tmp_
 
     for name in ("to_onnx", *strange):
         monkeypatch.setattr(bundle.proof, name, fails)
-    sealed = synthetic.sealed(tmp_path / "candidate", parts["binary"], "linear")
+    made = synthetic.sealed(tmp_path / "candidate", parts["binary"], "linear")
     assert not (tmp_path / "candidate" / "model.onnx").exists()
-    stated, test = sealed.manifest["serving"], parts["binary"].test
+    stated, test = made.manifest["serving"], parts["binary"].test
     assert stated["engine"] == ("scikit-learn" if strange else "estimator")
     assert stated["reason"].startswith("onnx: RuntimeError: no xxx")
-    assert (sealed.answer(test) == sealed.predict(test)).all()
+    assert (made.answer(test) == made.predict(test)).all()
 
 
 def test_a_seal_that_fails_leaves_the_old_bundle(folder, parts, monkeypatch):

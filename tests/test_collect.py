@@ -6,7 +6,6 @@ import pytest
 
 import synthetic
 from modelkeep import collect, traffic
-from modelkeep.collect import SourceError
 from modelkeep.figures import Figure
 from synthetic import said
 

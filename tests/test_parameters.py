@@ -46,8 +46,8 @@ def test_every_problem_of_the_values_is_said_at_once(tmp_path):
     said = refusal(root, "hello", tmies=1, times=True).splitlines()
     assert said == [
         "stage hello was not started:",
-        "  params/hello.yaml: `wrod` is not a parameter of the notebook; did you mean `word`?",
-        "  -p: `tmies` is not a parameter of the notebook; did you mean `times`?",
+        "  params/hello.yaml: `wrod` is not a parameter; did you mean `word`?",
+        "  -p: `tmies` is not a parameter; did you mean `times`?",
         "  params/hello.yaml: `word` is missing (what to say); add `word: 'hi'`, "
         "the notebook's default",
         "  params/hello.yaml: `times: 2.5` is float, it must be int (how often)",

@@ -1,8 +1,4 @@
-"""A sealed model: files, manifest, hashes; verified before anything in it is parsed.
-
-The manifest's format is one integer. Raise FORMAT when a file is added, dropped or read in another way; keep reading the older format in
-`load` for as long as a bundle of it serves somewhere, and keep a sealed one of each format in the tests.
-"""
+"""A sealed model: make it from a fitted pipeline, and read it back, verified."""
 
 import hashlib
 import io
@@ -20,22 +16,12 @@ import pandas as pd
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from modelkeep import files, models, profile, proof, reference, schema, tables, traffic
+from modelkeep import files, models, profile, proof, reference, schema, sealed, tables, traffic
 from modelkeep.profile import Profile
 from modelkeep.proof import Engine
 from modelkeep.schema import Schema
+from modelkeep.sealed import FORMAT, MANIFEST, BundleError
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-FILES = (
-    "encoding.json",
-    "golden.json",
-    "model.skops",
-    "promise.parquet",
-    "reference.json",
-    "schema.json",
-    "trained_rows.npy",
-)  # and model.onnx, where it was proven equal
 LIBRARIES = ("modelkeep", "numpy", "pandas", "scikit-learn", "skl2onnx", "skops")
 # Everything beyond skops' own list that a pipeline of `models` is made of. A file that names any other type is refused.
 TRUSTED = (
@@ -43,10 +29,6 @@ TRUSTED = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
 )
-
-
-class BundleError(RuntimeError):
-    """A bundle that is not what its manifest says."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +113,7 @@ def seal(
 
 def load(folder: Path) -> Bundle:
     """The bundle in `folder`; BundleError unless every file has the hash that the manifest states and only trusted types are named."""
-    content = verify(folder)
+    content = sealed.verify(folder)
     manifest = json.loads(content[MANIFEST])
     of = schema.from_json(content["schema.json"].decode())
     pipeline = undump(content["model.skops"])
@@ -148,35 +130,6 @@ def load(folder: Path) -> Bundle:
         golden=pd.DataFrame(golden["rows"]),
         golden_answers=np.array(golden["answers"]),
     )
-
-
-def verify(folder: Path) -> dict[str, bytes]:
-    """The files of the bundle, read once: what was hashed is what is parsed."""
-    try:
-        text = (folder / MANIFEST).read_bytes()
-        manifest = json.loads(text)
-        stated = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(
-            f"{folder}: no readable {MANIFEST} ({error}); run the stage train, or `dvc checkout` if the model was made before"
-        ) from error
-    if manifest.get("format") != FORMAT:
-        raise BundleError(
-            f"{folder}: bundle format {manifest.get('format')!r}, and this code reads {FORMAT}; use the code of the bundle's commit"
-        )
-    content = {MANIFEST: text}
-    for name, sha256 in (dict.fromkeys(FILES) | stated).items():
-        path = folder / name
-        if path.name != name or name not in stated or not path.is_file():
-            raise BundleError(f"{folder}: {name!r} is missing; restore it with `dvc checkout`")
-        content[name] = path.read_bytes()
-        found = hashlib.sha256(content[name]).hexdigest()
-        if found != sha256:
-            raise BundleError(
-                f"{path}: its SHA-256 is {found[:12]}..., the manifest says {str(sha256)[:12]}...; "
-                "the file was changed: restore it with `dvc checkout`"
-            )
-    return content
 
 
 def dump(fitted: Pipeline) -> bytes:

@@ -45,6 +45,14 @@ def run(root: Path, arguments: argparse.Namespace) -> dict:
     return _made(root, runner.run(arguments.stage, root, dict(arguments.parameters)))
 
 
+def serve(root: Path, arguments: argparse.Namespace) -> dict:
+    """Answer rows over HTTP, and log each answer."""
+    from modelkeep import serve
+
+    serve.run(root, serve.settings(root, dict(arguments.parameters)))
+    return {"json": {"state": "done"}, "text": "Stopped; every answer that was given is logged."}
+
+
 def index(root: Path, arguments: argparse.Namespace) -> dict:
     """Make reports/index.html from verdicts/."""
     from modelkeep import files, report, verdicts
@@ -115,15 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     one = _add(commands, run, "modelkeep run train -p max_depth=8")
     one.add_argument("stage", metavar="STAGE", help="a notebook of notebooks/, without .ipynb")
-    one.add_argument(
-        *("-p", "--parameter"),
-        dest="parameters",
-        metavar="NAME=VALUE",
-        type=_pair,
-        action="append",
-        default=[],
-        help="a value that goes before the params file's, for this run only",
-    )
+    _takes_parameters(one)
+    _takes_parameters(_add(commands, serve, "modelkeep serve -p port=9000"))
     _add(commands, index, "modelkeep index")
     side = _add(commands, compare, "modelkeep compare deep-trees more-trees")
     side.add_argument("experiments", metavar="EXP", nargs="+", help="an experiment or a revision")
@@ -132,6 +133,18 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, clean, "modelkeep clean")
     _add(commands, monitoring, "modelkeep monitoring")
     return parser
+
+
+def _takes_parameters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        *("-p", "--parameter"),
+        dest="parameters",
+        metavar="NAME=VALUE",
+        type=_pair,
+        action="append",
+        default=[],
+        help="a value that goes before the params file's, for this run only",
+    )
 
 
 def _add(

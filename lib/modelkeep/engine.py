@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MISSING = "missing"  # what the models call a category that is not there
 LARGEST = 3.4028234663852886e38  # of float32
 
 
@@ -22,7 +23,7 @@ class Encoding:
         self.mean, self.scale = (np.array([f[k] for f in numbers]) for k in ("mean", "scale"))
         self.scaled = bool((self.mean != 0).any() or (self.scale != 1).any())
         self.categories = [f for f in plan["features"] if "categories" in f]
-        self.places = [_places(f["categories"], plan["missing"]) for f in self.categories]
+        self.places = [_places(f["categories"]) for f in self.categories]
         self.one_hot = any(f["one_hot"] for f in self.categories)
 
     def __call__(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
@@ -69,6 +70,6 @@ class Onnx:
         return answer.ravel() if self.regression else answer
 
 
-def _places(categories: Sequence[str], missing: str) -> dict[str | None, int]:
+def _places(categories: Sequence[str]) -> dict[str | None, int]:
     places = {name: i for i, name in enumerate(categories)}
-    return places | ({None: places[missing]} if missing in places else {})
+    return places | ({None: places[MISSING]} if MISSING in places else {})

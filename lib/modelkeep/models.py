@@ -19,9 +19,9 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from modelkeep import scores
+from modelkeep.engine import MISSING
 from modelkeep.schema import Schema
 
-MISSING = "missing"
 KINDS = ("boosting", "forest", "linear")
 
 

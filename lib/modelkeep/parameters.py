@@ -4,7 +4,7 @@ import ast
 import io
 import tokenize
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from modelkeep import notebooks, workspace
@@ -53,6 +53,29 @@ def resolve(root: Path, stage: str, overrides: Mapping[str, object]) -> dict[str
         raise WrongParameters("\n  ".join([f"stage {stage} was not started:", *problems]))
     values = {**given, **overrides}
     return {name: _exact(values[name], line.annotation) for name, line in lines.items()}
+
+
+def program(
+    root: Path, name: str, settings: type, overrides: Mapping[str, object]
+) -> dict[str, object]:
+    """The values of `params/<name>.yaml` for a dataclass of settings, then `overrides` (text is YAML)."""
+    lines = {
+        f.name: Parameter(f.name, _annotation(f.type), f.default, f.name) for f in fields(settings)
+    }
+    given = workspace.params(root, name)
+    overrides = {key: _read(lines.get(key), value) for key, value in overrides.items()}
+    problems = _missing(lines, given, f"params/{name}.yaml")
+    for values, where in ((given, f"params/{name}.yaml"), (overrides, "-p")):
+        problems += _unknown(lines, values, where) + _ill_typed(lines, values, where)
+    if problems:
+        raise WrongParameters("\n  ".join([f"{name} was not started:", *problems]))
+    values = {**given, **overrides}
+    return {key: _exact(values[key], line.annotation) for key, line in lines.items()}
+
+
+def _annotation(kind: object) -> ast.expr:
+    text = kind.__name__ if isinstance(kind, type) else str(kind)
+    return ast.parse(text, mode="eval").body
 
 
 def declared(nb: dict, where: str) -> tuple[dict[str, Parameter], list[str]]:
@@ -138,7 +161,7 @@ def _unknown(lines: dict[str, Parameter], given: Mapping, where: str) -> list[st
     free = [name for name in lines if name not in given]
     listed = f"; its parameters are {', '.join(lines) or 'none'}"
     return [
-        f"{where}: `{name}` is not a parameter of the notebook"
+        f"{where}: `{name}` is not a parameter"
         f"{workspace.meant(str(name), free) or workspace.meant(str(name), list(lines)) or listed}"
         for name in given
         if name not in lines

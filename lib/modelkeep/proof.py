@@ -125,9 +125,7 @@ def encoding(fitted: Pipeline, schema: Schema) -> dict:
     for i, name in enumerate(names):
         known = [str(c) for c in step["encode"].categories_[i]]
         plan.append({"name": name, "categories": known, "one_hot": one_hot})
-    return {"features": plan, "classes": list(schema.classes), "task": schema.task} | {
-        "missing": models.MISSING
-    }
+    return {"features": plan, "classes": list(schema.classes), "task": schema.task}
 
 
 def to_onnx(fitted: Pipeline, width: int) -> bytes:

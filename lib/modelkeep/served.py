@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,7 +78,7 @@ class Served:
         answers = np.concatenate(answers).astype(np.float64)
         said = self._said(answers)
         numbers = np.concatenate(numbers)
-        columns = list(zip(*(row for rows in categories for row in rows)))
+        columns = [list(chain.from_iterable(parts)) for parts in zip(*categories)]
         if self.task == "multiclass":
             columns.append([self.names[i] for i in said.tolist()])
         else:

@@ -113,7 +113,7 @@ class Telemetry:
         problems: Mapping[str, int] | None = None,
         at: float | None = None,
     ) -> None:
-        """Count rows that a model answered: numbers (rows, columns), for each row its categories, and answers (rows, classes) or (rows,), columns in the schema's order. The arrays must not be changed afterwards."""
+        """Count rows that a model answered: numbers (rows, columns), categories by column, and answers (rows, classes) or (rows,), columns in the schema's order. The arrays must not be changed afterwards."""
         served = self._served.get(version)
         if served is None:
             raise TelemetryError(f"model {version!r} is not in service; call serve first")

@@ -1,0 +1,54 @@
+"""The files of a sealed model: a manifest, a hash of each, read once and verified before anything is parsed.
+
+The manifest's format is one integer. Raise FORMAT when a file is added, dropped or read in another way; keep reading the older format for as
+long as a bundle of it serves somewhere, and keep a sealed one of each format in the tests.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+FILES = (
+    "encoding.json",
+    "golden.json",
+    "model.skops",
+    "promise.parquet",
+    "reference.json",
+    "schema.json",
+    "trained_rows.npy",
+)  # and model.onnx, where it was proven equal
+
+
+class BundleError(RuntimeError):
+    """A bundle that is not what its manifest says."""
+
+
+def verify(folder: Path) -> dict[str, bytes]:
+    """The files of the bundle, read once: what was hashed is what is parsed."""
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(text)
+        stated = dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{folder}: no readable {MANIFEST} ({error}); run the stage train, or `dvc checkout` if the model was made before"
+        ) from error
+    if manifest.get("format") != FORMAT:
+        raise BundleError(
+            f"{folder}: bundle format {manifest.get('format')!r}, and this code reads {FORMAT}; use the code of the bundle's commit"
+        )
+    content = {MANIFEST: text}
+    for name, sha256 in (dict.fromkeys(FILES) | stated).items():
+        path = folder / name
+        if path.name != name or name not in stated or not path.is_file():
+            raise BundleError(f"{folder}: {name!r} is missing; restore it with `dvc checkout`")
+        content[name] = path.read_bytes()
+        found = hashlib.sha256(content[name]).hexdigest()
+        if found != sha256:
+            raise BundleError(
+                f"{path}: its SHA-256 is {found[:12]}..., the manifest says {str(sha256)[:12]}...; "
+                "the file was changed: restore it with `dvc checkout`"
+            )
+    return content

@@ -1,0 +1,290 @@
+"""The prediction server: what it answers to whom, over HTTP."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modelkeep import inference, labels, openapi, serving, store, web
+from modelkeep.answers import RETRY, Busy, Desk
+from modelkeep.log import Log, LogError
+from modelkeep.rows import Refused
+from modelkeep.serving import Said, Service
+from modelkeep.telemetry import Telemetry
+from modelkeep.web import Reply, refusal
+
+TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+WRITES = ("/labels", "/model")  # what a stranger must not post to
+WATCH = 0.25  # seconds between two looks at the store's pointer
+
+
+class ServerError(ValueError):
+    """Settings that the server cannot run with."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What params/serve.yaml holds; each line there says what it means."""
+
+    name: str = "flights"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    store: str = "serving"
+    log: str = "sqlite:///data/log/predictions.db"
+    durability: str = "full"
+    unlogged: str = "refuse"
+    max_body_kb: int = 4096
+    max_rows: int = 1000
+    max_waiting: int = 2000
+    body_seconds: float = 10.0
+    drain_seconds: float = 10.0
+
+
+class App:
+    """The ASGI application; everything in it happens in one event loop."""
+
+    def __init__(
+        self, settings: Settings, root: Path, log: Log, telemetry: Telemetry, token: str = ""
+    ) -> None:
+        self.settings, self.log, self.telemetry = settings, log, telemetry
+        self.store, self.token = root / settings.store, token.encode()
+        self.encode = msgspec.json.Encoder().encode
+        self.at = store.now(self.store)
+        if self.at is None:
+            raise ServerError(
+                f"{self.store} names no model; run `modelkeep serve`, which begins with the candidate"
+            )
+        service = serving.load(self.store, self.at, settings.max_rows)
+        limits = {"most": settings.max_waiting, "unlogged": settings.unlogged}
+        self.desk = Desk(log, telemetry, service=service, **limits)
+        self._announce(service)
+        self.routes = self._routes()
+
+    @property
+    def service(self) -> Service:
+        """Who answers now."""
+        return self.desk.service
+
+    def _routes(self) -> dict[tuple[str, str], tuple[str, Callable]]:
+        name = f"/v2/models/{self.settings.name}"
+        gets = {
+            "/": self._docs,
+            "/docs": self._docs,
+            "/openapi.json": self._openapi,
+            "/model": self._model,
+            "/health": self._ready,
+            "/health/live": self._live,
+            "/health/ready": self._ready,
+            "/metrics": self._metrics,
+            "/v2": self._v2,
+            "/v2/health/live": self._live,
+            "/v2/health/ready": self._ready,
+            name: self._metadata,
+            f"{name}/ready": self._ready,
+        }
+        posts = {"/predict": self._predict, "/labels": self._labels, "/model": self._swap}
+        posts[f"{name}/infer"] = self._infer
+        named = {"/predict": "predict", "/labels": "labels", "/model": "model"}
+        named |= {f"{name}/infer": "infer", "/metrics": "metrics"}
+        found = {("GET", p): (named.get(p, "other"), f) for p, f in gets.items()}
+        return found | {("POST", p): (named[p], f) for p, f in posts.items()}
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if scope["type"] == "lifespan":
+            return await self._lifespan(receive, send)
+        if scope["type"] != "http":
+            return None
+        started = time.perf_counter()
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        route, handler = self.routes.get((method, scope["path"]), ("other", None))
+        if handler is None:
+            reply = self._nowhere(method, scope["path"])
+        else:
+            reply = await self._handled(handler, method, scope, receive)
+        self.telemetry.requests(route, reply.status, time.perf_counter() - started)
+        await web.send(send, reply, scope["method"] != "HEAD")
+
+    async def _handled(
+        self, handler: Callable[..., Awaitable[Reply]], method: str, scope: dict, receive: Callable
+    ) -> Reply:
+        try:
+            if method == "GET":
+                return await handler()
+            headers = dict(scope["headers"])
+            web.admit(scope["path"] in WRITES, headers, self.settings.host, self.token)
+            most, seconds = self.settings.max_body_kb, self.settings.body_seconds
+            return await handler(await web.body(headers, receive, most, seconds))
+        except Refused as refused:
+            return refusal(refused.status, refused.place, refused.message)
+        except (Busy, LogError) as busy:
+            return refusal(503, "", str(busy), RETRY)
+        except Exception as error:  # a defect of ours: the client learns no more than that
+            self.telemetry.problem("defect")
+            print(f"modelkeep: {type(error).__name__}: {error}", flush=True)
+            return refusal(500, "", "something went wrong here; it is on record")
+
+    def _nowhere(self, method: str, path: str) -> Reply:
+        if any(path == known for _, known in self.routes):
+            return refusal(405, "", f"{method} is not taken here; see /docs")
+        return refusal(404, "", "there is nothing at this address; see /docs")
+
+    async def _predict(self, body: bytes) -> Reply:
+        service = self.service
+        rows, refused = service.reader.decode(body)
+        said = await self.desk.ask(service, rows) if rows else []
+        answered = iter(said)
+        whole = [refused.get(i) or next(answered) for i in range(len(rows) + len(refused))]
+        if refused:
+            self.telemetry.problem("malformed", len(refused))
+        models = {s.model.name: s.model for s in said if isinstance(s, Said)}
+        if not models:
+            first = next(each for each in whole if isinstance(each, Refused))
+            at = whole.index(first)
+            return refusal(422, _place(first, at), first.message)
+        told = [_told(each, i) for i, each in enumerate(whole)]
+        named = {n: {"version": m.version, "sha256": m.sha256} for n, m in models.items()}
+        return Reply(200, self.encode({"models": named, "predictions": told}))
+
+    async def _infer(self, body: bytes) -> Reply:
+        service = self.service
+        request, table = inference.rows(body, service.champion.schema)
+        try:
+            rows, refused = service.reader.decode(table)
+        except Refused as error:
+            raise Refused("$.inputs", error.message, error.status) from None
+        said = [*refused.values()] or await self.desk.ask(service, rows)
+        name = self.settings.name
+        return Reply(200, self.encode(inference.response(request, name, service.champion, said)))
+
+    async def _labels(self, body: bytes) -> Reply:
+        return Reply(
+            200,
+            self.encode(labels.take(body, self.service.champion.schema, self.log, self.telemetry)),
+        )
+
+    async def _swap(self, body: bytes) -> Reply:
+        """Look at the store's pointer now, and say who answers then."""
+        self.desk.service = await self._reloaded()
+        return await self._model()
+
+    async def _model(self) -> Reply:
+        service = self.service
+        roles = {"champion": service.champion, "canary": service.canary, "shadow": service.shadow}
+        told = {
+            role: {
+                "model": m.name,
+                "version": m.version,
+                "sha256": m.sha256,
+                "engine": m.manifest["serving"]["engine"],
+                "task": m.schema.task,
+                "as_of": m.schema.origin.get("as_of", ""),
+            }
+            for role, m in roles.items()
+            if m
+        }
+        columns = [{"name": c.name, "kind": c.kind} for c in service.champion.schema.columns]
+        shown = {"name": self.settings.name, "serial": self.at.serial, "share": service.share}
+        shown |= {"models": told, "classes": service.champion.schema.classes, "columns": columns}
+        return Reply(200, self.encode(shown))
+
+    async def _live(self) -> Reply:
+        return Reply(200, b'{"live":true}')
+
+    async def _ready(self) -> Reply:
+        wrong = "" if self.telemetry.writable else "the prediction log cannot be written"
+        ready = not wrong or self.settings.unlogged == "serve"
+        told = {
+            "ready": ready,
+            "name": self.settings.name,
+            "model": self.service.champion.name,
+            "durability": self.log.promise,
+            "when the log cannot be written": self.settings.unlogged,
+        }
+        return Reply(200 if ready else 503, self.encode(told | ({"wrong": wrong} if wrong else {})))
+
+    async def _metrics(self) -> Reply:
+        return Reply(200, self.telemetry.render(), TEXT)
+
+    async def _v2(self) -> Reply:
+        return Reply(200, b'{"name":"modelkeep","version":"1","extensions":[]}')
+
+    async def _metadata(self) -> Reply:
+        told = inference.metadata(self.settings.name, self.service.champion)
+        return Reply(200, self.encode(told))
+
+    async def _openapi(self) -> Reply:
+        return Reply(200, json.dumps(self._document()).encode())
+
+    async def _docs(self) -> Reply:
+        page = openapi.page(self.settings.name, self._document())
+        return Reply(200, page.encode(), b"text/html; charset=utf-8")
+
+    def _document(self) -> dict[str, Any]:
+        schema = self.service.champion.schema
+        return openapi.document(self.settings.name, schema, self.settings.max_rows)
+
+    async def _lifespan(self, receive: Callable, send: Callable) -> None:
+        await receive()
+        watcher = asyncio.create_task(self._watch())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        watcher.cancel()
+        self.log.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _watch(self) -> None:
+        """Follow the store's pointer: a release or a rollback takes effect though nobody tells the server."""
+        pointer, seen = self.store / store.POINTER, None
+        while True:
+            try:
+                found = pointer.stat()
+                if (found.st_mtime_ns, found.st_ino) != seen:
+                    seen = (found.st_mtime_ns, found.st_ino)
+                    self.desk.service = await self._reloaded()
+            except Exception as error:  # who answers goes on
+                print(f"modelkeep: {error}; {self.service.champion.name} stays", flush=True)
+            await asyncio.sleep(WATCH)
+
+    async def _reloaded(self) -> Service:
+        """The service that the pointer names now; what fails leaves everything as it was."""
+        try:
+            at = store.now(self.store)
+            if at is None or at == self.at:
+                return self.service
+            service = await asyncio.to_thread(serving.load, self.store, at, self.settings.max_rows)
+        except Exception:
+            self.telemetry.swap("failed")
+            raise
+        self._announce(service)
+        self.at = at
+        self.telemetry.swap("done")
+        return service
+
+    def _announce(self, service: Service) -> None:
+        for role in ("shadow", "canary", "champion"):
+            if model := getattr(service, role):
+                self.telemetry.serve(model, role)
+
+
+def _place(refused: Refused, at: int) -> str:
+    return refused.place if refused.place.startswith("$") else f"$.rows[{at}]{refused.place}"
+
+
+def _told(each: Said | Refused, at: int) -> dict:
+    """One row of an answer."""
+    if isinstance(each, Refused):
+        return {"error": {"place": _place(each, at), "message": each.message}}
+    model, answer = each.model, each.answer
+    classes = model.schema.classes
+    told: dict[str, Any] = {"id": each.row.id, "model": model.name}
+    if classes:
+        told["label"] = classes[answer.index(max(answer))]
+        told["probabilities"] = dict(zip(classes, answer, strict=True))
+    else:
+        told["prediction"] = answer
+    return told | ({"notes": each.notes} if each.notes else {})

@@ -1,0 +1,201 @@
+"""Models in service: the champion, perhaps a canary for some entities, perhaps a shadow that nobody hears."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+import numpy as np
+from msgspec import UNSET
+
+from modelkeep import profile, schema, sealed, store
+from modelkeep.engine import Onnx
+from modelkeep.profile import Profile
+from modelkeep.rows import Checked, Reader, Refused
+from modelkeep.schema import Schema
+from modelkeep.store import Now, Role
+
+GOLDEN = 1e-5  # the largest difference from a golden answer, relative where answers are numbers
+
+
+class ServingError(RuntimeError):
+    """A model that may not answer."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A verified model that answers."""
+
+    name: str
+    sha256: str
+    version: str
+    schema: Schema
+    engine: object
+    reader: Reader
+    reference: Profile
+    manifest: MappingProxyType
+
+    def answer(self, checked: Checked, kept: Sequence[int] | None = None) -> np.ndarray:
+        """Probabilities (rows, classes) or numbers (rows,) of the checked rows, or of those kept."""
+        numbers, categories = checked.numbers, checked.categories
+        if kept is not None:
+            numbers = numbers[kept]
+            categories = [[values[i] for i in kept] for values in categories]
+        return self.engine.predict(numbers, categories)
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answered row."""
+
+    row: msgspec.Struct
+    model: Model
+    role: str
+    answer: np.ndarray
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one model said of its part of the rows, for counting."""
+
+    model: Model
+    role: str
+    checked: Checked
+    kept: list[int]
+    answers: np.ndarray
+
+
+@dataclass(frozen=True)
+class Service:
+    """What answers at one moment; a change makes another one, so that no answer mixes two."""
+
+    champion: Model
+    canary: Model | None = None
+    shadow: Model | None = None
+    share: float = 0.0
+    salt: str = ""
+
+    @property
+    def reader(self) -> Reader:
+        """What reads the requests; all models in service have the same columns."""
+        return self.champion.reader
+
+    def answer(self, rows: Sequence[msgspec.Struct]) -> tuple[list[Said | Refused], list[Answered]]:
+        """What is said of each row, and the same by model."""
+        out: list = [None] * len(rows)
+        parts = []
+        for model, role, places in self._split(rows):
+            part = [rows[i] for i in places]
+            answered, said = _answered(model, role, part)
+            parts.append(answered)
+            for i, each in zip(places, said, strict=True):
+                out[i] = each
+        return out, parts
+
+    def whisper(self, rows: Sequence[msgspec.Struct]) -> tuple[list[Said], list[Answered]]:
+        """What the shadow would have said."""
+        answered, said = _answered(self.shadow, "shadow", rows)
+        return [each for each in said if isinstance(each, Said)], [answered]
+
+    def _split(self, rows: Sequence[msgspec.Struct]) -> list[tuple[Model, str, Sequence[int]]]:
+        if self.canary is None or self.share <= 0:
+            return [(self.champion, "champion", range(len(rows)))]
+        tried = [chosen(self.salt, entity(row), self.share) for row in rows]
+        parts = [(self.champion, "champion", [i for i, yes in enumerate(tried) if not yes])]
+        parts += [(self.canary, "canary", [i for i, yes in enumerate(tried) if yes])]
+        return [part for part in parts if part[2]]
+
+
+def entity(row: msgspec.Struct) -> str:
+    """Whom a row is about, else its id."""
+    about = getattr(row, "entity", UNSET)
+    return str(row.id if about is UNSET or about is None else about)
+
+
+def chosen(salt: str, name: str, share: float) -> bool:
+    """Whether an entity belongs to the share; it stays in as the share grows. 0 takes none, 1 all."""
+    digest = hashlib.blake2b(f"{salt}\0{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _answered(
+    model: Model, role: str, rows: Sequence[msgspec.Struct]
+) -> tuple[Answered, list[Said | Refused]]:
+    checked = model.reader.check(rows)
+    kept = [i for i in range(len(rows)) if i not in checked.refused]
+    all_kept = len(kept) == len(rows)
+    width = (len(model.schema.classes),) if model.schema.classes else ()
+    said = model.answer(checked, None if all_kept else kept) if kept else np.zeros((0, *width))
+    answers, out = iter(said.tolist()), []
+    for i, row in enumerate(rows):
+        wrong = checked.refused.get(i)
+        notes = checked.notes.get(i, ())
+        out.append(wrong or Said(row, model, role, next(answers), notes))
+    return Answered(model, role, checked, kept, said), out
+
+
+def load(folder: Path, at: Now, max_rows: int) -> Service:
+    """The service that the store's pointer names, every model verified and its golden rows answered; ServingError if one may not serve."""
+    roles = {"champion": at.champion, "canary": at.canary, "shadow": at.shadow}
+    models = {name: _model(folder, role, max_rows) for name, role in roles.items() if role}
+    first = models["champion"]
+    for name, model in models.items():
+        ours, theirs = ({(c.name, c.kind) for c in m.schema.columns} for m in (first, model))
+        if ours != theirs or model.schema.classes != first.schema.classes:
+            other = ", ".join(sorted(str(n) for n, _ in ours ^ theirs)) or "the classes"
+            raise ServingError(
+                f"the {name} {model.name} does not read what the champion {first.name} reads ({other}); "
+                "a model of another schema cannot be tried beside it: promote it without a canary"
+            )
+    share = at.canary.share if at.canary else 0.0
+    return Service(**models, share=share, salt=at.canary.salt if at.canary else "")
+
+
+def _model(folder: Path, role: Role, max_rows: int) -> Model:
+    content = store.check(folder, role.sha256)
+    manifest = json.loads(content[sealed.MANIFEST])
+    of = schema.from_json(content["schema.json"].decode())
+    reference = profile.from_json(content["reference.json"].decode())
+    model = Model(
+        name=role.sha256[:10],
+        sha256=role.sha256,
+        version=role.version,
+        schema=of,
+        engine=_engine(manifest["serving"]["engine"], content, of),
+        reader=Reader(of, reference.bins, max_rows),
+        reference=reference,
+        manifest=MappingProxyType(manifest),
+    )
+    _check_golden(model, json.loads(content["golden.json"]))
+    return model
+
+
+def _engine(name: str, content: dict[str, bytes], of: Schema) -> object:
+    plan = json.loads(content["encoding.json"])
+    if name == "onnx":
+        return Onnx(plan, content["model.onnx"])
+    from modelkeep import bundle, proof  # scikit-learn takes a second to import
+
+    return proof.load(name, plan, b"", bundle.undump(content["model.skops"]), of)
+
+
+def _check_golden(model: Model, golden: dict) -> None:
+    """Rows that were answered when the model was made get the same answers here, or it does not serve."""
+    bodies = [msgspec.json.encode({"rows": [row]}) for row in golden["rows"]]
+    read = [model.reader.decode(body)[0] for body in bodies]
+    fits = [i for i, rows in enumerate(read) if rows]
+    checked = model.reader.check([row for rows in read for row in rows])
+    kept = [i for i in range(len(fits)) if i not in checked.refused]
+    expected = np.array(golden["answers"])[fits][kept]
+    apart = np.abs(model.answer(checked, kept) - expected)
+    apart = apart / np.maximum(1, np.abs(expected)) if not model.schema.classes else apart
+    if not kept or not apart.max() <= GOLDEN:
+        worst = float(apart.max()) if kept else float("nan")
+        raise ServingError(
+            f"the model {model.name} does not give back its golden answers here (largest difference {worst:.2g}, "
+            f"at most {GOLDEN:g} is allowed); it stays out of service: install the libraries of its manifest"
+        )
