@@ -74,9 +74,9 @@ class Running:
         with urllib.request.urlopen("/".join([*base, path.lstrip("/")]), timeout=30) as reply:
             return reply.read()
 
-    def wrk(self, bodies: Path, connections: int, seconds: float) -> dict:
-        """What wrk measured; it waits for whole seconds only."""
-        words = f"taskset -c {CLIENT_CORE} wrk -t1 -c{connections} -d{max(1, round(seconds))}s --timeout 30s"
+    def wrk(self, bodies: Path, connections: int, seconds: int) -> dict:
+        """What wrk measured, in so many whole seconds."""
+        words = f"taskset -c {CLIENT_CORE} wrk -t1 -c{connections} -d{seconds}s --timeout 30s"
         command = [*words.split(), "-s", HERE / "rows.lua", self.url, "--", bodies]
         done = subprocess.run(command, capture_output=True, text=True)
         last = done.stdout.strip().splitlines()[-1:]

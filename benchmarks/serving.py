@@ -1,12 +1,14 @@
 """What an answer costs: `modelkeep serve` beside other servers of the same model, and what it bears.
 
-Example: python benchmarks/serving.py --peers --million      prints Markdown tables; some 25 minutes
+Example: python benchmarks/serving.py --peers --million      prints Markdown tables; some 20 minutes
 Run it in a workspace with models/candidate. One server at a time on one core, the client (wrk, of Debian) on another; the servers
 take turns in each round, each started anew on a free port of loopback. The peers get environments of their own in the cache folder.
 """
 
 import argparse
 import json
+import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -83,11 +85,11 @@ def check(server: Server, running: Running, given: Work) -> float:
     return most
 
 
-def measure(server: Server, running: Running, given: Work, seconds: float, to: Figures) -> None:
+def measure(server: Server, running: Running, given: Work, seconds: int, to: Figures) -> None:
     """One round of one server that runs."""
     to.apart = max(to.apart, check(server, running, given))
     of = {size: given.files[server.shape, size] for size in (1, LARGE)}
-    running.wrk(of[1], 32, 1.0)  # warm
+    running.wrk(of[1], 32, 1)  # warm
     many = running.wrk(of[1], 32, seconds)
     one = running.wrk(of[1], 1, seconds)
     large = running.wrk(of[LARGE], 4, seconds)
@@ -101,7 +103,7 @@ def measure(server: Server, running: Running, given: Work, seconds: float, to: F
 
 
 def rounds(
-    tried: list[Server], given: Work, repeat: int, seconds: float
+    tried: list[Server], given: Work, repeat: int, seconds: int
 ) -> tuple[dict[str, Figures], dict[str, str]]:
     """Figures by server, and why a server has none."""
     found, failed = {s.name: Figures() for s in tried}, {}
@@ -144,41 +146,40 @@ def goals(found: dict[str, Figures]) -> None:
     large = max((f.median("rows") for f in peers), default=float("nan"))
     plain = found[PLAIN].median("rate") if PLAIN in found else float("nan")
     empty = found["empty ASGI app"].median("p50")
-    print("\n| goal | at least or at most | measured | |\n|---|---|---|---|")
+    strain.head()
     for name, times in ((FULL, 100), (NORMAL, 150)):
         ours = found[name]
-        _goal(f"{name}: times FastAPI at 32 connections", ours.median("rate") / plain, least=times)
+        strain.goal(
+            f"{name}: times FastAPI at 32 connections", ours.median("rate") / plain, least=times
+        )
         most = 4 * empty + 0.5
-        _goal(f"{name}: p50 ms at 1 connection", ours.median("p50"), most=most)
-        _goal(f"{name}: times the best peer's rows", ours.median("rows") / large, least=4)
-        _goal(f"{name}: seconds from start to an answer", ours.median("start"), most=3)
+        strain.goal(f"{name}: p50 ms at 1 connection", ours.median("p50"), most=most)
+        strain.goal(f"{name}: times the best peer's rows", ours.median("rows") / large, least=4)
+        strain.goal(f"{name}: seconds from start to an answer", ours.median("start"), most=3)
     times = found[FULL].median("rate") / best
-    _goal(f"{FULL}: times the best batching peer at 32 connections", times, least=19)
-
-
-def _goal(what: str, value: float, *, least: float = 0.0, most: float = float("inf")) -> None:
-    if value != value:
-        print(f"| {what} | | not measured | |")
-        return
-    bound = f"at least {least:g}" if least else f"at most {most:.3g}"
-    met = "met" if least <= value <= most else "**not met**"
-    print(f"| {what} | {bound} | {value:.3g} | {met} |", flush=True)
+    strain.goal(f"{FULL}: times the best batching peer at 32 connections", times, least=19)
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement by wrk")
+    parser.add_argument("--seconds", type=int, default=5, help="of one measurement by wrk")
     parser.add_argument("--peers", action="store_true", help="also FastAPI and what batches")
-    parser.add_argument("--million", action="store_true", help="a million requests for memory")
+    parser.add_argument(
+        "--million", action="store_true", help="a million requests for memory, not 300,000"
+    )
     parser.add_argument("--overload", type=float, default=30.0, help="seconds of too much; 0: no")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "serving_peers")
     given = parser.parse_args()
+    lacking = [name for name in ("wrk", "taskset") if shutil.which(name) is None]
+    if lacking:
+        sys.exit(f"{' and '.join(lacking)}: not found; apt-get install wrk util-linux")
     root = workspace.root()
     with tempfile.TemporaryDirectory() as name:
         sent = work(root, Path(name))
         tried, skipped = servers.every(root, given.cache, given.peers)
+        os.sched_setaffinity(0, {int(servers.CLIENT_CORE)})  # this process asks, too
         found, failed = rounds(tried, sent, given.repeat, given.seconds)
         table(found)
         for server, why in (skipped | failed).items():
@@ -187,9 +188,12 @@ def main() -> None:
             goals(found)
             ours = next(server for server in tried if server.name == FULL)
             files = {size: sent.files[ours.shape, size] for size in (1, 16)}
-            most = 1_000_000 if given.million else 100_000
+            most = 1_000_000 if given.million else 300_000
             strain.print_all(ours, sent.rows[0], files, most, given.overload)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failed as error:
+        sys.exit(f"serving.py: {error}")
