@@ -12,6 +12,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,12 +121,19 @@ def rounds(
     return {name: f for name, f in found.items() if name not in failed}, failed
 
 
+def best(found: dict[str, Figures], names: Sequence[str], figure: str) -> float:
+    """The best median of those that were measured; NaN if none was."""
+    return max((found[n].median(figure) for n in names if n in found), default=float("nan"))
+
+
+def peers(found: dict[str, Figures]) -> tuple[float, float]:
+    """The best that batching peers do: requests of one row, and rows in large bodies, a second."""
+    return best(found, BATCHING, "rate"), best(found, BATCHING, "rows")
+
+
 def table(found: dict[str, Figures]) -> None:
     """Print what was measured, with the ratios to the plain way and to the best batching peer."""
-    peers = [found[name] for name in BATCHING if name in found]
-    plain = found[PLAIN].median("rate") if PLAIN in found else float("nan")
-    best = max((f.median("rate") for f in peers), default=float("nan"))
-    large = max((f.median("rows") for f in peers), default=float("nan"))
+    plain, peer, large = best(found, [PLAIN], "rate"), *peers(found)
     print(
         "| server | requests/s, 32 connections | times FastAPI | times the best batching peer | p50 ms, 1 connection | p99 ms "
         f"| rows/s in bodies of {LARGE} | times the best batching peer | start s | memory MB | largest difference from the pipeline | wrong replies |"
@@ -134,17 +142,14 @@ def table(found: dict[str, Figures]) -> None:
     for name, f in found.items():
         rate, rows = f.median("rate"), f.median("rows")
         print(
-            f"| {name} | {rate:,.0f} | {rate / plain:.1f} | {rate / best:.1f} | {f.median('p50'):.3f} | {f.median('p99'):.3f} "
+            f"| {name} | {rate:,.0f} | {rate / plain:.1f} | {rate / peer:.1f} | {f.median('p50'):.3f} | {f.median('p99'):.3f} "
             f"| {rows:,.0f} | {rows / large:.1f} | {f.median('start'):.2f} | {f.median('memory'):,.0f} | {f.apart:.1g} | {f.wrong} |"
         )
 
 
 def goals(found: dict[str, Figures]) -> None:
     """Print the goals and whether they are met, as far as what they compare was measured."""
-    peers = [found[name] for name in BATCHING if name in found]
-    best = max((f.median("rate") for f in peers), default=float("nan"))
-    large = max((f.median("rows") for f in peers), default=float("nan"))
-    plain = found[PLAIN].median("rate") if PLAIN in found else float("nan")
+    plain, peer, large = best(found, [PLAIN], "rate"), *peers(found)
     empty = found["empty ASGI app"].median("p50")
     strain.head()
     for name, times in ((FULL, 100), (NORMAL, 150)):
@@ -156,7 +161,7 @@ def goals(found: dict[str, Figures]) -> None:
         strain.goal(f"{name}: p50 ms at 1 connection", ours.median("p50"), most=most)
         strain.goal(f"{name}: times the best peer's rows", ours.median("rows") / large, least=4)
         strain.goal(f"{name}: seconds from start to an answer", ours.median("start"), most=3)
-    times = found[FULL].median("rate") / best
+    times = found[FULL].median("rate") / peer
     strain.goal(f"{FULL}: times the best batching peer at 32 connections", times, least=19)
 
 
@@ -183,7 +188,7 @@ def main() -> None:
         found, failed = rounds(tried, sent, given.repeat, given.seconds)
         table(found)
         for server, why in (skipped | failed).items():
-            print(f"\n{server} was not measured: {why}")
+            print(f"\n{server} was not measured: {' '.join(why.split())}")
         if FULL in found and NORMAL in found:
             goals(found)
             ours = next(server for server in tried if server.name == FULL)
