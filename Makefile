@@ -28,9 +28,12 @@ serve: .venv/made  ## answer over HTTP (params/serve.yaml)
 lab: .venv/made  ## JupyterLab on this workspace
 	jupyter lab
 
-proof: .venv/made  ## the long forms: thousands of simulations (hours)
+proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kills (hours)
 	python benchmarks/drift_rates.py
 	python benchmarks/quality.py
+	python benchmarks/log_kills.py --times 200
+	python benchmarks/log_kills.py --times 200 --durability normal
+	python benchmarks/judge.py --runs 2000
 
 clean:  ## forget the environment; data, models and reports stay
 	rm -rf .venv

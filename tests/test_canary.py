@@ -1,6 +1,8 @@
+import importlib.util
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,14 +156,46 @@ def test_the_step_waits_for_its_least_time_and_for_every_metric():
     assert words[2][0] == "step_up"
 
 
+def weighed(rules, worse, harmless):
+    """A state in which each metric has this log evidence already, of one process (weight 1/2)."""
+    state = canary.start(rules, dict.fromkeys(rules.metrics, 0.05))
+    rows = len(rules.metrics)
+    found = replace(
+        state.found,
+        worse=np.full((rows, 7), worse),
+        harmless=np.full((rows, 6), harmless),
+        starts=np.zeros((rows, 1, 7)),
+        weighed=np.ones(rows, int),
+    )
+    return replace(state, found=found, at=600.0)
+
+
+NEXT = Look(660.0, {"failed": [(100, 5, 0, 0)]})
+
+
 def test_the_share_does_not_grow_while_evidence_leans_to_worse():
-    """A share that may grow by its margin waits if the canary still looks worse."""
-    step = replace(canary.start(RULES, BASE), at=600.0, since=0.0)
-    found = replace(step.found, harmless=np.full((1, 6), 9.0), worse=np.full((1, 7), 2.0))
-    found = replace(found, starts=np.zeros((1, 1, 7)), weighed=np.array([1]))
-    look = Look(660.0, {"failed": [(100, 5, 1, 0)]})
-    _, verdict = canary.judge(RULES, replace(step, found=found), look)
+    """Also not when it could grow by its margin."""
+    verdict = canary.judge(RULES, weighed(RULES, 2.0, 9.0), NEXT)[1]
     assert verdict.word == "wait" and verdict.reason.startswith("`failed` leans to worse: evidence")
+    assert canary.judge(RULES, weighed(RULES, 1.0, 9.0), NEXT)[1].word == "step_up"
+
+
+def test_more_metrics_need_more_evidence_each():
+    """ln 20 for one, ln 60 for three: together they accuse a canary never worse in 5 %."""
+    for worse, words in ((3.5, ("wait", "wait")), (4.0, ("roll_back", "wait")), (4.8, ("roll_back",) * 2)):  # fmt: skip
+        for rules, word in zip((RULES, THREE), words):
+            verdict = canary.judge(rules, weighed(rules, worse, 0.0), NEXT)[1]
+            assert verdict.word == word, (worse, verdict)
+
+
+def test_each_step_begins_anew():
+    """Its evidence, its least time and its entities; what was found of being worse stays."""
+    good = {"failed": [(5000, 250, 5000, 50)]}
+    state, verdicts = judged(*(Look(60.0 * i, good, (50, 50)) for i in range(1, 9)), rules=replace(RULES, shares=(0.5, 0.51, 0.52, 0.53)))  # fmt: skip
+    assert [v.word for v in verdicts] == ["wait", "step_up"] * 4
+    assert [v.step for v in verdicts] == [0, 1, 1, 2, 2, 3, 3, 4]
+    assert (state.found.harmless == 0).all() and state.entities == (0, 0) and state.since == 480.0
+    assert state.found.weighed == 8 and (state.found.worse < -40).all()
 
 
 def test_a_wrong_sample_ratio_stops():
@@ -302,6 +336,32 @@ def test_counts_that_cannot_be_are_refused(look, said):
 def test_a_base_that_cannot_be_is_refused(base):
     with pytest.raises(CanaryError, match=r"\$.base.*give a share from 0 to 1 of a guarded metric"):
         canary.start(RULES, base)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.2, 0.8])
+def test_the_benchmark_simulates_this_judge(factor):
+    """The same counts, weighed there by run and here look by look, end alike at the same minute."""
+    path = Path(__file__).parents[1] / "benchmarks" / "judge.py"
+    spec = importlib.util.spec_from_file_location("judge", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+
+    class Recorded(benchmark.World):
+        def draw(self, t, share, rng):
+            drawn.append(super().draw(t, share, rng))
+            return drawn[-1]
+
+    for seed in range(3):
+        drawn, state = [], canary.start(RULES, {"failed": benchmark.RATE})
+        world = Recorded(benchmark.steady(factor))
+        found = benchmark.rollouts(benchmark.Ours(RULES), world, 1, seed)
+        for i, row in enumerate(drawn, 1):
+            assert not state.final and state.step < 4
+            look = Look(60.0 * i, {"failed": [tuple(row[0].tolist())]})
+            state, _ = canary.judge(RULES, state, look)
+        assert found["minutes"] == len(drawn) and found["left"] == state.step
+        assert (found["end"] == -1) == (state.final == "roll_back")
+        assert (found["end"] == 1) == (state.step == 4)
 
 
 def test_equal_canaries_are_rolled_back_seldom():

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +7,9 @@ import pytest
 
 import synthetic
 from modelkeep import collect, traffic
+from modelkeep.collect import SourceError
 from modelkeep.figures import Figure
+from modelkeep.log import Entry, Label, open_log
 from synthetic import said
 
 TASKS = tuple(synthetic.LABELS)
@@ -101,3 +104,109 @@ def test_rows_that_the_model_never_saw_the_like_of(turns):
     raw = t.raw.assign(shop="nowhere", weight=np.nan)
     log = collect.replayed(raw, t.served, 7, **LATE)
     assert len(log) and np.isfinite(traffic.answers(log, t.of)).all()
+
+
+def micros(moment):
+    return None if pd.isna(moment) else pd.Timestamp(moment).value // 1000
+
+
+def serve(t, root, url="sqlite:///log.db", seed=0):
+    """Put a replay's rows into a real log, labels in any order; each row is answered when it happens."""
+    of, rows = t.of, t.served_log
+    names, timed = traffic.answer_columns(of), of.time is not None
+    answers, labels = [], []
+    for i, row in enumerate(rows.to_dict("records")):
+        features = {c.name: None if pd.isna(row[c.name]) else row[c.name] for c in of.columns}
+        at = micros(row[of.time]) if timed else i + 1
+        said = json.dumps([row[name] for name in names]).encode()
+        entity = row[of.entity] if of.entity else None
+        given = json.dumps(features).encode()
+        model = row["answered_by"]
+        time = at if timed else None
+        answers.append(Entry(row[of.id], at, model, "champion", entity, time, given, said))
+        if not pd.isna(row[of.label]):
+            value = str(row[of.label]) if of.classes else repr(row[of.label])
+            known = micros(row["labelled_at"]) if timed else len(rows) + 5
+            labels.append(Label(row[of.id], value, known))
+    book, order = open_log(url, root=root), np.random.default_rng(seed).permutation(len(labels))
+    book.append(answers[:100])
+    book.label([labels[i] for i in order])
+    book.append(answers[100:])
+    return book
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_log_gives_the_table_that_the_replay_gives(task, turns, tmp_path):
+    t = turns[task]
+    serve(t, tmp_path).close()
+    until = "2020-06-10" if t.of.time else ""
+    found = collect.log("log", tmp_path, t.served, 70, "sqlite:///log.db", until)
+    expected = t.served_log.assign(labelled_at=found.rows["labelled_at"])
+    if t.of.time:
+        expected = t.served_log
+        assert found.facts["answered (UTC)"] == "2020-04-01 00:00:00 to 2020-06-10 00:00:00"
+    pd.testing.assert_frame_equal(found.rows, expected)
+    assert found.facts["answered by"] == t.served.name and found.facts["log"] == "log.db"
+    assert found.notes == ()
+    told = collect.verdict(found, t.of)
+    assert told.state == "done" and told.evidence["labelled"] == t.served_log[t.of.label].count()
+    assert all(said(show(found.rows, t.of)) for show in SHOWN)
+
+
+def test_until_is_the_clock_of_a_log_that_grows(turns, tmp_path):
+    t = turns["multiclass"]
+    book = serve(t, tmp_path)
+    asked = ("log", tmp_path, t.served, 14, "sqlite:///log.db", "2020-05-01")
+    before = collect.log(*asked)
+    days = before.rows["when"].dt.normalize().unique()
+    assert days.min() == pd.Timestamp("2020-04-17") and days.max() == pd.Timestamp("2020-04-30")
+    assert before.rows["labelled_at"].max() < pd.Timestamp("2020-05-01")
+    assert before.rows["colour"].isna().sum() > 10
+    late = micros("2020-05-02")
+    book.label([Label(id, "red", late) for id in before.rows["key"]])
+    book.append([Entry("new", late, "m", "champion", None, late, b"{}", b"[1, 0, 0]")])
+    book.close()
+    pd.testing.assert_frame_equal(collect.log(*asked).rows, before.rows)
+    now = collect.log(*asked[:-1], "").rows
+    assert now["when"].max() == t.served_log["when"].max()
+
+
+def test_a_log_of_models_with_other_classes_says_what_it_leaves_out(turns, tmp_path):
+    t = turns["multiclass"]
+    book = serve(t, tmp_path)
+    at = micros("2020-06-09")
+    book.append([Entry("x", at, "other", "champion", None, at, b"{}", b"[0.5, 0.5]")])
+    book.append([Entry("y", at, "shadow", "shadow", None, at, b"{}", b"[1, 0, 0]")])
+    book.close()
+    found = collect.log("log", tmp_path, t.served, 70, "sqlite:///log.db", "2020-06-10")
+    assert len(found.rows) == len(t.served_log)
+    assert found.facts["answered by"] == t.served.name
+    assert "1 answers of a model with other classes were left out" in said(
+        collect.verdict(found, t.of)
+    )
+
+
+def test_a_log_that_is_not_there_or_empty_is_said_in_a_sentence(turns, tmp_path):
+    t = turns["regression"]
+    asked = ("log", tmp_path, t.served, 70, "sqlite:///data/log.db")
+    found = collect.log(*asked, "")
+    assert not (tmp_path / "data").exists()
+    told = collect.verdict(found, t.of)
+    assert told.state == "look"
+    assert told.sentence == "Nothing was collected: there is no prediction log at data/log.db."
+    assert "`modelkeep serve`" in said(told)
+    assert all(said(show(found.rows, t.of)) for show in SHOWN)
+    open_log("sqlite:///data/log.db", root=tmp_path).close()
+    told = collect.verdict(collect.log(*asked, ""), t.of)
+    assert told.sentence == "Nothing was collected: data/log.db has no answers yet."
+    told = collect.verdict(collect.log(*asked, "2020-06-10"), t.of)
+    assert "has no answers from 2020-04-01 00:00:00 to 2020-06-10 00:00:00." in told.sentence
+
+
+def test_what_cannot_be_collected(turns, tmp_path):
+    served = turns["binary"].served
+    with pytest.raises(SourceError, match="'kafka' is not known; there are: replay, log"):
+        collect.log("kafka", tmp_path, served, 7, "", "")
+    open_log("sqlite:///log.db", root=tmp_path).close()
+    with pytest.raises(SourceError, match="until: 'soon' is not a date"):
+        collect.log("log", tmp_path, served, 7, "sqlite:///log.db", "soon")

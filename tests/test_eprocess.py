@@ -3,6 +3,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.special import rel_entr
 from scipy.stats import betabinom, binom
 
 from modelkeep import eprocess
@@ -50,6 +51,29 @@ def test_nothing_is_given_away():
     for rho in (1.5, 2.0):
         i = list(WORSE).index(rho)
         assert expectations(60, 30, 0.05, 2.0, 0.0, [(0.05, 0.05 * rho)])[0, i] > 1.1
+
+
+def divergence(p, q):
+    """Kullback and Leibler's, of two coins."""
+    return rel_entr(p, q) + rel_entr(1 - p, 1 - q)
+
+
+@pytest.mark.parametrize(("n_a", "n_b"), [(990, 10), (500, 500)])
+@pytest.mark.parametrize("base", [0.001, 0.02, 0.05, 0.6])
+@pytest.mark.parametrize(("margin", "floor"), [(2.0, 0.0), (1.2, 0.015), (1.5, 0.1)])
+def test_it_divides_by_the_nearest_point_of_the_null_hypothesis(n_a, n_b, base, margin, floor):
+    """Found here on a fine grid: its edge, its corner at the floor, or the floor itself."""
+    asked = eprocess.nulls(np.array(margin), floor)
+    p_a = np.linspace(0, 1, 200_001)[1:-1]
+    for i, (rho, m, f) in enumerate(zip(*asked)):
+        expected = max(base, f)
+        t_b = min(rho * expected, (1 + expected) / 2)
+        counts = np.array([n_a, n_a * base, n_b, n_b * t_b])
+        ours = eprocess.growth(counts, np.array(base), *asked)[i]
+        p_b = m * np.maximum(p_a, f)
+        p_a_, p_b = p_a[p_b < 1], p_b[p_b < 1]
+        nearest = n_a * divergence(base, p_a_) + n_b * divergence(t_b, p_b)
+        assert ours == pytest.approx(nearest.min(), rel=1e-3, abs=1e-3)
 
 
 def oracle(x_a, x_b, share, rho, r):

@@ -133,6 +133,12 @@ def test_beyond_the_limit_is_red():
     assert BREACH not in under and CURRENT in under
 
 
+def test_evidence_says_what_happens_at_its_threshold():
+    assert "pages at 2,000" in words(drawn("evidence"))
+    back = figures.evidence(WEEKS, {"failed": SIX}, 60, then="goes back", **TEXT)
+    assert "goes back at 60" in words(back)
+
+
 def test_a_breach_in_a_forest_is_red():
     plain = figures.forest(ROWS, name="n", **TEXT).svg
     assert BREACH not in plain

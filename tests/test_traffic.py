@@ -1,5 +1,6 @@
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import synthetic
@@ -117,3 +118,61 @@ def test_a_log_is_the_same_after_its_file(parts, tmp_path):
     tables.write(log, tmp_path / "rows.parquet")
     again = tables.load(tmp_path / "rows.parquet")
     assert again["labelled_at"].equals(log["labelled_at"]) and again["late"].equals(log["late"])
+
+
+def test_a_log_with_nothing_in_it_is_the_table_of_a_replay_without_rows(parts):
+    of, nothing = parts["multiclass"].schema, parts["multiclass"].train.head(0)
+    said = np.zeros((0, 3))
+    played = traffic.replay(nothing, of, said, model="m", as_of=np.datetime64("2020-01-01"), **LATE)
+    found, notes = traffic.logged([], of)
+    assert list(found) == list(played) and notes == []
+    assert found.dtypes.astype(str).to_dict() == played.dtypes.astype(str).to_dict()
+    assert traffic.answers(found, of).shape == (0, 3)
+
+
+def batch(**columns):
+    n = len(columns["answer"])
+    moment, text = pa.timestamp("us"), pa.string()
+    usual = {"id": [f"r{i}" for i in range(n)], "at": [1_000_000 + i for i in range(n)]}
+    usual |= {"model": ["m"] * n, "role": ["champion"] * n, "entity": [None] * n}
+    usual |= {"time": [None] * n, "features": [b"{}"] * n, "label": [None] * n}
+    usual |= {"labelled_at": [None] * n} | columns
+    kinds = dict.fromkeys(["at", "time", "labelled_at"], moment)
+    kinds |= dict.fromkeys(["features", "answer"], pa.binary())
+    return pa.record_batch({k: pa.array(usual[k], kinds.get(k, text)) for k in traffic.READ})
+
+
+def test_what_does_not_fit_the_schema_is_told(parts):
+    found, notes = traffic.logged(
+        [
+            batch(
+                answer=[b"[0.5, 0.5]", b"[0.2, 0.3, 0.5]", b"[1, 0]"],
+                label=["1", "1", "7"],
+                labelled_at=[5, 6, 7],
+            )
+        ],
+        parts["binary"].schema,
+    )
+    assert found["key"].tolist() == ["r0", "r2"]
+    assert found["late"].tolist()[0] == "1" and found["late"].isna().tolist() == [False, True]
+    assert found["labelled_at"].isna().tolist() == [False, True]
+    assert notes == [
+        "1 answers of a model with other classes were left out",
+        "1 labels are of no class of this model",
+    ]
+
+
+def test_features_are_read_as_they_were_used(parts):
+    features = [
+        '{"size": 1, "weight": null, "shop": "nörd", "other": 5}'.encode(),
+        b'{"size": 2.5, "weight": 7, "shop": null}',
+        b"{}",
+    ]
+    found, _ = traffic.logged(
+        [batch(features=features, answer=[b"[0, 1]"] * 3)], parts["binary"].schema
+    )
+    assert found["size"].tolist()[:2] == [1.0, 2.5] and np.isnan(found["size"][2])
+    assert found["weight"].isna().tolist() == [True, False, True]
+    assert found["shop"].isna().tolist() == [False, True, True] and found["shop"][0] == "nörd"
+    assert "other" not in found
+    assert (found["when"] == pd.to_datetime([1_000_000, 1_000_001, 1_000_002], unit="us")).all()

@@ -22,7 +22,11 @@ RETRY = 1  # seconds after which a client that was sent away may come back
 
 
 class Busy(RuntimeError):
-    """More rows wait than may; or the log cannot be written."""
+    """More rows wait than may, or the log cannot be written; worth another try after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: int = RETRY) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Desk:
         self.most, self.serve_unlogged = most, unlogged == "serve"
         self.waiting: list[Asked] = []
         self.depth, self.process, self.made = 0, token_hex(6), 0
+        self.blocked = 0.0  # until then the log could not be written
         self.encode = msgspec.json.Encoder().encode
 
     async def ask(self, service: Service, rows: list[msgspec.Struct]) -> list[Said | Refused]:
@@ -105,10 +110,14 @@ class Desk:
         try:
             known = self.log.append([self._entry(s, now) for s in said])
         except LogError as error:
+            self.blocked = time.monotonic() + error.retry_after
+            self.telemetry.unlogged(len(said) if self.serve_unlogged else 0)
             if not self.serve_unlogged:
-                raise Busy(f"the prediction log cannot be written: {error}") from None
-            self.telemetry.unlogged(len(said))
+                raise Busy(
+                    f"the prediction log cannot be written: {error}", error.retry_after
+                ) from None
         else:
+            self.blocked = 0.0
             self.telemetry.log_committed(len(said), time.perf_counter() - started)
             if known:  # their labels were here before them
                 labels.count(known, said[0].model.schema, self.telemetry, None)

@@ -247,16 +247,16 @@ def moved(
 
 
 def evidence(
-    x: Sequence, paths: dict[str, np.ndarray], threshold: float, *, title: str, caption: str
+    x: Sequence, paths: dict, threshold: float, *, title: str, caption: str, then: str = "pages"
 ) -> Figure:
-    """How evidence adds up over windows against the threshold that pages, on a logarithmic scale."""
+    """How evidence adds up over windows against the threshold at which something happens, on a logarithmic scale."""
     axes = _axes()
     moments = _on_time(axes, x)
     colours, marks = (CURRENT, CANDIDATE, REFERENCE), ("o-", "s-", "^-")
     top = threshold * 1e3  # beyond that the line says nothing more
     for (name, path), colour, mark in zip(paths.items(), colours, marks, strict=False):
         axes.plot(moments, np.clip(path, 1e-2, top), mark, color=colour, markersize=4, label=name)
-    axes.axhline(threshold, color=BREACH, linestyle="--", label=f"pages at {threshold:,.0f}")
+    axes.axhline(threshold, color=BREACH, linestyle="--", label=f"{then} at {threshold:,.0f}")
     axes.set_yscale("log")
     axes.set_ylabel("evidence (log scale)")
     return _finish(axes, title, caption)

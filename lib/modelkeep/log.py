@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,13 +27,19 @@ APPEND = (
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 LABEL = "INSERT INTO labels (id, value, at) VALUES (?, ?, ?)"
-ANSWERS = "SELECT id, at, model, role, answer FROM answers WHERE id IN {each} ORDER BY at, n"
-LABELS = "SELECT id, value, at FROM labels WHERE id IN {each} ORDER BY at, n"
+ANSWERS = """
+    SELECT answers.id, at, model, role, answer
+    FROM {each} JOIN answers ON answers.id = asked.value ORDER BY at, n
+"""
+LABELS = """
+    SELECT labels.id, labels.value, at
+    FROM {each} JOIN labels ON labels.id = asked.value ORDER BY at, n
+"""
 NEWEST = "SELECT (SELECT max(n) FROM answers), (SELECT max(n) FROM labels)"
 WINDOW = """
     WITH page AS (
         SELECT n, id, at, model, role, entity, time, features, answer FROM answers
-        WHERE at >= ? AND (at, n) > (?, ?) AND at < ? AND n <= ? AND role IN {each}
+        WHERE at >= ? AND (at, n) > (?, ?) AND at < ? AND n <= ? AND role IN (SELECT value FROM {each})
         ORDER BY at, n LIMIT ?
     )
     SELECT page.*, labels.value, labels.at FROM page
@@ -105,7 +111,7 @@ class Log:
             upto = [n or 0 for n in run(NEWEST)[0]]
             last, sql = (start, -1), WINDOW.format(each=run.each)
             while True:
-                some = json.dumps(list(roles))
+                some = _texts(roles)
                 page = run(sql, (last[0], *last, end, upto[0], some, PAGE, known, upto[1]))
                 if not page:
                     return
@@ -137,15 +143,19 @@ class Log:
 
 def _append(new: Sequence[Entry], run) -> list[Labelled]:
     run.many(APPEND, new)
-    known = run(LABELS.format(each=run.each), (json.dumps([e.id for e in new]),))
+    known = run(LABELS.format(each=run.each), (_texts(e.id for e in new),))
     return entries.appended(new, known) if known else []
 
 
 def _label(labels: Sequence[Label], run) -> list[Labelled]:
-    ids = json.dumps(list({label.id for label in labels}))
+    ids = _texts(label.id for label in labels)
     answers, known = (run(sql.format(each=run.each), (ids,)) for sql in (ANSWERS, LABELS))
     run.many(LABEL, labels)
     return entries.labelled(labels, answers, known)
+
+
+def _texts(texts: Iterable[str]) -> str:
+    return json.dumps([*dict.fromkeys(texts)])
 
 
 def _plain(value: object) -> object:

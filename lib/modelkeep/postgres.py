@@ -41,7 +41,7 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 class Run:
     """Statements within one transaction."""
 
-    each = "(SELECT json_array_elements_text(?::json))"  # the texts of a JSON array
+    each = "json_array_elements_text(?::json) AS asked(value)"  # the texts of a JSON array
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
@@ -68,8 +68,12 @@ class Postgres:
         )
         self._connection: psycopg.Connection | None = None
         self._not_before = 0.0
-        with self._told("opened"):
-            _prepare(self._open(), make, self.shown)
+        try:
+            with self._told("opened"):
+                _prepare(self._open(), make, self.shown)
+        except BaseException:
+            self.close()  # it may hold the lock
+            raise
 
     def commit(self, work: Callable[[Run], list], alone: bool = False) -> list:
         """What `work` returns, committed; `alone`: while nobody else writes. Where a lost connection leaves it open whether it was committed, the server is asked."""

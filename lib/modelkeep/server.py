@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from modelkeep import inference, labels, openapi, serving, store, web
-from modelkeep.answers import RETRY, Busy, Desk
+from modelkeep.answers import Busy, Desk
 from modelkeep.log import Log, LogError
 from modelkeep.rows import Refused
 from modelkeep.serving import Said, Service
@@ -122,7 +122,7 @@ class App:
         except Refused as refused:
             return refusal(refused.status, refused.place, refused.message)
         except (Busy, LogError) as busy:
-            return refusal(503, "", str(busy), RETRY)
+            return refusal(503, "", str(busy), busy.retry_after)
         except Exception as error:  # a defect of ours: the client learns no more than that
             self.telemetry.problem("defect")
             print(f"modelkeep: {type(error).__name__}: {error}", flush=True)
@@ -196,7 +196,9 @@ class App:
         return Reply(200, b'{"live":true}')
 
     async def _ready(self) -> Reply:
-        wrong = "" if self.telemetry.writable else "the prediction log cannot be written"
+        # after a while it counts as ready again: only a request can find out
+        blocked = time.monotonic() < self.desk.blocked
+        wrong = "the prediction log cannot be written" if blocked else ""
         ready = not wrong or self.settings.unlogged == "serve"
         told = {
             "ready": ready,

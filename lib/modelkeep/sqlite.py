@@ -43,7 +43,7 @@ REMEDY = {
 class Run:
     """Statements within one transaction."""
 
-    each = "(SELECT value FROM json_each(?))"  # the texts of a JSON array
+    each = "json_each(?) AS asked"  # the texts of a JSON array, as asked.value
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -61,41 +61,41 @@ class Sqlite:
     """A log's file; it is opened again by itself after a failure, or when the file was moved away."""
 
     def __init__(self, path: Path, durability: str, shown: str, make: bool = True) -> None:
-        self.path, self.shown, self._sync = path, shown, durability.upper()
+        self._file, self.shown, self._sync = str(path), shown, durability.upper()
         if not make and not path.is_file():
             raise LogMissing(f"there is no prediction log at {shown}")
         survives = "and of the machine" if durability == "full" else "but not a loss of power"
         self.promise = f"SQLite WAL, synchronous={self._sync}: an answer survives the end of the process {survives}"
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
-        with self._told("opened"):
+        try:
             self._open()
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._failed("opened", error) from error
 
     def commit(self, work: Callable[[Run], list], alone: bool = False) -> list:
         """What `work` returns, committed; writers follow each other here in any case."""
-        with self._told("written"):
-            connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(Run(connection))
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-            return result
+        try:
+            return _committed(self._open(), work)
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._failed("written", error) from error
 
     @contextmanager
     def look(self) -> Iterator[Run]:
         """Statements on a connection of its own, from any thread; each sees what was committed before it, and holds up no checkpoint once it is done."""
-        with self._told("read"), closing(_connect(self.path, self._sync)) as connection:
-            connection.execute("PRAGMA query_only = 1")
-            yield Run(connection)
+        try:
+            with closing(_connect(self._file, self._sync)) as connection:
+                connection.execute("PRAGMA query_only = 1")
+                yield Run(connection)
+        except sqlite3.DatabaseError as error:
+            raise self._failed("read", error) from error
 
     def rest(self) -> None:
         """Move what is in the WAL into the file, as far as no reader needs it: for a moment in which nobody asks."""
-        with self._told("written"):
+        try:
             self._open().execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._failed("written", error) from error
 
     def check(self) -> None:
         """Raise LogError unless SQLite finds the file sound (it reads all of it)."""
@@ -113,13 +113,13 @@ class Sqlite:
 
     def _open(self) -> sqlite3.Connection:
         # who writes to a file that has no name any more writes for nobody
-        if self._connection is not None and _inode(self.path) == self._inode:
+        if self._connection is not None and _inode(self._file) == self._inode:
             return self._connection
         self.close()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        Path(self._file).parent.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + WAIT
         while True:
-            connection = _connect(self.path, self._sync)
+            connection = _connect(self._file, self._sync)
             try:
                 _prepare(connection, self.shown)
                 break
@@ -129,25 +129,32 @@ class Sqlite:
                 if not _kind(error) == "SQLITE_BUSY" or time.monotonic() > until:
                     raise
                 time.sleep(0.01)
-        self._connection, self._inode = connection, _inode(self.path)
+        self._connection, self._inode = connection, _inode(self._file)
         return connection
 
-    @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.DatabaseError, OSError) as error:
-            kind = _kind(error)
-            if what == "written" and kind not in ("SQLITE_FULL", "SQLITE_BUSY"):
-                self.close()  # the next batch opens it anew
-            remedy = REMEDY.get(kind, "look at its disk; the log goes on by itself")
-            said = f"{self.shown} cannot be {what}: {error} ({kind}); {remedy}"
-            again = BUSY_AGAIN if kind == "SQLITE_BUSY" else AGAIN
-            raise LogError(said, again) from error
+    def _failed(self, what: str, error: Exception) -> LogError:
+        kind = _kind(error)
+        if what == "written" and kind not in ("SQLITE_FULL", "SQLITE_BUSY"):
+            self.close()  # the next batch opens it anew
+        remedy = REMEDY.get(kind, "look at its disk; the log goes on by itself")
+        said = f"{self.shown} cannot be {what}: {error} ({kind}); {remedy}"
+        return LogError(said, BUSY_AGAIN if kind == "SQLITE_BUSY" else AGAIN)
 
 
-def _connect(path: Path, sync: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+def _committed(connection: sqlite3.Connection, work: Callable[[Run], list]) -> list:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(Run(connection))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _connect(file: str, sync: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, timeout=WAIT, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA synchronous = {sync}")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     return connection
@@ -194,9 +201,9 @@ def _kind(error: BaseException) -> str:
     return "_".join(name.split("_")[:2])
 
 
-def _inode(path: Path) -> tuple[int, int]:
+def _inode(file: str) -> tuple[int, int]:
     try:
-        found = os.stat(path)
+        found = os.stat(file)
     except FileNotFoundError:
         return 0, 0
     return found.st_dev, found.st_ino

@@ -1,0 +1,54 @@
+import pytest
+
+from logs import FIRST, entry
+from modelkeep import entries
+from modelkeep.entries import Label, Said
+
+SAID = Said(FIRST, "m" * 10, "champion", b"[0.25, 0.75]")
+ROW = ("a", *SAID)
+
+
+@pytest.mark.parametrize(
+    ("known", "label", "outcome", "before"),
+    [
+        ([], ("1", 5), "first", None),
+        ([("a", "1", 5)], ("1", 6), "same", "1"),
+        ([("a", "0", 5)], ("1", 6), "corrected", "0"),
+        ([("a", "0", 5)], ("1", 5), "corrected", "0"),
+        ([("a", "0", 5)], ("1", 4), "outdated", "0"),
+        ([("a", "0", 4), ("a", "1", 5)], ("1", 6), "same", "1"),
+        ([("b", "0", 4)], ("1", 6), "first", None),
+    ],
+)
+def test_what_a_label_changed(known, label, outcome, before):
+    (told,) = entries.labelled([Label("a", *label)], [ROW], known)
+    assert told == ("a", outcome, "1", before, (SAID,))
+
+
+def test_labels_of_one_batch_follow_each_other():
+    values = [("1", 5), ("1", 6), ("0", 7), ("1", 2)]
+    told = entries.labelled([Label("a", *each) for each in values], [ROW, ROW], [])
+    assert [each.outcome for each in told] == ["first", "same", "corrected", "outdated"]
+    assert all(each.answers == (SAID, SAID) for each in told)
+
+
+def test_a_label_without_an_answer_is_early_until_there_is_one():
+    (told,) = entries.labelled([Label("a", "1", 5)], [], [])
+    assert told == ("a", "early", "1", None, ())
+    found = entries.appended([entry("a"), entry("b"), entry("a")], [("a", "0", 1), ("a", "1", 2)])
+    assert found == [("a", "first", "1", None, (SAID, SAID))]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([(None, None)], (None, None)),
+        ([("1", 5)], ("1", 5)),
+        ([("1", 5), ("1", 9)], ("1", 5)),
+        ([("0", 5), ("1", 7), ("1", 9)], ("1", 7)),
+        ([("1", 5), ("0", 7), ("1", 9)], ("1", 9)),
+    ],
+)
+def test_a_label_is_known_since_its_value_came(labels, expected):
+    rows = [(1, "before", "0", 1), *((2, "x", *label) for label in labels), (3, "y", "0", 1)]
+    assert entries.joined(rows) == [["before", "0", 1], ["x", *expected], ["y", "0", 1]]
