@@ -82,7 +82,10 @@ class Running:
         last = done.stdout.strip().splitlines()[-1:]
         if done.returncode or not last or not last[0].startswith("{"):
             raise Failed(f"wrk failed: {(done.stderr or done.stdout)[-300:]}")
-        return json.loads(last[0])
+        figures = json.loads(last[0])
+        if not figures["requests"]:
+            raise Failed(f"it answered nothing to {connections} connections within {seconds} s")
+        return figures
 
     def memory(self) -> float:
         """Resident memory of the server with its children, MB."""

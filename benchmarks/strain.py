@@ -105,8 +105,6 @@ def memory(running: Running, bodies: Path, requests: int) -> float:
         done = running.wrk(bodies, 32, 2)
         sent += done["requests"]
         wrong += done["refused"] + done["broken"]
-        if not done["requests"]:
-            raise Failed("no request was answered within 2 s")
         if not half and sent >= requests / 2:
             half = running.memory()
         if sent - shown >= requests / 10 or sent >= requests:
