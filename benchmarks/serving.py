@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -180,6 +181,7 @@ def main() -> None:
     lacking = [name for name in ("wrk", "taskset") if shutil.which(name) is None]
     if lacking:
         sys.exit(f"{' and '.join(lacking)}: not found; apt-get install wrk util-linux")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what runs is ended then, too
     root = workspace.root()
     with tempfile.TemporaryDirectory() as name:
         sent = work(root, Path(name))
