@@ -3,19 +3,18 @@
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
-from modelkeep import contract, parameters, serving, store
-from modelkeep.log import DAY, Log, open_log
-from modelkeep.server import App, ServerError, Settings
+from modelkeep import contract, parameters, store
+from modelkeep.log import open_log
+from modelkeep.server import App
+from modelkeep.settings import ServerError, Settings
 from modelkeep.store import Now, Role
 from modelkeep.telemetry import Telemetry
 from modelkeep.web import loopback
 from modelkeep.wire import Protocol
 
 TOKEN = "MODELKEEP_TOKEN"
-DAYS = 8  # how far back labels are counted by the day of their answer
 
 
 def settings(root: Path, overrides: dict[str, object]) -> Settings:
@@ -32,7 +31,6 @@ def run(root: Path, found: Settings) -> None:
     log = open_log(found.log, durability=found.durability, root=root)
     token = os.environ.get(TOKEN, "")
     app = App(found, root, log, Telemetry(contract.read(root / contract.FILE)), token)
-    _recall(app, log)
     config = uvicorn.Config(
         app,
         host=found.host,
@@ -72,16 +70,3 @@ def _first(root: Path, found: Settings) -> None:
     sha256 = store.add(place, candidate)
     store.point(place, Now(Role(sha256)))
     print(f"No model was in service: the candidate {sha256[:10]} is now.", file=sys.stderr)
-
-
-def _recall(app: App, log: Log) -> None:
-    """Count again what the log holds of the last days, for the quality by day of answering."""
-    now = time.time_ns() // 1000
-    models = {m.name for m in _models(app.service)}
-    for cohort in log.cohorts(now - DAYS * DAY, now):
-        if cohort.model in models:
-            app.telemetry.recall(cohort.model, cohort.day * DAY / 1e6, cohort.answered)
-
-
-def _models(service: serving.Service) -> list[serving.Model]:
-    return [m for m in (service.champion, service.canary, service.shadow) if m]
