@@ -20,7 +20,7 @@ run: .venv/made  ## one turn of the loop, then the verdicts
 	modelkeep verdicts
 
 test: .venv/made  ## what CI runs
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 serve: .venv/made  ## answer over HTTP (params/serve.yaml)
 	modelkeep serve
