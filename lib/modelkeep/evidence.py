@@ -157,9 +157,9 @@ def _reproduced(root: Path) -> None:
             stale = repo.status()
     except DvcException as error:
         raise NotFit(f"`dvc status` fails ({error}); repair that, then release") from None
-    if stale:
+    if names := [each.rpartition(":")[2] for each in stale]:  # DVC says path:stage
         raise NotFit(
-            f"`dvc status` is not clean: {several(list(stale))} changed since the last run, so the candidate is not what this commit makes; "
+            f"`dvc status` is not clean: {several(names)} changed since the last run, so the candidate is not what this commit makes; "
             f"{TURN}, or `dvc checkout` to have its data back"
         )
 

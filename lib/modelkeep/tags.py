@@ -19,7 +19,9 @@ OF_USER = (
     "GIT_CONFIG_SYSTEM",
     "GIT_CONFIG_NO",
 )
-STALE_SECONDS = 5  # a lock of one tag, whose name is ours alone, is held for milliseconds
+STALE_TENTHS = (
+    30  # of a second; a lock of one tag, whose name is ours alone, is held for milliseconds
+)
 
 
 class GitError(RuntimeError):
@@ -139,7 +141,7 @@ def _unlocked(root: Path, called: str) -> bool:
     left = common / "refs" / "tags" / f"{called}.lock"
     if not left.exists():
         return False
-    for _ in range(STALE_SECONDS * 10):
+    for _ in range(STALE_TENTHS):
         if not left.exists():
             return True
         time.sleep(0.1)
