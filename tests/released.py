@@ -2,11 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 import synthetic
 import workspaces
-from modelkeep import bundle, files, schema, tables
+from modelkeep import bundle, files, record, releases, schema, tables
 from workspaces import REPOSITORY, run
 
 DVC = """\
@@ -29,6 +33,7 @@ stages:
 artifacts:
   flights: {path: models/candidate, type: model}
 """
+SPRING, DAY = 1_364_774_400, 86_400  # 1 April 2013
 CONFIG = """\
 [core]
     analytics = false
@@ -62,7 +67,31 @@ def build(root: Path, parts) -> Path:
     return root
 
 
-def turn(root: Path, parts, k: int, state: str = "better", champion: dict | None = None) -> str:
+def three(root: Path, parts=None) -> Path:
+    """A repository of three releases, none of them promoted."""
+    parts = parts or synthetic.prepared("binary")
+    build(root, parts)
+    for k in range(3):
+        if k:
+            turn(root, parts, k)
+        releases.release(root, record.read(root), SPRING + k * DAY)
+    return root
+
+
+@contextmanager
+def surroundings(home: Path) -> Iterator[None]:
+    """A name to release under, and neither this machine's Git settings nor its DVC's."""
+    said = workspaces.surroundings(home / "x") | {"DVC_NO_ANALYTICS": "1"}
+    said |= {"DVC_SITE_CACHE_DIR": said["XDG_CONFIG_HOME"], "HOME": said["XDG_CONFIG_HOME"]}
+    for who in ("AUTHOR", "COMMITTER"):
+        said |= {f"GIT_{who}_NAME": "Ada", f"GIT_{who}_EMAIL": "ada@example.org"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in said.items():
+            patch.setenv(name, value)
+        yield
+
+
+def turn(root: Path, parts, k: int, state: str = "better") -> str:
     """The turn that makes the k-th spare bundle the candidate; the commit."""
     made(root, parts, k, state)
     run(root, "dvc", "repro", "-q")

@@ -132,11 +132,8 @@ def resume(root: Path, at: Record) -> str:
 def fetch(root: Path, target: Tag, said: dict) -> None:
     """Have the version's bundle in the store, verified; from DVC's cache or remote at its tag where it is not."""
     place, sha256 = folder(root), said["hashes"]["bundle"]
-    try:
-        store.check(place, sha256)
+    if _whole(place, sha256):
         return
-    except BundleError:
-        pass  # not there, or damaged: a verified copy takes its place
     with tempfile.TemporaryDirectory() as beside:
         copy = Path(beside) / "bundle"
         _download(root, target, copy)
@@ -147,8 +144,18 @@ def fetch(root: Path, target: Tag, said: dict) -> None:
                 "its copy was changed: `dvc fetch` it anew from a remote that is sound, or promote another version"
             )
         sealed.verify(copy)
-        shutil.rmtree(store.path(place, sha256), ignore_errors=True)
-        store.add(place, copy)
+        with tags.lock(root):  # others may bring it at the same time
+            if not _whole(place, sha256):
+                shutil.rmtree(store.path(place, sha256), ignore_errors=True)
+                store.add(place, copy)
+
+
+def _whole(place: Path, sha256: str) -> bool:
+    """Whether the store has that bundle; a damaged one is to be brought again."""
+    try:
+        return bool(store.check(place, sha256))
+    except (BundleError, StoreError):
+        return False
 
 
 def folder(root: Path) -> Path:
