@@ -42,7 +42,7 @@ CONFIG = """\
 ['remote "store"']
     url = ../../remote
 """
-IGNORED = "/data/\n/reports/\n/made/\n/models/candidate/\n/models/champion/\n/serving/\n"
+IGNORED = "/data/\n/reports/\n/made/\n/models/candidate/\n/models/champion/\n/serving/\n.*.tmp\n"
 GAIN = {"metric": "log_loss", "gain": 0.1, "low": 0.05, "high": 0.15, "margin": 0.003}
 GAIN |= {"verdict": "better", "rows": 500, "blocks": 35, "design_effect": 2.0}
 

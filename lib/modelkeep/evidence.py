@@ -150,11 +150,15 @@ def _declared(root: Path, model: str) -> None:
 
 def _reproduced(root: Path) -> None:
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
+    from dvc.rwlock import RWLockFileCorruptedError
 
     try:
-        with Repo(str(root)) as repo:
-            stale = repo.status()
+        try:
+            stale = _stale(root)
+        except RWLockFileCorruptedError:
+            # a killed DVC left it half written: who reads it holds the lock of its writers, so none is at work
+            (root / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
+            stale = _stale(root)
     except DvcException as error:
         raise NotFit(f"`dvc status` fails ({error}); repair that, then release") from None
     if names := [each.rpartition(":")[2] for each in stale]:  # DVC says path:stage
@@ -162,6 +166,13 @@ def _reproduced(root: Path) -> None:
             f"`dvc status` is not clean: {several(names)} changed since the last run, so the candidate is not what this commit makes; "
             f"{TURN}, or `dvc checkout` to have its data back"
         )
+
+
+def _stale(root: Path) -> dict:
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        return repo.status()
 
 
 def _bundle(root: Path, commit: str) -> str:
