@@ -31,6 +31,8 @@ lab: .venv/made  ## JupyterLab on this workspace
 proof: .venv/made  ## the long forms: thousands of simulations (hours)
 	python benchmarks/drift_rates.py
 	python benchmarks/quality.py
+	PYTHONPATH=tests python benchmarks/promote_race.py
+	PYTHONPATH=tests python benchmarks/release_kills.py
 
 clean:  ## forget the environment; data, models and reports stay
 	rm -rf .venv

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
+import kills
 import races
 import released
 import workspaces
@@ -500,3 +501,13 @@ def test_of_sixteen_that_promote_at_once_one_wins(root):
     assert found["rounds with one winner"] == found["winners"] == 3
     assert found["told the truth"] + found["wanted the same"] == 3 * 15
     assert not any(found[wrong] for wrong in ("told wrong", "crashed", "serving another", "gaps"))
+
+
+@pytest.mark.parametrize("name", ["release", "promote", "rollback"])
+def test_killed_at_a_write_nothing_is_torn_and_the_next_command_completes_it(
+    template, tmp_path, name
+):
+    killer = kills.Killer(tmp_path)
+    found = kills.kills(killer, template, name, tmp_path.resolve(), some=4)
+    assert found["killed"] >= 4
+    assert {k: n for k, n in found.items() if k not in ("writes", "killed", "ended")} == {}
