@@ -35,6 +35,8 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/log_kills.py --times 200
 	python benchmarks/log_kills.py --times 200 --durability normal
 	python benchmarks/judge.py --runs 2000
+	PYTHONPATH=tests python benchmarks/promote_race.py
+	PYTHONPATH=tests python benchmarks/release_kills.py
 
 clean:  ## forget the environment; data, models and reports stay
 	rm -rf .venv

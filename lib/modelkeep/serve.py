@@ -59,9 +59,9 @@ def run(root: Path, found: Settings) -> None:
 
 
 def _first(root: Path, found: Settings) -> None:
-    """A store that names no model yet gets the candidate: a fresh clone serves after one turn."""
+    """A store that names no model yet gets the champion on record; where there is none, the candidate: a fresh clone serves after one turn."""
     place, candidate = root / found.store, root / "models" / "candidate"
-    if store.now(place) is not None:
+    if store.now(place) is not None or _champion(root):
         return
     if not candidate.is_dir():
         raise ServerError(
@@ -70,3 +70,17 @@ def _first(root: Path, found: Settings) -> None:
     sha256 = store.add(place, candidate)
     store.point(place, Now(Role(sha256)))
     print(f"No model was in service: the candidate {sha256[:10]} is now.", file=sys.stderr)
+
+
+def _champion(root: Path) -> bool:
+    from modelkeep import record, releases, tags  # only a first start needs Git and DVC
+
+    try:
+        at = record.read(root)
+    except (record.RecordError, tags.GitError):
+        return False  # a folder without a record, or whose record is not all here
+    if at.champion is None:
+        return False
+    told = releases.resume(root, at)
+    print(f"No model was in service: {told}", file=sys.stderr)
+    return True
