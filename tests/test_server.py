@@ -562,3 +562,12 @@ def test_who_would_wait_too_long_is_sent_away(folders, tmp_path):
         assert len(found) == 80 and 0 < len(sent_away) < 80
         assert all(b"retry-after: 1" in head for head in sent_away)
         assert {head[:12] for head in found} == {b"HTTP/1.1 200", b"HTTP/1.1 503"}
+
+
+def test_sigterm_is_heeded_from_the_first_moment_on(folders, tmp_path):
+    root = live.workspace(tmp_path / "w", folders["binary"])
+    for pause in (0, 0.05, 0.2):
+        with live.served(root) as server:
+            time.sleep(pause)
+            server.process.terminate()
+            assert server.process.wait(30) == 0

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelkeep import contract, parameters, store
 from modelkeep.log import open_log
@@ -13,6 +14,9 @@ from modelkeep.store import Now, Role
 from modelkeep.telemetry import Telemetry
 from modelkeep.web import loopback
 from modelkeep.wire import Protocol
+
+if TYPE_CHECKING:
+    import uvicorn
 
 TOKEN = "MODELKEEP_TOKEN"
 
@@ -52,10 +56,15 @@ def run(root: Path, found: Settings) -> None:
     print(said, flush=True)
     if not loopback(found.host) and not token:
         print(f"Labels and changes of the model are refused: {TOKEN} is not set.", flush=True)
-    # uvicorn drains, and then sends itself the signal again: by now there is nothing left to end
+    server = uvicorn.Server(config)
+    _heed(server)
+    server.run(sockets=[listening])
+
+
+def _heed(server: "uvicorn.Server") -> None:
+    """End at once when told to before uvicorn listens to signals; it drains by itself later, and then sends itself the signal again, when there is nothing left to end."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    uvicorn.Server(config).run(sockets=[listening])
+        signal.signal(number, lambda *_: None if server.started else sys.exit(0))
 
 
 def _first(root: Path, found: Settings) -> None:
