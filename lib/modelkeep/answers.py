@@ -18,6 +18,7 @@ from modelkeep.serving import Answered, Said, Service, entity
 from modelkeep.telemetry import Telemetry
 
 BATCH = 512  # rows that one call of the model takes
+FEW = 64  # rows that may wait however slow the newest turns were: one slow disk write is no overload
 RETRY = 1  # seconds after which a client that was sent away may come back
 
 
@@ -60,8 +61,8 @@ class Desk:
 
     @property
     def full(self) -> bool:
-        """Whether the rows that wait already will take longer than one may wait."""
-        return self.depth * self.pace > self.wait
+        """Whether the rows that wait already will take longer than one may wait; a few never do."""
+        return self.depth > FEW and self.depth * self.pace > self.wait
 
     def ask(self, service: Service, rows: list[msgspec.Struct], give: Given) -> None:
         """Let `give` have what is said of each row, later in this turn of the loop; or Busy, if the answers cannot be logged."""
