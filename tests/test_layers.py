@@ -11,15 +11,15 @@ LADDER = (  # from low to high; a module imports only from lower levels
     "bins cohorts columns engine entries eprocess figures files parents report scores sealed tails",
     "gate postgres profile ramp schema sources sqlite store verdicts workspace",
     "canary contract experiments log models notebooks rows tables traffic twosample",
-    "drift exposition openapi parameters proof reference rules windows",
+    "alerts drift exposition openapi parameters proof reference rules windows",
     "bundle dashboards livebins runner watch",
-    "prepare train evaluate collect monitor compare",  # what the pages say
+    "prepare train evaluate collect monitor compare investigations",  # what the pages say
     "monitoring served serving",
     "inference telemetry",
     "labels web",
     "answers",
     "server",
-    "serve",
+    "investigate serve",
     "cli",
     "__main__",
 )
