@@ -60,6 +60,8 @@ class Clients:
             while not self.stopped.wait(PAUSE):
                 if self.traffic and lane < self.lanes:
                     self.turn(connection)
+                else:
+                    connection.close()  # the server lets go of who says nothing
         except Exception as error:  # told by the test, which would else only see silence
             self.failures.append(error)
         finally:
