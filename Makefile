@@ -31,6 +31,7 @@ lab: .venv/made  ## JupyterLab on this workspace
 proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kills (hours)
 	python benchmarks/drift_rates.py
 	python benchmarks/quality.py
+	MODELKEEP_CALM_DAYS=31 python -m pytest tests/test_alerts.py
 	python benchmarks/log_kills.py --times 200
 	python benchmarks/log_kills.py --times 200 --durability normal
 	python benchmarks/judge.py --runs 2000

@@ -7,6 +7,7 @@ import pytest
 
 import synthetic
 from modelkeep import collect, traffic
+from modelkeep.collect import SourceError
 from modelkeep.figures import Figure
 from modelkeep.log import Entry, Label, open_log
 from synthetic import said

@@ -17,7 +17,7 @@ LADDER = (  # from low to high; a module imports only from lower levels
     "monitoring served serving",
     "inference telemetry",
     "labels web",
-    "answers",
+    "answers replies wire",
     "server",
     "investigate serve",
     "cli",

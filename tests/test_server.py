@@ -403,3 +403,59 @@ def test_nothing_to_serve_is_told(tmp_path, folders):
         text=True,
     )
     assert done.returncode == 2 and "did you mean `port`" in done.stderr
+
+
+def wire(server, *parts, wait=0.05):
+    """What comes back on one connection to bytes that are sent in parts; it is closed at the end."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+        for part in parts:
+            line.sendall(part)
+            time.sleep(wait)
+        line.shutdown(socket.SHUT_WR)
+        found = b""
+        while more := line.recv(65536):
+            found += more
+        return found
+
+
+def post(body, path="/predict", extra=""):
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{extra}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def test_the_short_way_and_the_long_way_answer_alike(server):
+    """The same request, whole under a known head, cut at every place, pipelined, and among others."""
+    body = json.dumps({"rows": [GOOD | {"key": "same"}]}).encode()
+    whole = post(body)
+    first, again = wire(server, whole, b""), wire(server, whole, b"")
+    assert first == again and first.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: application/json")
+    for cut in range(1, len(whole), 23):
+        assert wire(server, whole[:cut], whole[cut:], b"", wait=0.02) == first
+    assert wire(server, whole + whole + whole, b"", wait=0.3) == first * 3
+    assert wire(server, whole, whole[:50], whole[50:], whole, b"", wait=0.1) == first * 3
+    mixed = wire(
+        server, whole, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", whole, b"", wait=0.1
+    )
+    assert (
+        mixed.count(b"HTTP/1.1 200 OK") == 3 and mixed.startswith(first) and mixed.endswith(first)
+    )
+    close = wire(server, post(body, extra="Connection: close\r\n"), b"")
+    assert close.split(b"\r\n\r\n")[1] == first.split(b"\r\n\r\n")[1]
+    chunked = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+    assert (
+        wire(server, chunked % (len(body), body), b"").split(b"\r\n\r\n")[1]
+        == first.split(b"\r\n\r\n")[1]
+    )
+
+
+def test_the_short_way_refuses_as_the_long_way_does(server):
+    bad = json.dumps({"rows": [GOOD | {"size": "x"}]}).encode()
+    for body, status in ((bad, 422), (b"{", 400), (b"", 400)):
+        for _ in range(2):
+            assert wire(server, post(body), b"").startswith(b"HTTP/1.1 %d" % status)
+    good = json.dumps({"rows": [GOOD]}).encode()
+    for extra in ("Content-Type: text/plain\r\n", "Content-Encoding: gzip\r\n"):
+        for _ in range(2):
+            assert wire(server, post(good, extra=extra), b"").startswith(b"HTTP/1.1 415")
+    assert wire(server, post(b" " * 5_000_000), b"", wait=0.5).startswith(b"HTTP/1.1 413")
+    assert wire(server, post(good)[:-1], b"", wait=0.2) == b""

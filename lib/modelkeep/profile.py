@@ -1,8 +1,9 @@
 """Profile rows into counts that add up exactly over requests, replicas, hours and days."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import reduce
 from itertools import pairwise
@@ -24,6 +25,7 @@ from modelkeep.bins import (
 FORMAT = 1  # raise it when to_json writes something that an older from_json would misread
 CHUNK = 65_536  # values compared at once: they and their bins stay in the processor's cache
 RUN = 4_096  # rows of one block in a row from which they are counted by themselves
+PREDICTION = "(prediction)"  # what the model said is watched like a column
 UNITS = {"day": "D", "hour": "h"}
 
 
@@ -79,7 +81,7 @@ def stream(
 
     nothing = pa.table({b.name: pa.nulls(0) for b in bins})
     none = time and np.zeros(0, f"datetime64[{UNITS[every]}]")
-    return reduce(add, map(counted, _ahead(batches)), count(bins, nothing, none))
+    return reduce(add, _counted(counted, batches), count(bins, nothing, none))
 
 
 def starts(times: pa.Array | pa.ChunkedArray | np.ndarray, every: str = "day") -> np.ndarray:
@@ -161,14 +163,17 @@ def from_json(text: str) -> Profile:
     return Profile(tuple(bins), blocks, np.array(content["rows"], np.int64), counts, sizes)
 
 
-def _ahead(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Read the next batch while this one is counted."""
-    rest = iter(batches)
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, rest, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, rest, None)
-            yield batch
+def _counted(
+    count: Callable[[pa.RecordBatch], Profile], batches: Iterable[pa.RecordBatch]
+) -> Iterator[Profile]:
+    """Count two batches while the next one is read; no more of them are held."""
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(2) as workers:
+        for batch in batches:
+            if len(waiting) == 2:
+                yield waiting.popleft().result()
+            waiting.append(workers.submit(count, batch))
+        yield from (each.result() for each in waiting)
 
 
 def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:

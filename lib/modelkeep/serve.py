@@ -12,6 +12,7 @@ from modelkeep.server import App, ServerError, Settings
 from modelkeep.store import Now, Role
 from modelkeep.telemetry import Telemetry
 from modelkeep.web import loopback
+from modelkeep.wire import Protocol
 
 TOKEN = "MODELKEEP_TOKEN"
 DAYS = 8  # how far back labels are counted by the day of their answer
@@ -41,6 +42,7 @@ def run(root: Path, found: Settings) -> None:
         server_header=False,
         date_header=False,
         lifespan="on",
+        http=Protocol,
         proxy_headers=False,
         timeout_graceful_shutdown=int(found.drain_seconds),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from modelkeep import inference, labels, openapi, serving, store, web
+from modelkeep import inference, labels, openapi, replies, serving, store, web
 from modelkeep.answers import Busy, Desk
 from modelkeep.log import Log, LogError
 from modelkeep.rows import Refused
@@ -119,36 +119,42 @@ class App:
             web.admit(scope["path"] in WRITES, headers, self.settings.host, self.token)
             most, seconds = self.settings.max_body_kb, self.settings.body_seconds
             return await handler(await web.body(headers, receive, most, seconds))
-        except Refused as refused:
-            return refusal(refused.status, refused.place, refused.message)
-        except (Busy, LogError) as busy:
-            return refusal(503, "", str(busy), busy.retry_after)
-        except Exception as error:  # a defect of ours: the client learns no more than that
-            self.telemetry.problem("defect")
-            print(f"modelkeep: {type(error).__name__}: {error}", flush=True)
-            return refusal(500, "", "something went wrong here; it is on record")
+        except Exception as error:
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> Reply:
+        if isinstance(error, Refused):
+            return refusal(error.status, error.place, error.message)
+        if isinstance(error, Busy | LogError):
+            return refusal(503, "", str(error), error.retry_after)
+        self.telemetry.problem("defect")  # of ours: the client learns no more than that
+        print(f"modelkeep: {type(error).__name__}: {error}", flush=True)
+        return refusal(500, "", "something went wrong here; it is on record")
 
     def _nowhere(self, method: str, path: str) -> Reply:
         if any(path == known for _, known in self.routes):
             return refusal(405, "", f"{method} is not taken here; see /docs")
         return refusal(404, "", "there is nothing at this address; see /docs")
 
-    async def _predict(self, body: bytes) -> Reply:
+    def predict(self, body: bytes, give: Callable[[Reply], None]) -> None:
+        """Let `give` have the reply to a body of rows."""
         service = self.service
-        rows, refused = service.reader.decode(body)
-        said = await self.desk.ask(service, rows) if rows else []
-        answered = iter(said)
-        whole = [refused.get(i) or next(answered) for i in range(len(rows) + len(refused))]
+        try:
+            rows, refused = service.reader.decode(body)
+        except Refused as error:
+            return give(self._failed(error))
         if refused:
             self.telemetry.problem("malformed", len(refused))
-        models = {s.model.name: s.model for s in said if isinstance(s, Said)}
-        if not models:
-            first = next(each for each in whole if isinstance(each, Refused))
-            at = whole.index(first)
-            return refusal(422, _place(first, at), first.message)
-        told = [_told(each, i) for i, each in enumerate(whole)]
-        named = {n: {"version": m.version, "sha256": m.sha256} for n, m in models.items()}
-        return Reply(200, self.encode({"models": named, "predictions": told}))
+
+        def answered(said: list | Exception) -> None:
+            give(self._failed(said) if isinstance(said, Exception) else replies.rows(said, refused))
+
+        return self.desk.ask(service, rows, answered) if rows else answered([])
+
+    async def _predict(self, body: bytes) -> Reply:
+        reply = asyncio.get_running_loop().create_future()
+        self.predict(body, lambda given: reply.done() or reply.set_result(given))
+        return await reply
 
     async def _infer(self, body: bytes) -> Reply:
         service = self.service
@@ -157,9 +163,16 @@ class App:
             rows, refused = service.reader.decode(table)
         except Refused as error:
             raise Refused("$.inputs", error.message, error.status) from None
-        said = [*refused.values()] or await self.desk.ask(service, rows)
+        said = [*refused.values()] or await self._asked(service, rows)
         name = self.settings.name
         return Reply(200, self.encode(inference.response(request, name, service.champion, said)))
+
+    async def _asked(self, service: Service, rows: list) -> list[Said | Refused]:
+        said = asyncio.get_running_loop().create_future()
+        self.desk.ask(service, rows, lambda given: said.done() or said.set_result(given))
+        if isinstance(given := await said, Exception):
+            raise given
+        return given
 
     async def _labels(self, body: bytes) -> Reply:
         return Reply(
@@ -250,7 +263,10 @@ class App:
                     self.desk.service = await self._reloaded()
             except Exception as error:  # who answers goes on
                 print(f"modelkeep: {error}; {self.service.champion.name} stays", flush=True)
+            before = self.desk.made
             await asyncio.sleep(WATCH)
+            if self.desk.made == before:  # nobody asks: the log may tidy up
+                self.log.rest()
 
     async def _reloaded(self) -> Service:
         """The service that the pointer names now; what fails leaves everything as it was."""
@@ -271,22 +287,3 @@ class App:
         for role in ("shadow", "canary", "champion"):
             if model := getattr(service, role):
                 self.telemetry.serve(model, role)
-
-
-def _place(refused: Refused, at: int) -> str:
-    return refused.place if refused.place.startswith("$") else f"$.rows[{at}]{refused.place}"
-
-
-def _told(each: Said | Refused, at: int) -> dict:
-    """One row of an answer."""
-    if isinstance(each, Refused):
-        return {"error": {"place": _place(each, at), "message": each.message}}
-    model, answer = each.model, each.answer
-    classes = model.schema.classes
-    told: dict[str, Any] = {"id": each.row.id, "model": model.name}
-    if classes:
-        told["label"] = classes[answer.index(max(answer))]
-        told["probabilities"] = dict(zip(classes, answer, strict=True))
-    else:
-        told["prediction"] = answer
-    return told | ({"notes": each.notes} if each.notes else {})
