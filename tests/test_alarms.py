@@ -4,7 +4,7 @@ What is planted is done to the server from outside: what it is sent, when, and w
 """
 
 import json
-import math
+import os
 import sqlite3
 import threading
 import time
@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from itertools import count
 
+import pandas as pd
 import pytest
 
 import example
@@ -28,6 +29,8 @@ OLD_DAYS, OLD_ROWS = (
     4,
     2000,
 )  # answers that the log holds when the server starts: labels speak of them
+DAY = 20.0  # seconds (monitors.FAST), and each is a real day
+CALM_DAYS = float(os.environ.get("MODELKEEP_CALM_DAYS", "0.5"))  # `make proof` takes a month
 ROWS, LANES, PAUSE = 8, 2, 0.05  # rows of a request, clients, seconds between two requests of one
 # another process may have the processors for a while: what is slow must be slower than that
 SETTINGS = {"slow_seconds": "0.5", "least_rows": "60", "down": "3s"}
@@ -37,11 +40,10 @@ HELD, FREE = 0.75, 0.25  # seconds in which the database is held, and not
 class Clients:
     """Clients that send flights one day after another and say later what came true; what is planted are attributes."""
 
-    def __init__(self, port: int, flights: list[dict], truth: list[str | None]) -> None:
-        self.port, self.flights, self.truth = port, flights, truth
+    def __init__(self, port: int, days: list[list[tuple[dict, str | None]]]) -> None:
+        self.port, self.days, self.began = port, days, time.monotonic()
         self.place, self.stopped, self.failures = count(), threading.Event(), []
         self.threads: list[threading.Thread] = []
-        self.told = []
         self.traffic, self.labels, self.change = True, True, lambda row: row
         self.lanes, self.rows = LANES, ROWS
 
@@ -69,18 +71,18 @@ class Clients:
 
     def turn(self, connection: HTTPConnection) -> None:
         """One request, and the labels of its rows."""
+        day = self.days[int((time.monotonic() - self.began) / DAY) % len(self.days)]
         first = next(self.place) * self.rows
-        at = [i % len(self.flights) for i in range(first, first + self.rows)]
-        status, told = post(
-            connection, "/predict", {"rows": [self.change(self.flights[i]) for i in at]}
-        )
+        sent = [day[i % len(day)] for i in range(first, first + self.rows)]
+        rows = [self.change(row) for row, _ in sent]
+        status, told = post(connection, "/predict", {"rows": rows})
         assert status in (200, 503), (status, told)
         if status == 503 or not self.labels:
             return
         known = [
-            {"id": said["id"], "label": self.truth[i]}
-            for said, i in zip(told["predictions"], at, strict=True)
-            if self.truth[i] is not None and "id" in said
+            {"id": said["id"], "label": truth}
+            for said, (_, truth) in zip(told["predictions"], sent, strict=True)
+            if truth is not None and "id" in said
         ]
         if known:
             assert post(connection, "/labels", {"labels": known})[0] == 200
@@ -99,44 +101,34 @@ def model(folder):
     parts = synthetic.prepared(frame=table, as_of="2013-04-01", test_days=21, **roles)
     served = synthetic.sealed(folder, parts, learning_rate=0.5, max_depth=5)
     rows = table[table["scheduled"].between("2013-03-11", "2013-04-10")]
-    return served, rows.sample(6000, random_state=0).sort_index()
+    return served, rows
 
 
 def asked(rows, of):
     """Rows as a client sends them, and what came true."""
     names = [of.time, *(c.name for c in of.columns)]
     sent = json.loads(rows[names].to_json(orient="records", date_format="iso"))
-    return sent, [
-        None if v != v else str(int(v))
-        for v in rows["late"].astype("Float64").to_numpy("float64", na_value=math.nan)
-    ]
+    return sent, [None if v is pd.NA else str(v) for v in rows["late"]]
 
 
 def remember(root, served, rows):
     """Put answers of four days ago into the log, as a server had given them; what came true, right and wrong."""
-    rows = rows[rows["late"].notna()].head(OLD_ROWS)
+    rows = rows[rows["late"].notna()].sample(OLD_ROWS, random_state=0)
     at = (time.time_ns() // 1000) - OLD_DAYS * 86_400_000_000
-    said = served.predict(rows)
+    said = served.predict(rows).tolist()
     sent, truth = asked(rows, served.schema)
+    when = rows[served.schema.time].astype("datetime64[us]").astype("int64").tolist()
     entries = [
         Entry(
-            f"old-{i}",
-            at + i,
-            served.name,
-            "champion",
-            f"old-{i}",
-            None,
-            json.dumps(row).encode(),
-            json.dumps(list(p)).encode(),
+            *(f"old-{i}", at + i, served.name, "champion", f"old-{i}", when[i]),
+            *(json.dumps(row).encode(), json.dumps(said[i]).encode()),
         )
-        for i, (row, p) in enumerate(zip(sent, said.tolist(), strict=True))
+        for i, row in enumerate(sent)
     ]
     with closing(open_log(URL, root=root)) as book:
         book.append(entries)
     right = [{"id": f"old-{i}", "label": y} for i, y in enumerate(truth)]
-    wrong = [
-        {"id": f"old-{i}", "label": str(int(p[0] > p[1]))} for i, p in enumerate(said.tolist())
-    ]
+    wrong = [{"id": f"old-{i}", "label": str(int(p[0] > p[1]))} for i, p in enumerate(said)]
     return right, wrong
 
 
@@ -186,12 +178,15 @@ def world(tmp_path_factory):
     served, rows = model(folder / "bundle")
     root = investigators.workspace(folder / "clone", folder / "bundle")
     right, wrong = remember(root, served, rows)
-    flights, truth = asked(rows, served.schema)
+    days = [
+        [*zip(*asked(day, served.schema), strict=True)]
+        for _, day in rows.groupby(rows["scheduled"].dt.floor("D"))
+    ]
     hook = free_port()
     told = {"investigate": f"http://127.0.0.1:{hook}", **SETTINGS}
     with ExitStack() as stack:
         server = stack.enter_context(live.served(root, "max_waiting=80"))
-        clients = Clients(server.port, flights, truth)
+        clients = Clients(server.port, days)
         stack.callback(clients.stopped.set)
         manager = stack.enter_context(monitors.alertmanager(folder / "alertmanager", **told))
         told["alertmanager"] = manager
@@ -208,8 +203,8 @@ def world(tmp_path_factory):
 def test_calm_days_raise_no_alert(world):
     steps = 'modelkeep:feature_steps:day{feature="temp"} >= 9'
     fired = world.until(lambda _: world.prometheus.query(steps))
-    end = time.monotonic() + 8
-    fired |= world.until(lambda _: time.monotonic() > end)
+    end = time.monotonic() + CALM_DAYS * DAY
+    fired |= world.until(lambda _: time.monotonic() > end, CALM_DAYS * DAY + 60)
     assert fired == set()
     rows = world.prometheus.by("modelkeep:feature_rows:day", "version", "feature")
     assert rows[world.served.name, "temp"] > 500
