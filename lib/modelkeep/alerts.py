@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,8 +15,8 @@ from modelkeep.rows import Refused
 
 VERSION = re.compile(r"[A-Za-z0-9_.@#+-]{0,100}")
 SHORT = re.compile(r"[0-9a-f]{10,64}")  # a model's name in the metrics: how its SHA-256 begins
-OLDEST = timedelta(days=366)
-FUTURE = timedelta(minutes=10)  # that much may Prometheus' clock be ahead of ours
+OLDEST = 366 * 86_400.0  # seconds ago that an alert may have begun
+FUTURE = 600.0  # seconds: that much may Prometheus' clock be ahead of ours
 
 
 class AlertError(ValueError):
@@ -65,7 +65,7 @@ def identify(alert: str, version: str, began: str) -> str:
 
 def moment(began: datetime, now: datetime) -> str:
     """When an alert began as text; AlertError where no log could reach."""
-    if not now - OLDEST <= began <= now + FUTURE:
+    if not -FUTURE <= (now - began).total_seconds() <= OLDEST:
         raise AlertError(
             f"began at {began.isoformat()}, and now it is {now:%Y-%m-%dT%H:%M:%SZ}: "
             "at most a year ago is looked at; set the clocks"

@@ -225,6 +225,8 @@ def listed(cases: Iterable[Case]) -> str:
         row = "".join(f"<td>{cell}</td>" for cell in (link, *map(escape, cells)))
         rows.append(f"<tr>{row}</tr>")
     head = "".join(f"<th>{h}</th>" for h in ("alert", "model", "began (UTC)", "state", "said"))
-    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    table = (
+        f'<div class="tablebox"><table><thead><tr>{head}</tr></thead>{"".join(rows)}</table></div>'
+    )
     text = table if rows else "<p>No alert has asked for a report yet.</p>"
     return page("Investigations", f"<h1>Investigations</h1>{text}")
