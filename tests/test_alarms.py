@@ -31,7 +31,7 @@ OLD_DAYS, OLD_ROWS = (
 )  # answers that the log holds when the server starts: labels speak of them
 DAY = 20.0  # seconds (monitors.FAST), and each is a real day
 CALM_DAYS = float(os.environ.get("MODELKEEP_CALM_DAYS", "0.5"))  # `make proof` takes a month
-ROWS, LANES, PAUSE = 8, 2, 0.05  # rows of a request, clients, seconds between two requests of one
+ROWS, LANES, PAUSE = 8, 2, 0.08  # rows of a request, clients, seconds between two requests of one
 # another process may have the processors for a while: what is slow must be slower than that
 SETTINGS = {"slow_seconds": "0.5", "least_rows": "60", "down": "3s"}
 HELD, FREE = 0.75, 0.25  # seconds in which the database is held, and not
@@ -269,7 +269,8 @@ def test_drift_opens_an_executed_notebook(world):
     world.plant("ModelkeepDrift")
     began = time.monotonic()
     address = f"/reports/ModelkeepDrift?version={world.served.name}"
-    with investigators.investigating(world.root, f"port={world.hook}") as desk:
+    live_too = f"prometheus=http://127.0.0.1:{world.prometheus.port}"
+    with investigators.investigating(world.root, f"port={world.hook}", live_too) as desk:
         (rule,) = [
             a for a in world.prometheus.alerts() if a["labels"]["alertname"] == "ModelkeepDrift"
         ]
@@ -277,11 +278,12 @@ def test_drift_opens_an_executed_notebook(world):
         # Alertmanager tries again by itself until somebody listens
         monitors.wait(lambda: desk.raw("GET", address)[0] != 404, 60)
         world.clients.change = lambda row: row
-        page = investigators.report(desk, address)
+        page = investigators.report(desk, address, 240)
         print(f"a report after {time.monotonic() - began:.0f} s")
         (record,) = [r for r in investigators.records(world.root) if r["alert"] == "ModelkeepDrift"]
         assert record["state"] == "done" and "distance" in " ".join(record["said"])
         assert "Asked for by <strong>ModelkeepDrift</strong>" in page and "distance" in page
+        assert "What is live now?" in page and "Drift: effect beyond" in page
         assert desk.raw("GET", f"/investigations/{record['id']}")[1].decode() == page
         world.clear("ModelkeepDrift")
         (again,) = [r for r in investigators.records(world.root) if r["alert"] == "ModelkeepDrift"]

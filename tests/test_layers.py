@@ -12,7 +12,7 @@ LADDER = (  # from low to high; a module imports only from lower levels
     "gate postgres profile ramp schema sources sqlite store verdicts workspace",
     "canary contract experiments log models notebooks rows tables traffic twosample",
     "alerts drift exposition openapi parameters proof reference rules windows",
-    "bundle dashboards livebins runner watch",
+    "bundle dashboards livebins panels runner watch",
     "prepare train evaluate collect monitor compare investigations",  # what the pages say
     "monitoring served serving",
     "inference telemetry",

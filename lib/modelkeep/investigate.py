@@ -42,6 +42,7 @@ class Settings:
     port: int = 8001
     store: str = "serving"
     log: str = "sqlite:///data/log/predictions.db"
+    prometheus: str = ""
     days: int = 28
     most_waiting: int = 100
     keep: int = 200
@@ -202,7 +203,8 @@ class App:
         place = self.root / self.settings.store
         work = await asyncio.to_thread(investigations.copy, self.root, place, case)
         try:
-            for command in investigations.commands(case, _absolute(self.settings.log, self.root)):
+            log, asked = _absolute(self.settings.log, self.root), self.settings.prometheus
+            for command in investigations.commands(case, log, asked):
                 wrong = await self._run(command, work)
                 stage = command[5]
                 if wrong:

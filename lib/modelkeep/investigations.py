@@ -143,12 +143,12 @@ def _history(root: Path, work: Path) -> None:
         subprocess.run(["git", "-C", str(work), "reset", "--quiet"], capture_output=True)
 
 
-def commands(case: Case, log: str) -> list[list[str]]:
+def commands(case: Case, log: str, prometheus: str) -> list[list[str]]:
     """What is run in the copy, in this order: an argument each, no shell."""
     start = [sys.executable, "-P", "-m", "modelkeep", "run"]
     asked = {"source": "log", "log": log, "until": case.began, "days": case.days, "by": case.name}
     given = [word for name, value in asked.items() for word in ("-p", f"{name}={value}")]
-    return [[*start, "collect", *given], [*start, "monitor"]]
+    return [[*start, "collect", *given], [*start, "monitor", "-p", f"prometheus={prometheus}"]]
 
 
 def surroundings(work: Path, secret: str) -> dict[str, str]:
