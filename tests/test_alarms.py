@@ -283,7 +283,7 @@ def test_drift_opens_an_executed_notebook(world):
         (record,) = [r for r in investigators.records(world.root) if r["alert"] == "ModelkeepDrift"]
         assert record["state"] == "done" and "distance" in " ".join(record["said"])
         assert "Asked for by <strong>ModelkeepDrift</strong>" in page and "distance" in page
-        assert "What is live now?" in page and "Drift: effect beyond" in page
+        assert "What is live now?" in page and "Drift: effect beyond" in page  # from Prometheus
         assert desk.raw("GET", f"/investigations/{record['id']}")[1].decode() == page
         world.clear("ModelkeepDrift")
         (again,) = [r for r in investigators.records(world.root) if r["alert"] == "ModelkeepDrift"]

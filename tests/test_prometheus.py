@@ -12,6 +12,7 @@ import pytest
 import monitors
 import synthetic
 import watched
+from modelkeep import live as ranges
 from modelkeep import models, rules, scores, traffic
 from modelkeep.profile import PREDICTION
 
@@ -144,6 +145,15 @@ def test_every_panel_shows_something_in_its_unit(live, name):
             assert (np.abs(known) <= 1).all()
         if panel.unit in ("s", "bytes"):
             assert (known >= 0).all()
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_every_panel_is_drawn_from_the_range_api(live, name):
+    url, panel, now = f"http://127.0.0.1:{live.server.port}", PANELS[name], time.time()
+    lines = ranges.read(url, panel, now - 120, now)
+    assert len(lines) >= len(live.server.query(next(iter(panel.queries.values()))))
+    figure = ranges.draw(panel, lines)
+    assert panel.title in figure.title and "<svg" in figure.svg
 
 
 def test_a_calm_day_raises_no_alert_on_inputs(live):

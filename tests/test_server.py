@@ -1,6 +1,7 @@
 import json
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -459,3 +460,51 @@ def test_the_short_way_refuses_as_the_long_way_does(server):
             assert wire(server, post(good, extra=extra), b"").startswith(b"HTTP/1.1 415")
     assert wire(server, post(b" " * 5_000_000), b"", wait=0.5).startswith(b"HTTP/1.1 413")
     assert wire(server, post(good)[:-1], b"", wait=0.2) == b""
+
+
+def binary(*tensors):
+    """A request of the protocol's binary extension: JSON, then raw tensors."""
+    inputs, raws = [], []
+    for name, kind, shape, raw in tensors:
+        size = {"binary_data_size": len(raw)}
+        inputs.append({"name": name, "datatype": kind, "shape": shape, "parameters": size})
+        raws.append(raw)
+    text = json.dumps({"inputs": inputs}).encode()
+    return text + b"".join(raws), {"Inference_Header_Content_Length": str(len(text))}
+
+
+TENSORS = (
+    ("size", "FP64", [2, 1], struct.pack("<dd", 0.5, 1.0)),
+    ("weight", "FP32", [2, 1], struct.pack("<ff", 100.0, float("nan"))),
+    ("shop", "BYTES", [2, 1], b"\x05\0\0\0north\x05\0\0\0south"),
+)
+
+
+def test_binary_tensors_are_the_same_rows(server):
+    body, head = binary(*TENSORS)
+    told = server.ask("POST", "/v2/models/flights/infer", body, **head)[1]
+    rows = [GOOD, {"size": 1, "weight": None, "shop": "south"}]
+    plain = server.ask("POST", "/predict", {"rows": rows})[1]["predictions"]
+    found = {o["name"]: o["data"] for o in told["outputs"]}
+    assert found["probabilities"] == [p for row in plain for p in row["probabilities"].values()]
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (("size", "FP64", [2, 1], b"\0" * 15), "no whole number of values"),
+        (("size", "FP64", [2, 1], struct.pack("<dd", 0.5, float("inf"))), "holds an infinity"),
+        (("size", "FP128", [2, 1], b"\0" * 16), "no whole number of values"),
+        (("size", "BYTES", [2, 1], b"\xff\xff\xff\xff"), "cuts a text off"),
+        (("size", "BYTES", [2, 1], b"\x01\0\0\0\xff\x01\0\0\0\xff"), "not UTF-8"),
+        (("size", "FP64", [3, 1], struct.pack("<dd", 0.5, 1.0)), "must be [2, 1]"),
+    ],
+)
+def test_binary_tensors_that_are_none(server, change, rule):
+    body, head = binary(change, *TENSORS[1:])
+    status, told = server.ask("POST", "/v2/models/flights/infer", body, **head)
+    assert status == 422 and rule in told["error"]["message"]
+    for stated in ("x", "99999", "-1", "3"):
+        head = {"Inference_Header_Content_Length": stated}
+        assert server.ask("POST", "/v2/models/flights/infer", body, **head)[0] in (400, 422)
+    assert server.ask("POST", "/v2/models/flights/infer", body)[0] == 400

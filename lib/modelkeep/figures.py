@@ -1,6 +1,7 @@
 """One function a figure; the palette lives here only.
 
-Four colours with fixed meanings, told apart by lightness and by mark as well: reference grey, current blue, candidate orange, breach red. Figures are narrow, so that their text is still readable on a telephone.
+Four colours with fixed meanings, told apart by lightness and by mark as well: reference grey, current blue, candidate orange, breach red.
+Figures are narrow, so that their text is still readable on a telephone.
 """
 
 import io
@@ -64,8 +65,7 @@ def _axes(height: float = 2.9) -> Axes:
         return Canvas(figsize=(WIDTH, height), layout="constrained").add_subplot()
 
 
-def finish(axes: Axes, title: str, caption: str) -> Figure:
-    """The drawing as text, its legend above."""
+def _finish(axes: Axes, title: str, caption: str) -> Figure:
     with matplotlib.rc_context(STYLE):
         if axes.get_legend_handles_labels()[0]:
             axes.figure.legend(loc="outside upper left", ncols=2, handlelength=1.6)
@@ -118,7 +118,7 @@ def timeline(x: Sequence, parts: dict[str, np.ndarray], *, title: str, caption: 
         bottom = bottom + rows
     axes.set_ylabel("rows")
     axes.grid(axis="x", visible=False)
-    return finish(axes, title, caption)
+    return _finish(axes, title, caption)
 
 
 def course(
@@ -139,7 +139,7 @@ def course(
         axes.axhline(limit, color=BREACH, linestyle="--", label=limit_name)
     if share:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return finish(axes, title, caption)
+    return _finish(axes, title, caption)
 
 
 def bars(
@@ -165,7 +165,7 @@ def bars(
         axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel(_name(name, 70))
     axes.grid(axis="y", visible=False)
-    return finish(axes, title, caption)
+    return _finish(axes, title, caption)
 
 
 def forest(
@@ -191,7 +191,7 @@ def forest(
     axes.set_xlabel(_name(name, 70))
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    return finish(axes, title, caption)
+    return _finish(axes, title, caption)
 
 
 def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
@@ -213,7 +213,7 @@ def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
         f"{sum(r['rows'] for r in rows):,} rows in {len(rows)} groups of equal size, with 95 % intervals by block: {says}. "
         f"The largest gap is {abs(worst['predicted'] - worst['observed']):.1%}, at a predicted {worst['predicted']:.0%}."
     )
-    return finish(axes, title, caption)
+    return _finish(axes, title, caption)
 
 
 def moved(
@@ -243,7 +243,7 @@ def moved(
     axes.set_yticks(range(len(effects)), [_name(k) for k in reversed(list(effects))])
     axes.set_ylim(-0.7, len(effects) - 0.3)
     axes.grid(visible=False)
-    return finish(axes, title, caption)
+    return _finish(axes, title, caption)
 
 
 def evidence(
@@ -259,7 +259,7 @@ def evidence(
     axes.axhline(threshold, color=BREACH, linestyle="--", label=f"{then} at {threshold:,.0f}")
     axes.set_yscale("log")
     axes.set_ylabel("evidence (log scale)")
-    return finish(axes, title, caption)
+    return _finish(axes, title, caption)
 
 
 def quality(
@@ -286,7 +286,7 @@ def quality(
     if promised is not None:
         axes.axhline(promised, color=INK, linewidth=1, label="promised")
     axes.set_ylabel(name)
-    return finish(axes, title, caption)
+    return _finish(axes, title, caption)
 
 
 def waiting(days: np.ndarray, *, title: str, caption: str) -> Figure:
@@ -297,4 +297,4 @@ def waiting(days: np.ndarray, *, title: str, caption: str) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylim(0, 1.03)
     axes.set(xlabel="days from the answer to its label", ylabel="labels that had come")
-    return finish(axes, title, caption)
+    return _finish(axes, title, caption)

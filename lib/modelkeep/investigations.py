@@ -170,7 +170,7 @@ def finish(work: Path, stage: str, printed: str) -> tuple[str, str]:
     sentence = (sentence.removeprefix("modelkeep: ") or f"{stage} ended without a word")[:LONG]
     sentence = sentence.replace(f"{work}{os.sep}", "")
     if path.is_file():
-        return path.read_text(encoding="utf-8"), sentence
+        return path.read_text(encoding="utf-8").replace(f"{work}{os.sep}", ""), sentence
     return failed(sentence), sentence
 
 

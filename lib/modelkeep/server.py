@@ -118,7 +118,7 @@ class App:
             headers = dict(scope["headers"])
             web.admit(scope["path"] in WRITES, headers, self.settings.host, self.token)
             most, seconds = self.settings.max_body_kb, self.settings.body_seconds
-            return await handler(await web.body(headers, receive, most, seconds))
+            return await handler(await web.body(headers, receive, most, seconds), headers)
         except Exception as error:
             return self._failed(error)
 
@@ -151,14 +151,15 @@ class App:
 
         return self.desk.ask(service, rows, answered) if rows else answered([])
 
-    async def _predict(self, body: bytes) -> Reply:
+    async def _predict(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         reply = asyncio.get_running_loop().create_future()
         self.predict(body, lambda given: reply.done() or reply.set_result(given))
         return await reply
 
-    async def _infer(self, body: bytes) -> Reply:
+    async def _infer(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         service = self.service
-        request, table = inference.rows(body, service.champion.schema)
+        json_bytes = headers.get(b"inference-header-content-length", b"")
+        request, table = inference.rows(body, service.champion.schema, json_bytes)
         try:
             rows, refused = service.reader.decode(table)
         except Refused as error:
@@ -174,13 +175,13 @@ class App:
             raise given
         return given
 
-    async def _labels(self, body: bytes) -> Reply:
+    async def _labels(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         return Reply(
             200,
             self.encode(labels.take(body, self.service.champion.schema, self.log, self.telemetry)),
         )
 
-    async def _swap(self, body: bytes) -> Reply:
+    async def _swap(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         """Look at the store's pointer now, and say who answers then."""
         self.desk.service = await self._reloaded()
         return await self._model()
@@ -226,7 +227,7 @@ class App:
         return Reply(200, self.telemetry.render(), TEXT)
 
     async def _v2(self) -> Reply:
-        return Reply(200, b'{"name":"modelkeep","version":"1","extensions":[]}')
+        return Reply(200, b'{"name":"modelkeep","version":"1","extensions":["binary_tensor_data"]}')
 
     async def _metadata(self) -> Reply:
         told = inference.metadata(self.settings.name, self.service.champion)
