@@ -11,9 +11,9 @@ LADDER = (  # from low to high; a module imports only from lower levels
     "bins cohorts columns engine entries eprocess figures files parents report scores sealed tails trees",
     "gate postgres profile ramp schema sources sqlite store verdicts workspace",
     "canary contract experiments log models notebooks rows tables traffic twosample",
-    "drift exposition openapi parameters proof reference rules windows",
+    "alerts drift exposition openapi parameters proof reference rules windows",
     "bundle dashboards live livebins runner watch",
-    "prepare train evaluate collect monitor compare",  # what the pages say
+    "prepare train evaluate collect monitor compare investigations panels",  # what the pages say
     "monitoring served serving",
     "inference telemetry",
     "labels web",
