@@ -19,7 +19,7 @@ import msgspec
 
 from modelkeep import alerts, contract, files, investigations, parameters, web
 from modelkeep.alerts import Alert, AlertError
-from modelkeep.investigations import DONE, FAILED, ID, RUNNING, Book, Case
+from modelkeep.investigations import DONE, FAILED, RUNNING, Book, Case
 from modelkeep.rows import Refused
 from modelkeep.store import StoreError
 from modelkeep.web import Reply, refusal
@@ -94,9 +94,9 @@ class App:
             return Reply(200, b'{"live":true}')
         if path in ("/", "/investigations", "/investigations/"):
             return Reply(200, investigations.listed(self.book.cases.values()).encode(), HTML)
-        _, _, rest = path.partition("/investigations/")
-        if ID.fullmatch(rest) and rest in self.book.cases:
-            return self._show(self.book.cases[rest])
+        case = self.book.cases.get(path.removeprefix("/investigations/"))
+        if case is not None:
+            return self._show(case)
         if path.startswith("/reports/"):
             version = parse_qs(scope["query_string"].decode("latin-1")).get("version", [""])[0]
             return self._of(path.removeprefix("/reports/"), version)
@@ -183,7 +183,10 @@ class App:
                     self.book.sweep(self.settings.keep)
                 except Exception as error:  # the next one is made all the same
                     print(f"modelkeep: {case.id}: {type(error).__name__}: {error}", flush=True)
-                    self._failed(case, f"{type(error).__name__}: {error}")
+                    try:
+                        self._failed(case, f"{type(error).__name__}: {error}")
+                    except OSError:  # a full disk: what waits is tried later
+                        await asyncio.sleep(AGAIN)
             if not self.book.waiting:
                 await self.wake.wait()
 
