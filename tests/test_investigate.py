@@ -220,9 +220,8 @@ def test_nothing_of_an_alert_is_a_word_of_a_command(root):
     sent["annotations"] = {"summary": "-p log=x"}
     post(found, sent)
     (case,) = found.book.waiting
-    words = [
-        word for command in investigations.commands(case, "sqlite:///a.db") for word in command
-    ]
+    made = investigations.commands(case, "sqlite:///a.db", "")
+    words = [word for command in made for word in command]
     began = datetime.fromtimestamp(NOW, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
     free = [w for w in words if "=" in w]
     assert free == [
