@@ -20,7 +20,7 @@ run: .venv/made  ## one turn of the loop, then the verdicts
 	modelkeep verdicts
 
 test: .venv/made  ## what CI runs
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 serve: .venv/made  ## answer over HTTP (params/serve.yaml)
 	modelkeep serve
@@ -36,6 +36,8 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/log_kills.py --times 200
 	python benchmarks/log_kills.py --times 200 --durability normal
 	python benchmarks/judge.py --runs 2000
+	PYTHONPATH=tests python benchmarks/promote_race.py
+	PYTHONPATH=tests python benchmarks/release_kills.py
 
 clean:  ## forget the environment; data, models and reports stay
 	rm -rf .venv

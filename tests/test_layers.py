@@ -8,14 +8,14 @@ import pytest
 LIB = Path(__file__).parents[1] / "lib" / "modelkeep"
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(LIB.glob("*.py"))}
 LADDER = (  # from low to high; a module imports only from lower levels
-    "bins cohorts columns engine entries eprocess figures files parents report scores sealed tails trees",
+    "bins cohorts columns engine entries eprocess figures files parents report scores sealed settings tags tails trees",
     "gate postgres profile ramp schema sources sqlite store verdicts workspace",
     "canary contract experiments log models notebooks rows tables traffic twosample",
-    "alerts drift exposition openapi parameters proof reference rules windows",
-    "bundle dashboards live livebins runner watch",
-    "prepare train evaluate collect monitor compare investigations panels",  # what the pages say
+    "alerts drift exposition openapi parameters proof record reference rules windows",
+    "bundle dashboards evidence live livebins runner watch",
+    "prepare train evaluate collect monitor compare history investigations panels",  # what the pages say
     "monitoring served serving",
-    "inference telemetry",
+    "inference releases telemetry",
     "labels web",
     "answers replies wire",
     "server",

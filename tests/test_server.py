@@ -508,3 +508,57 @@ def test_binary_tensors_that_are_none(server, change, rule):
         head = {"Inference_Header_Content_Length": stated}
         assert server.ask("POST", "/v2/models/flights/infer", body, **head)[0] in (400, 422)
     assert server.ask("POST", "/v2/models/flights/infer", body)[0] == 400
+
+
+def cohorts(server):
+    """What is known of answers by their age: rows, labelled rows, sums."""
+    found = server.metrics()
+    return {k: v for k, v in found.items() if k.startswith("modelkeep_cohort_") and v}
+
+
+def test_a_restart_forgets_nothing_of_the_quality(folders, tmp_path):
+    root = live.workspace(tmp_path / "w", folders["binary"])
+    with live.served(root) as server:
+        rows = [GOOD | {"key": f"k{i}", "size": i / 30} for i in range(60)]
+        assert server.ask("POST", "/predict", {"rows": rows})[0] == 200
+        labels = [{"id": f"k{i}", "label": i % 2} for i in range(40)]
+        assert server.ask("POST", "/labels", {"labels": labels})[0] == 200
+        before = cohorts(server)
+        server.stop()
+    assert sum(v for k, v in before.items() if k.startswith("modelkeep_cohort_labelled_rows")) == 40
+    with live.served(root) as server:
+        until = time.monotonic() + 20
+        while cohorts(server) != pytest.approx(before):
+            assert time.monotonic() < until, (before, cohorts(server))
+            time.sleep(0.1)
+
+
+def test_who_would_wait_too_long_is_sent_away(folders, tmp_path):
+    root = live.workspace(tmp_path / "w", folders["binary"])
+    with live.served(root, "max_wait_ms=1") as server:
+        body, found = post(json.dumps({"rows": [GOOD] * 500}).encode()), []
+
+        def ask():
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
+                for _ in range(10):
+                    line.sendall(body)
+                    head = b""
+                    while b"\r\n\r\n" not in head:
+                        head += line.recv(65536)
+                    head, _, rest = head.partition(b"\r\n\r\n")
+                    size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) - len(
+                        rest
+                    )
+                    while size > 0:
+                        size -= len(line.recv(65536))
+                    found.append(head)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        sent_away = [head for head in found if head.startswith(b"HTTP/1.1 503")]
+        assert len(found) == 80 and 0 < len(sent_away) < 80
+        assert all(b"retry-after: 1" in head for head in sent_away)
+        assert {head[:12] for head in found} == {b"HTTP/1.1 200", b"HTTP/1.1 503"}

@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from secrets import token_hex
+from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -34,8 +34,7 @@ Given = Callable[
 ]  # takes the answers, or why there are none
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """Rows of one request that wait for an answer, and who takes it."""
 
     service: Service
@@ -47,10 +46,11 @@ class Desk:
     """Takes rows, answers them together, remembers each answer before it is given; for one event loop."""
 
     def __init__(
-        self, log: Log, telemetry: Telemetry, *, most: int, unlogged: str, service: Service
+        self, log: Log, telemetry: Telemetry, *, wait: float, unlogged: str, service: Service
     ) -> None:
         self.log, self.telemetry, self.service = log, telemetry, service
-        self.most, self.serve_unlogged = most, unlogged == "serve"
+        self.wait, self.serve_unlogged = wait, unlogged == "serve"
+        self.pace = 5e-5  # seconds that a row takes, by the newest turns
         self.waiting: list[Asked] = []
         self.depth, self.made = 0, 0
         # ids of one process are neighbours in the log's index; those of a later one come after
@@ -58,18 +58,21 @@ class Desk:
         self.blocked = 0.0  # until then the log could not be written
         self.encode = msgspec.json.Encoder().encode
 
+    @property
+    def full(self) -> bool:
+        """Whether the rows that wait already will take longer than one may wait."""
+        return self.depth * self.pace > self.wait
+
     def ask(self, service: Service, rows: list[msgspec.Struct], give: Given) -> None:
-        """Let `give` have what is said of each row, later in this turn of the loop; or Busy, if too many rows wait or the answers cannot be logged."""
-        if self.waiting and self.depth + len(rows) > self.most:
-            give(Busy(f"{self.depth} rows wait already; try again in {RETRY} s"))
-            return
+        """Let `give` have what is said of each row, later in this turn of the loop; or Busy, if the answers cannot be logged."""
         if not self.waiting:
             asyncio.get_running_loop().call_soon(self._turn)
         self.depth += len(rows)
         self.waiting.append(Asked(service, rows, give))
 
     def _turn(self) -> None:
-        asked, self.waiting, self.depth = self.waiting, [], 0
+        asked, self.waiting = self.waiting, []
+        depth, self.depth, started = self.depth, 0, time.perf_counter()
         while asked:
             # a model may have been changed between two requests of one turn
             service, rows, part = asked[0].service, 0, []
@@ -86,6 +89,7 @@ class Desk:
             for each in part:
                 each.give(said[first : first + len(each.rows)])
                 first += len(each.rows)
+        self.pace += 0.1 * ((time.perf_counter() - started) / depth - self.pace)
 
     def _answer(self, service: Service, rows: list[msgspec.Struct]) -> list[Said | Refused]:
         now = time.time_ns() // 1000

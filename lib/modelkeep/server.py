@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +12,17 @@ import msgspec
 
 from modelkeep import inference, labels, openapi, replies, serving, store, web
 from modelkeep.answers import Busy, Desk
+from modelkeep.livebins import LiveBins
 from modelkeep.log import Log, LogError
 from modelkeep.rows import Refused
 from modelkeep.serving import Said, Service
+from modelkeep.settings import ServerError, Settings
 from modelkeep.telemetry import Telemetry
 from modelkeep.web import Reply, refusal
 
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 WRITES = ("/labels", "/model")  # what a stranger must not post to
 WATCH = 0.25  # seconds between two looks at the store's pointer
-
-
-class ServerError(ValueError):
-    """Settings that the server cannot run with."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What params/serve.yaml holds; each line there says what it means."""
-
-    name: str = "flights"
-    host: str = "127.0.0.1"
-    port: int = 8080
-    store: str = "serving"
-    log: str = "sqlite:///data/log/predictions.db"
-    durability: str = "full"
-    unlogged: str = "refuse"
-    max_body_kb: int = 4096
-    max_rows: int = 1000
-    max_waiting: int = 2000
-    body_seconds: float = 10.0
-    drain_seconds: float = 10.0
 
 
 class App:
@@ -59,10 +39,10 @@ class App:
             raise ServerError(
                 f"{self.store} names no model; run `modelkeep serve`, which begins with the candidate"
             )
-        service = serving.load(self.store, self.at, settings.max_rows)
-        limits = {"most": settings.max_waiting, "unlogged": settings.unlogged}
+        service, bins = self._load(self.at)
+        limits = {"wait": settings.max_wait_ms / 1000, "unlogged": settings.unlogged}
         self.desk = Desk(log, telemetry, service=service, **limits)
-        self._announce(service)
+        self._announce(service, bins)
         self.routes = self._routes()
 
     @property
@@ -139,6 +119,8 @@ class App:
     def predict(self, body: bytes, give: Callable[[Reply], None]) -> None:
         """Let `give` have the reply to a body of rows."""
         service = self.service
+        if self.desk.full:
+            return give(self._failed(Busy("too many rows wait already; try again")))
         try:
             rows, refused = service.reader.decode(body)
         except Refused as error:
@@ -158,6 +140,8 @@ class App:
 
     async def _infer(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         service = self.service
+        if self.desk.full:
+            raise Busy("too many rows wait already; try again")
         json_bytes = headers.get(b"inference-header-content-length", b"")
         request, table = inference.rows(body, service.champion.schema, json_bytes)
         try:
@@ -188,7 +172,6 @@ class App:
 
     async def _model(self) -> Reply:
         service = self.service
-        roles = {"champion": service.champion, "canary": service.canary, "shadow": service.shadow}
         told = {
             role: {
                 "model": m.name,
@@ -198,8 +181,7 @@ class App:
                 "task": m.schema.task,
                 "as_of": m.schema.origin.get("as_of", ""),
             }
-            for role, m in roles.items()
-            if m
+            for role, m in service.models
         }
         columns = [{"name": c.name, "kind": c.kind} for c in service.champion.schema.columns]
         shown = {"name": self.settings.name, "serial": self.at.serial, "share": service.share}
@@ -246,12 +228,24 @@ class App:
 
     async def _lifespan(self, receive: Callable, send: Callable) -> None:
         await receive()
-        watcher = asyncio.create_task(self._watch())
+        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._recall())]
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        watcher.cancel()
+        for task in tasks:
+            task.cancel()
         self.log.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _recall(self) -> None:
+        """Count again what the log holds of the last days, for quality by the age of answers; while it is read, others are answered."""
+        if not self.settings.log.startswith("sqlite:"):
+            return  # a shared log: each of several replicas would count all of it
+        now, named = time.time_ns() // 1000, {m.name for _, m in self.service.models}
+        with ThreadPoolExecutor(1) as reader:  # a connection belongs to one thread
+            loop = asyncio.get_running_loop()
+            batches = self.log.read(now - labels.RECALLED, now, known=now)
+            while batch := await loop.run_in_executor(reader, next, batches, None):
+                labels.recall(batch, named, self.service.champion.schema, self.telemetry)
 
     async def _watch(self) -> None:
         """Follow the store's pointer: a release or a rollback takes effect though nobody tells the server."""
@@ -275,16 +269,20 @@ class App:
             at = store.now(self.store)
             if at is None or at == self.at:
                 return self.service
-            service = await asyncio.to_thread(serving.load, self.store, at, self.settings.max_rows)
+            service, bins = await asyncio.to_thread(self._load, at)
         except Exception:
             self.telemetry.swap("failed")
             raise
-        self._announce(service)
+        self._announce(service, bins)
         self.at = at
         self.telemetry.swap("done")
         return service
 
-    def _announce(self, service: Service) -> None:
-        for role in ("shadow", "canary", "champion"):
-            if model := getattr(service, role):
-                self.telemetry.serve(model, role)
+    def _load(self, at: store.Now) -> tuple[Service, dict[str, LiveBins]]:
+        """The service of a pointer and what its metrics need: work for a thread."""
+        service = serving.load(self.store, at, self.settings.max_rows)
+        return service, {m.name: self.telemetry.prepare(m) for _, m in service.models}
+
+    def _announce(self, service: Service, bins: dict[str, LiveBins]) -> None:
+        for role, model in reversed(service.models):
+            self.telemetry.serve(model, role, bins=bins[model.name])
