@@ -185,7 +185,7 @@ def world(tmp_path_factory):
     hook = free_port()
     told = {"investigate": f"http://127.0.0.1:{hook}", **SETTINGS}
     with ExitStack() as stack:
-        server = stack.enter_context(live.served(root, "max_waiting=80"))
+        server = stack.enter_context(live.served(root, "max_wait_ms=20"))
         clients = Clients(server.port, days)
         stack.callback(clients.stopped.set)
         manager = stack.enter_context(monitors.alertmanager(folder / "alertmanager", **told))
