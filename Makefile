@@ -32,6 +32,7 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/drift_rates.py
 	python benchmarks/quality.py
 	MODELKEEP_CALM_DAYS=31 python -m pytest tests/test_alerts.py
+	MODELKEEP_CALM_DAYS=31 python -m pytest tests/test_alarms.py -k calm
 	python benchmarks/log_kills.py --times 200
 	python benchmarks/log_kills.py --times 200 --durability normal
 	python benchmarks/judge.py --runs 2000

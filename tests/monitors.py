@@ -79,10 +79,14 @@ class Prometheus:
             found[key if len(labels) > 1 else key[0]] = value
         return found
 
+    def alerts(self) -> list[dict]:
+        """The alerts that fire, as its API gives them."""
+        found = self._get("alerts", {})["alerts"]
+        return [each for each in found if each["state"] == "firing"]
+
     def firing(self) -> set[str]:
         """The names of the alerts that fire."""
-        found = self._get("alerts", {})["alerts"]
-        return {each["labels"]["alertname"] for each in found if each["state"] == "firing"}
+        return {each["labels"]["alertname"] for each in self.alerts()}
 
     def _get(self, what: str, words: Mapping[str, object]) -> dict:
         url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{urllib.parse.urlencode(words)}"

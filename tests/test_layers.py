@@ -11,15 +11,15 @@ LADDER = (  # from low to high; a module imports only from lower levels
     "bins cohorts columns engine entries eprocess figures files parents report scores sealed settings tags tails trees",
     "gate postgres profile ramp schema sources sqlite store verdicts workspace",
     "canary contract experiments log models notebooks rows tables traffic twosample",
-    "drift exposition openapi parameters proof record reference rules windows",
+    "alerts drift exposition openapi parameters proof record reference rules windows",
     "bundle dashboards evidence live livebins runner watch",
-    "prepare train evaluate collect monitor compare history",  # what the pages say
+    "prepare train evaluate collect monitor compare history investigations panels",  # what the pages say
     "monitoring served serving",
     "inference releases telemetry",
     "labels web",
     "answers replies wire",
     "server",
-    "serve",
+    "investigate serve",
     "cli",
     "__main__",
 )

@@ -18,7 +18,7 @@ NOT_A_DEP = {"cli", "parents"}
 STAGES = workspace.stages(ROOT)
 NOTEBOOKS = [name for name in STAGES if name != "index"]
 OTHER_NOTEBOOKS = {"explore"}
-PROGRAMS = {"rollout", "serve"}  # what runs without a notebook of its own
+PROGRAMS = {"investigate", "rollout", "serve"}  # what runs without a notebook of its own
 
 
 def named(entries: list | None) -> list[str]:

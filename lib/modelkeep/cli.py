@@ -55,6 +55,14 @@ def serve(root: Path, arguments: argparse.Namespace) -> dict:
     return {"json": {"state": "done"}, "text": "Stopped; every answer that was given is logged."}
 
 
+def investigate(root: Path, arguments: argparse.Namespace) -> dict:
+    """Take Alertmanager's alerts, and run a report for each."""
+    from modelkeep import investigate
+
+    investigate.run(root, investigate.settings(root, dict(arguments.parameters)))
+    return {"json": {"state": "done"}, "text": "Stopped; what waits is made at the next start."}
+
+
 def index(root: Path, arguments: argparse.Namespace) -> dict:
     """Make reports/index.html from verdicts/."""
     from modelkeep import files, report, verdicts
@@ -177,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("stage", metavar="STAGE", help="a notebook of notebooks/, without .ipynb")
     _takes_parameters(one)
     _takes_parameters(_add(commands, serve, "modelkeep serve -p port=9000"))
+    _takes_parameters(_add(commands, investigate, "modelkeep investigate -p port=9001"))
     _add(commands, index, "modelkeep index")
     side = _add(commands, compare, "modelkeep compare deep-trees more-trees")
     side.add_argument("experiments", metavar="EXP", nargs="+", help="an experiment or a revision")

@@ -33,20 +33,27 @@ class Collected:
 
 
 def log(
-    source: str, root: Path, served: Bundle, days: float, url: str, until: str, **labels: float
+    source: str,
+    root: Path,
+    served: Bundle,
+    days: float,
+    url: str,
+    until: str,
+    by: str = "",
+    **labels: float,
 ) -> Collected:
     """The newest `days` of a server's log, or the log of a replay on the table that the bundle was prepared from; `labels` are those of `traffic.replay`."""
     of = served.schema
     if source == "log":
-        return logged(url, root, of, days, until)
+        return logged(url, root, of, days, until, by)
     if source != "replay":
         raise SourceError(f"source: {source!r} is not known; there are: replay, log")
     table = tables.read(of.origin["source"], root, **{k: of.origin[k] for k in tables.ROLES})
     return Collected(replayed(table, served, days, **labels), {"source": "replay"})
 
 
-def logged(url: str, root: Path, of: Schema, days: float, until: str) -> Collected:
-    """What a log holds of the `days` before `until` (if empty, up to its newest answer), with the labels that had come by then."""
+def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = "") -> Collected:
+    """What a log holds of the `days` before `until` (if empty, up to its newest answer), with the labels that had come by then; `by` takes the answers of one model."""
     facts, batches = {"source": "log"}, []
     remedy = "start the server with `modelkeep serve` and send it rows, or set source: replay"
     try:
@@ -61,6 +68,7 @@ def logged(url: str, root: Path, of: Schema, days: float, until: str) -> Collect
         known = {"known": last} if until else {}
         batches = list(book.read(first, last, **known))
     rows, notes = traffic.logged(batches, of)
+    rows = rows[rows[traffic.ANSWERED_BY] == by].reset_index(drop=True) if by else rows
     if until or batches:
         facts["answered (UTC)"] = f"{_written(first)} to {_written(last)}"
     facts["answered by"] = report.several(sorted(rows[traffic.ANSWERED_BY].unique())) or "nobody"
