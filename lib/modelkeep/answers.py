@@ -18,7 +18,9 @@ from modelkeep.serving import Answered, Said, Service, entity
 from modelkeep.telemetry import Telemetry
 
 BATCH = 512  # rows that one call of the model takes
-FEW = 64  # rows that may wait however slow the newest turns were: one slow disk write is no overload
+FEW = (
+    64  # rows that may wait however slow the newest turns were: one slow disk write is no overload
+)
 RETRY = 1  # seconds after which a client that was sent away may come back
 
 
