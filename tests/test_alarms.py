@@ -33,7 +33,7 @@ DAY = 20.0  # seconds (monitors.FAST), and each is a real day
 CALM_DAYS = float(os.environ.get("MODELKEEP_CALM_DAYS", "0.5"))  # `make proof` takes a month
 ROWS, LANES, PAUSE = 8, 2, 0.08  # rows of a request, clients, seconds between two requests of one
 # another process may have the processors for a while: what is slow must be slower than that
-SETTINGS = {"slow_seconds": "0.5", "least_rows": "60", "down": "3s"}
+SETTINGS = {"slow_seconds": "0.5", "least_rows": "60", "down": "15s"}
 HELD, FREE = 0.75, 0.25  # seconds in which the database is held, and not
 
 
