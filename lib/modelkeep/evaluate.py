@@ -51,7 +51,7 @@ def opponent(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Opponent:
         name, answers = _baseline(candidate, rows)
         return Opponent(name, answers, candidate.trained_rows)
     champion = bundle.load(root / named["bundle"])
-    _check_comparable(champion.schema, candidate.schema)
+    check_comparable(champion.schema, candidate.schema)
     name = f"the champion {named.get('version') or champion.name}"
     # by its own schema: with other features a row has another hash
     gate.refuse_leaks(bundle.row_hashes(rows, champion.schema), champion.trained_rows, name)
@@ -73,7 +73,7 @@ def _named(path: Path) -> dict:
     )
 
 
-def _check_comparable(champion: Schema, candidate: Schema) -> None:
+def check_comparable(champion: Schema, candidate: Schema) -> None:
     """The test rows are clean to the candidate's schema; the champion must be able to read them."""
     for what in ("task", "label", "classes", "id", "time"):
         theirs, ours = getattr(champion, what), getattr(candidate, what)
