@@ -6,7 +6,7 @@ import pandas as pd
 from modelkeep import replay, trials
 from modelkeep.past import Past
 
-START, BEFORE, WEEKS, ROWS = "2020-03-01", 60, 20, 60  # days before the start; rows a day
+START, BEFORE, WEEKS, ROWS = "2020-03-01", 60, 14, 60  # days before the start; rows a day
 KNOBS = {"window_days": 7, "window_rows": 300, "pages_a_year": 0.05, "fdr": 0.05, "draws": 99}
 KNOBS |= {"min_labels": 50, "min_coverage": 0.8, "seed": 0}
 RULES = replay.Rules(trials.Bounds(), KNOBS)
@@ -23,20 +23,20 @@ def table(kind="none", seed=0, task="binary", weeks=WEEKS, rows=ROWS):
     a, b, c = draw.normal(0, 1, (3, len(day)))
     slope_a, slope_b = np.full(len(day), 2.0), np.zeros(len(day))
     if kind == "sudden":
-        slope_a, slope_b = np.where(week < 8, 2.0, 0.0), np.where(week < 8, 0.0, 2.0)
+        slope_a, slope_b = np.where(week < 5, 2.0, 0.0), np.where(week < 5, 0.0, 2.0)
     if kind == "slow":
         turned = np.clip(week / weeks, 0, 1) * np.pi / 2
         slope_a, slope_b = 2 * np.cos(turned), 2 * np.sin(turned)
     if kind == "season":
-        slope_a = np.where((week >= 6) & (week < 8), -2.0, 2.0)
+        slope_a = np.where((week >= 5) & (week < 7), -2.0, 2.0)
     if kind == "covariate":
-        a = a + np.where(week >= 8, 1.0, 0.0)
+        a = a + np.where(week >= 5, 1.0, 0.0)
     signal = slope_a * a + slope_b * b
     if kind == "future":  # the meaning of c is new each week, so only the week itself tells it
         signal = 3 * np.sign(c) * draw.choice([-1, 1], 1000)[(day - BEFORE) // 7 + 100]
     y = (draw.logistic(0, 1, len(day)) < signal).astype(int)
     if kind == "noise":
-        y = np.where((week >= 6) & (week < 8), draw.integers(0, 2, len(day)), y)
+        y = np.where((week >= 5) & (week < 7), draw.integers(0, 2, len(day)), y)
     if task == "regression":
         y = (signal + draw.normal(0, 1, len(day))).round(3)
     at = pd.Timestamp(START) + pd.to_timedelta((day - BEFORE) * 86_400 + 60 * (np.arange(len(day)) % rows), unit="s")  # fmt: skip

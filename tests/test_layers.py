@@ -9,15 +9,15 @@ LIB = Path(__file__).parents[1] / "lib" / "modelkeep"
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(LIB.glob("*.py"))}
 LADDER = (  # from low to high; a module imports only from lower levels
     "bins cohorts columns engine entries eprocess figures files parents report scores sealed tails",
-    "gate postgres profile ramp schema sources sqlite store verdicts workspace",
-    "canary contract experiments log models notebooks rows tables traffic twosample",
+    "charts frontier gate postgres profile ramp schema sources sqlite store verdicts workspace",
+    "canary contract experiments log models notebooks rows sweep tables traffic twosample",
     "drift exposition openapi parameters proof reference rules windows",
-    "bundle dashboards livebins runner watch",
-    "prepare train evaluate collect monitor compare",  # what the pages say
+    "bundle dashboards livebins policies runner watch",
+    "prepare train evaluate collect monitor compare past",  # what the pages say
     "monitoring served serving",
-    "inference telemetry",
-    "labels web",
-    "answers",
+    "inference telemetry trials",
+    "labels replay web",
+    "answers backtest",
     "server",
     "serve",
     "cli",

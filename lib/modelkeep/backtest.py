@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modelkeep import charts, files, figures, frontier, report, scores, tables, trials, workspace
+from modelkeep import charts, figures, files, frontier, report, scores, tables, trials, workspace
 from modelkeep.figures import Figure
 from modelkeep.frontier import Course, Interval
 from modelkeep.past import Past
@@ -17,7 +17,6 @@ from modelkeep.verdicts import Verdict
 
 AHEAD = 4  # weeks over which a model is worse or not, when a call is judged
 MADE_ANEW = ("source", "as_of", "label_delay_days", "history_days", "test_days", "test_share")
-REFERENCES = {"never": Policy("never"), "weekly": Policy("every", 1)}
 TOLD = {"never": "never updating", "weekly": "retraining every week", "hindsight": "hindsight's best"}  # fmt: skip
 
 
@@ -61,8 +60,9 @@ def rules(root: Path, policy: Policy, past: Past) -> Rules:
 def run(past: Past, policy: Policy, by: Rules, block_weeks: int, draws: int, seed: int) -> Found:
     """Replay a policy, and what it is compared with."""
     drawn = frontier.draws(len(past.starts), block_weeks, draws, seed)
-    plain = {name: replay(past, each, by) for name, each in REFERENCES.items()}
-    same = [name for name, each in REFERENCES.items() if each == policy]
+    references = {"never": Policy("never"), "weekly": Policy("every", 1)}
+    plain = {name: replay(past, each, by) for name, each in references.items()}
+    same = [name for name, each in references.items() if each == policy]
     ours = plain[same[0]] if same else replay(past, policy, by)
     task = past.learn(0).schema.task
     metrics = scores.METRICS[task]
@@ -87,13 +87,15 @@ def _counts(past: Past, ours: Replay, weekly: Replay, margin: float) -> dict[str
     called, alarm = (np.array([bool(w.called) for w in weeks]) for _ in range(2))
     if not ours.policy.watches:
         alarm[:] = False  # what is due by the calendar is no alarm
-    missed = gap & ~called
+    missed, passed = gap & ~called, (*trials.PASSES, "promoted")
     worse = [w.best_at_hand.get(first, np.inf) * (1 + margin) < w.quality[first] for w in weeks]
     return {
         "retrains": sum(w.learned > 0 for w in weeks),
         "rows_learned": sum(w.learned for w in weeks),
         "promotions": sum(w.promoted for w in weeks),
-        "refused": sum(bool(w.candidate) and w.candidate not in (*trials.PASSES, "promoted") for w in weeks),  # fmt: skip
+        "refused": sum(
+            bool(w.candidate) and w.candidate not in (*trials.PASSES, "promoted") for w in weeks
+        ),  # fmt: skip
         "rolled_back": sum(w.canary in ("roll_back", "stop") for w in weeks),
         "false_alarms": int((alarm & ~gap).sum()),
         "missed_declines": int((missed & ~np.r_[False, missed[:-1]]).sum()),

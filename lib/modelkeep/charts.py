@@ -43,9 +43,7 @@ def courses(
     return _finish(axes, title, caption)
 
 
-def frontier(
-    points: Sequence[dict], *, keep: float, name: str, title: str, caption: str
-) -> Figure:
+def frontier(points: Sequence[dict], *, keep: float, name: str, title: str, caption: str) -> Figure:
     """Share of the gain kept against retrains, a point with its interval each (keys name, retrains, kept, low, high, chosen); the chosen one is orange."""
     axes = _axes(3.6)
     best, frontier_x, frontier_y = -np.inf, [], []

@@ -127,9 +127,7 @@ def read(text: str, name: str, retrains: int) -> dict[str, Course]:
     spent = {"policy": retrains, "never": 0, "weekly": len(cells) - 1, "hindsight": 0}
     named = {"policy": name, "never": NEVER, "weekly": WEEKLY, "hindsight": "hindsight"}
     metrics = [k.removesuffix("_policy") for k in head if k.endswith("_policy")]
-    return {
-        k: Course(named[k], spent[k], {m: values[f"{m}_{k}"] for m in metrics}) for k in spent
-    }
+    return {k: Course(named[k], spent[k], {m: values[f"{m}_{k}"] for m in metrics}) for k in spent}
 
 
 def starts(text: str) -> list[str]:

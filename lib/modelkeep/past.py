@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -59,7 +59,7 @@ class Past:
     _models: dict[tuple, Model] = field(default_factory=dict)
     _scores: dict[tuple, dict[str, float]] = field(default_factory=dict)
     _proofs: dict[tuple, tuple[np.ndarray, pd.DataFrame]] = field(default_factory=dict)
-    _cleaned: tuple = (None, None)
+    _cleaned: tuple[int, list] = (-1, [])
 
     def __post_init__(self) -> None:
         if not (name := self.asked["time_column"]):
@@ -127,12 +127,17 @@ class Past:
 
     def rows(self, week: int, of: Schema) -> pd.DataFrame:
         """The rows of a week, clean to a model's schema."""
-        if self._cleaned[0] != (week, id(of)):
-            first, last = self.starts[week], self.starts[week] + WEEK
-            raw = self.table.iloc[slice(*np.searchsorted(self._times, [first, last]))]
-            rows = tables.window(raw, of, str(first), str(last)).rows
-            self._cleaned = ((week, id(of)), rows)
-        return self._cleaned[1]
+        if self._cleaned[0] != week:
+            self._cleaned = (week, [])
+        of = replace(of, origin={}, ignored={})  # the rest decides how rows are cleaned
+        for known, rows in self._cleaned[1]:
+            if known == of:
+                return rows
+        first, last = self.starts[week], self.starts[week] + WEEK
+        raw = self.table.iloc[slice(*np.searchsorted(self._times, [first, last]))]
+        rows = tables.window(raw, of, str(first), str(last)).rows
+        self._cleaned[1].append((of, rows))
+        return rows
 
     def answered(self, model: Model, week: int) -> tuple[pd.DataFrame, np.ndarray]:
         """The rows of a week and what a model says of them."""
@@ -159,7 +164,9 @@ def realised(rows: pd.DataFrame, said: np.ndarray, of: Schema) -> dict[str, floa
 def _weeks(times: np.ndarray, start: str, end: str) -> np.ndarray:
     moments, _ = as_times(pd.Series([start, end or str(times[-1].astype("datetime64[D]") + DAY)]))
     if moments.isna().any():
-        raise PastError(f"start, end: {start!r} and {end!r} must be dates (ISO 8601), as 2013-04-01")
+        raise PastError(
+            f"start, end: {start!r} and {end!r} must be dates (ISO 8601), as 2013-04-01"
+        )
     first, last = moments.to_numpy().astype("datetime64[D]")
     weeks = int((min(last, times[-1].astype("datetime64[D]") + DAY) - first) / WEEK)
     if weeks < 2 or first <= times[0]:

@@ -176,8 +176,8 @@ def _serve(history: Past, policy: Policy, rules: Rules, now: _Service, week: int
         found = past.realised(rows, said, champion.schema)
         rows, said = rows[~by_canary], said[~by_canary]
     else:
-        rows, said = history.answered(champion, week)
         found = history.quality(champion, week)
+        rows, said = history.answered(champion, week) if policy.watches else (None, None)
     if policy.watches:
         now.log.append(traffic.answered(rows, champion.schema, said))
         now.log = now.log[-max(rules.log_days // 7, 1) :]

@@ -140,4 +140,3 @@ def _wrong(rows: pd.DataFrame, of: Schema, said: np.ndarray) -> np.ndarray:
     found = np.full(len(rows), np.nan)
     found[labelled] = said[labelled].argmax(axis=1) != models.outcome(rows[labelled], of)
     return found
-
