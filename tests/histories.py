@@ -28,7 +28,7 @@ def table(kind="none", seed=0, task="binary", weeks=WEEKS, rows=ROWS):
         turned = np.clip(week / weeks, 0, 1) * np.pi / 2
         slope_a, slope_b = 2 * np.cos(turned), 2 * np.sin(turned)
     if kind == "season":
-        slope_a = np.where((week >= 5) & (week < 7), -2.0, 2.0)
+        slope_a = np.where((week >= 6) & (week < 8), -2.0, 2.0)
     if kind == "covariate":
         a = a + np.where(week >= 5, 1.0, 0.0)
     signal = slope_a * a + slope_b * b
@@ -36,7 +36,7 @@ def table(kind="none", seed=0, task="binary", weeks=WEEKS, rows=ROWS):
         signal = 3 * np.sign(c) * draw.choice([-1, 1], 1000)[(day - BEFORE) // 7 + 100]
     y = (draw.logistic(0, 1, len(day)) < signal).astype(int)
     if kind == "noise":
-        y = np.where((week >= 5) & (week < 7), draw.integers(0, 2, len(day)), y)
+        y = np.where((week >= 6) & (week < 8), draw.integers(0, 2, len(day)), y)
     if task == "regression":
         y = (signal + draw.normal(0, 1, len(day))).round(3)
     at = pd.Timestamp(START) + pd.to_timedelta((day - BEFORE) * 86_400 + 60 * (np.arange(len(day)) % rows), unit="s")  # fmt: skip

@@ -93,9 +93,7 @@ def _counts(past: Past, ours: Replay, weekly: Replay, margin: float) -> dict[str
         "retrains": sum(w.learned > 0 for w in weeks),
         "rows_learned": sum(w.learned for w in weeks),
         "promotions": sum(w.promoted for w in weeks),
-        "refused": sum(
-            bool(w.candidate) and w.candidate not in (*trials.PASSES, "promoted") for w in weeks
-        ),  # fmt: skip
+        "refused": sum(bool(w.candidate) and w.candidate not in passed for w in weeks),
         "rolled_back": sum(w.canary in ("roll_back", "stop") for w in weeks),
         "false_alarms": int((alarm & ~gap).sum()),
         "missed_declines": int((missed & ~np.r_[False, missed[:-1]]).sum()),

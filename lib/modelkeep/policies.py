@@ -32,6 +32,12 @@ class Policy:
             ("weeks", self.weeks, "1 or more", self.weeks >= 1),
             ("history_days", self.history_days, "0 (all) or more", self.history_days >= 0),
             ("test_days", self.test_days, "1 or more", self.test_days >= 1),
+            (
+                "history_days",
+                self.history_days,
+                f"above test_days ({self.test_days}) with a gate, which takes these away",
+                not (self.gate and 0 < self.history_days <= self.test_days),
+            ),
         ):
             if not kept:
                 raise PolicyError(f"params/backtest.yaml: `{name}` is {value!r}; it must be {rule}")
