@@ -68,7 +68,7 @@ def run(past: Past, policy: Policy, by: Rules, block_weeks: int, draws: int, see
     metrics = scores.METRICS[task]
     courses = {"policy": _course(policy.name, ours, metrics)}
     courses |= {k: _course(TOLD[k], each, metrics) for k, each in plain.items()}
-    best = hindsight(past, metrics)
+    best = hindsight(past, ours)
     values = {m: np.array([week[m] for week in best]) for m in metrics}
     courses["hindsight"] = Course(TOLD["hindsight"], 0, values)
     counts = _counts(past, ours, plain["weekly"], by.bounds.margin_loss)

@@ -1,6 +1,6 @@
 """History replayed under a maintenance policy, week by week: what would have served, and what it would have said"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -195,15 +195,17 @@ def _serve(history: Past, policy: Policy, rules: Rules, now: _Service, week: int
     return did
 
 
-def hindsight(history: Past, metrics: Sequence[str]) -> list[dict[str, float]]:
-    """By week, the best of each metric that a model trained on everything by then could have had: the first, every fourth week's and the newest were tried."""
-    weeks, found = len(history.starts), []
-    for week in range(weeks):
+def hindsight(history: Past, played: Replay) -> list[dict[str, float]]:
+    """By week, the best of each metric that could have been had: tried are the policy's own model, and of those trained on everything the first, every fourth week's and the newest."""
+    found = []
+    for week, did in enumerate(played.weeks):
         tried = sorted({*range(0, week + 1, EVERY), week})
         known = [history.quality(history.learn(w), week) for w in tried]
-        found.append({m: _best(m, [q[m] for q in known]) for m in metrics})
+        known += [did.quality, history.quality(history.learn(*did.champion), week)]
+        found.append({m: _best(m, [q[m] for q in known]) for m in did.quality})
     return found
 
 
 def _best(metric: str, values: list[float]) -> float:
-    return max(values) if metric in scores.HIGHER_IS_BETTER else min(values)
+    known = [v for v in values if not np.isnan(v)] or [np.nan]
+    return max(known) if metric in scores.HIGHER_IS_BETTER else min(known)
