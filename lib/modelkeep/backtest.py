@@ -198,7 +198,7 @@ def differences(found: Found, metric: str) -> Figure:
     sure = difference(found, metric, "never").sure
     return figures.forest(
         rows,
-        name=f"better than the other in {name}, by week (right of 0)",
+        name=f"gain in {name} by week",
         title=f"By how much does {name} differ from the alternatives?",
         caption=f"Means of {len(found.starts)} weeks with 95 % intervals ({len(found.drawn):,} draws of whole stretches of weeks); better than never updating in {sure:.0%} of draws.",
     )

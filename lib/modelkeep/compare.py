@@ -54,7 +54,8 @@ def _results(runs: Sequence[Run]) -> list[str]:
     parts = ["<h2>What came of it?</h2>", _table(runs, metrics, "metric", measured=True)]
     parts.append(f"<p>In brackets: the difference from <code>{first}</code>.</p>")
     told = {r.name: (r.backtest, r.verdicts["backtest"]) for r in runs}
-    parts += sweep.section({k: v for k, v in told.items() if all(v)})
+    chosen = sweep.section({name: both for name, both in told.items() if all(both)})
+    parts += [_own_ids(part, f"sweep-{place}-") for place, part in enumerate(chosen)]
     parts.append("<h2>What did each stage conclude?</h2>")
     beside = [stage for stage in report.BESIDE if any(run.verdicts[stage] for run in runs)]
     for stage in (*report.STAGES, *beside):
