@@ -18,14 +18,17 @@ METRICS = ("auc", "log_loss")
 POLICIES = (
     Policy("every", 4),
     Policy("every", 5),
+    Policy("every", 6),
     Policy("every", 8),
     Policy("every", 13),
+)
+SLOWER = (
+    Policy("every", 4, canary=True),
     Policy("every", 4, history_days=56),
     Policy("every", 4, history_days=112),
     Policy("estimate"),
     Policy("monitor"),
     Policy("every", 4, gate=True),
-    Policy("every", 4, canary=True),
 )
 
 
@@ -43,6 +46,19 @@ def main() -> None:
     courses = [measured(past, Policy("never"), rules, [], drawn)]
     courses.append(measured(past, Policy("every", 1), rules, courses, drawn))
     for policy in POLICIES:
+        courses.append(measured(past, policy, rules, courses, drawn))
+    print(
+        "\nThe best schedules that hindsight can find, on everything:\n\n| retrains | AUC | kept | log loss | kept |\n|---|---|---|---|---|"
+    )
+    for spent in (1, 2, 4, 9, 19):
+        found = [best_schedule(past, metric, spent) for metric in METRICS]
+        cells = [
+            f"{value:.4f} | {share_kept(value, metric, courses):.0%}"
+            for value, metric in zip(found, METRICS, strict=True)
+        ]
+        print(f"| {spent} | {' | '.join(cells)} |", flush=True)
+    print()
+    for policy in SLOWER:
         courses.append(measured(past, policy, rules, courses, drawn))
     print()
     for metric in METRICS:
@@ -64,6 +80,32 @@ def measured(past, policy, rules, courses, drawn) -> frontier.Course:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"| {policy.name} | {' | '.join(cells)} | {retrains} | {promoted} | {spent:.0f} | {peak:,} |", flush=True)  # fmt: skip
     return course
+
+
+def best_schedule(past, metric, spent) -> float:
+    """The best mean that so many retrains, put where hindsight wants them, could have had."""
+    weeks, sign = len(past.starts), 1 if metric == "auc" else -1
+    quality = np.full((weeks, weeks), np.nan)
+    for week in range(weeks):
+        for made in range(week + 1):
+            quality[made, week] = sign * past.quality(past.learn(made), week)[metric]
+    total = np.nancumsum(quality, axis=1)  # of a model, from its week on
+    best = np.full(
+        (spent + 1, weeks + 1), -np.inf
+    )  # by retrains left, from a week on in which one is trained
+    best[:, weeks] = 0
+    for left in range(spent + 1):
+        for week in range(weeks):
+            ends = range(week + 1, weeks + 1) if left else [weeks]
+            best[left, week] = max(
+                total[week, end - 1] + best[left - 1, end] * (end < weeks) for end in ends
+            )
+    return sign * best[spent, 0] / weeks
+
+
+def share_kept(value, metric, courses) -> float:
+    never, weekly = (np.nanmean(course.quality[metric]) for course in courses[:2])
+    return (value - never) / (weekly - never)
 
 
 def kept(metric, course, courses, drawn) -> str:
