@@ -53,11 +53,14 @@ def frontier(points: Sequence[dict], *, keep: float, name: str, title: str, capt
             frontier_x, frontier_y = [*frontier_x, p["retrains"]], [*frontier_y, p["kept"]]
     axes.step(frontier_x, frontier_y, where="post", color=REFERENCE, linewidth=1, label="frontier")
     axes.axhline(keep, color=BREACH, linestyle="--", label=f"{keep:.0%} kept")
-    for p in points:
+    for place, p in enumerate(sorted(points, key=lambda p: (p["retrains"], p["kept"]))):
         colour = CANDIDATE if p["chosen"] else CURRENT
-        axes.plot([p["retrains"]] * 2, [p["low"], p["high"]], color=colour, linewidth=1, alpha=0.5)
-        axes.plot(p["retrains"], p["kept"], "D" if p["chosen"] else "o", color=colour, markeredgecolor=INK)  # fmt: skip
-        axes.annotate(_name(p["short"], 12), (p["retrains"], p["kept"]), xytext=(5, 4), textcoords="offset points", fontsize=8.5)  # fmt: skip
+        mark = "D" if p["chosen"] else "o"
+        at = (p["retrains"], p["kept"])
+        axes.plot([at[0]] * 2, [p["low"], p["high"]], color=colour, linewidth=1, alpha=0.5)
+        axes.plot(*at, mark, color=colour, markeredgecolor=INK)
+        aside = {"xytext": (5, -11 if place % 2 else 4), "textcoords": "offset points"}
+        axes.annotate(_name(p["name"], 14), at, fontsize=8.5, **aside)
     low = min([0, *(p["kept"] for p in points)])
     axes.set_ylim(max(low, -1) - 0.15, max([1.15, *(p["kept"] + 0.15 for p in points)]))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

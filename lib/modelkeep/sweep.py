@@ -7,7 +7,7 @@ import numpy as np
 
 from modelkeep import charts, frontier, report, scores
 from modelkeep.frontier import Choice, Course
-from modelkeep.report import count, number
+from modelkeep.report import count
 
 BLOCK_WEEKS, DRAWS, SEED = 4, 2000, 0
 
@@ -63,7 +63,7 @@ def _points(
         share, _ = frontier.kept(metric, course, never, weekly, drawn)
         if np.isfinite(share.value):
             place = {"kept": share.value, "low": share.low, "high": share.high}
-            what = {"name": course.name, "short": course.name, "retrains": course.retrains}
+            what = {"name": course.name, "retrains": course.retrains}
             found.append({**what, **place, "chosen": course.name == chosen.name})
     return found
 
@@ -79,7 +79,7 @@ def _sentence(metric: str, chosen: Choice, weeks: int) -> str:
 
 def _drawn(metric: str, points: Sequence[dict], weeks: int) -> str:
     name = scores.NAMES[metric]
-    each = "; ".join(f"{p['name']} {number(p['kept'])} ({number(p['low'])} to {number(p['high'])}) for {count(p['retrains'], 'retrain')}" for p in points)  # fmt: skip
+    each = "; ".join(f"{p['name']} {p['kept']:.0%} ({p['low']:.0%} to {p['high']:.0%}) for {count(p['retrains'], 'retrain')}" for p in points)  # fmt: skip
     return charts.frontier(
         points,
         keep=frontier.KEEP,
