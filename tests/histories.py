@@ -32,8 +32,10 @@ def table(kind="none", seed=0, task="binary", weeks=WEEKS, rows=ROWS):
     if kind == "covariate":
         a = a + np.where(week >= 5, 1.0, 0.0)
     signal = slope_a * a + slope_b * b
-    if kind == "future":  # the meaning of c is new each week, so only the week itself tells it
-        signal = 3 * np.sign(c) * draw.choice([-1, 1], 1000)[(day - BEFORE) // 7 + 100]
+    if kind == "future":  # each week has codes of its own, so only the week itself tells them
+        whole, code = (day - BEFORE) // 7, draw.integers(0, 6, len(day))
+        signal = 3.0 * draw.choice([-1, 1], (1000, 6))[whole + 100, code]
+        c = np.char.add(np.char.add(whole.astype(str), "-"), code.astype(str)).astype(object)
     y = (draw.logistic(0, 1, len(day)) < signal).astype(int)
     if kind == "noise":
         y = np.where((week >= 6) & (week < 8), draw.integers(0, 2, len(day)), y)

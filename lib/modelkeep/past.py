@@ -142,13 +142,20 @@ class Past:
     def answered(self, model: Model, week: int) -> tuple[pd.DataFrame, np.ndarray]:
         """The rows of a week and what a model says of them."""
         rows = self.rows(week, model.schema)
-        return rows, models.predict(model.pipeline, rows, model.schema)
+        return rows, says(model, rows)
 
     def quality(self, model: Model, week: int) -> dict[str, float]:
         """How good a model was in a week, by all labels that ever came."""
         if (key := (model.key, week)) not in self._scores:
             self._scores[key] = realised(*self.answered(model, week), model.schema)
         return self._scores[key]
+
+
+def says(model: Model, rows: pd.DataFrame) -> np.ndarray:
+    """What a model says of rows, of which there may be none."""
+    if rows.empty:
+        return np.zeros((0, len(model.schema.classes)) if model.schema.classes else 0)
+    return models.predict(model.pipeline, rows, model.schema)
 
 
 def realised(rows: pd.DataFrame, said: np.ndarray, of: Schema) -> dict[str, float]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from modelkeep import bundle, canary, evaluate, gate, models, ramp, tables
-from modelkeep.past import WEEK, Model, Past
+from modelkeep.past import WEEK, Model, Past, says
 from modelkeep.schema import Schema
 from modelkeep.serving import chosen
 
@@ -41,7 +41,7 @@ def examine(past: Past, candidate: Model, champion: Model, bounds: Bounds) -> st
     of = candidate.schema
     gate.refuse_leaks(bundle.row_hashes(rows, of), learned, "the candidate")
     y, blocks = models.outcome(rows, of), tables.blocks(rows, of)
-    ours, champions = (models.predict(m.pipeline, rows, m.schema) for m in (candidate, champion))
+    ours, champions = says(candidate, rows), says(champion, rows)
     gains = gate.gains(of.task, y, ours, champions)
     margins = gate.margins(of.task, y, champions, bounds.margin_auc, bounds.margin_loss)
     first, named = next(iter(gains.values())), evaluate.slices(rows, of, bounds.slices)
@@ -92,7 +92,7 @@ def begin(candidate: Model, at: np.datetime64, by: ramp.Rules) -> Rollout:
 def roll(going: Rollout, past: Past, champion: Model, week: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:  # fmt: skip
     """One week of a rollout: its rows, what they were answered, and which of them the canary answered."""
     rows, said = past.answered(champion, week)
-    other = models.predict(going.candidate.pipeline, rows, going.candidate.schema)
+    other = says(going.candidate, rows)
     of, start = champion.schema, past.starts[week].astype("datetime64[us]")
     wrong = np.column_stack([_wrong(rows, of, said), _wrong(rows, of, other)])
     times, names = rows[of.time].to_numpy().astype("datetime64[us]"), _entities(rows, of)

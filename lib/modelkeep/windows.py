@@ -72,10 +72,12 @@ def follow(told: Told, of: Schema, cut: Sequence, minimum: int, past: bool = Fal
         p, enough = traffic.answers(rows, of), len(labelled) >= minimum
         real, daily = _realised(of, labelled) if enough else ({}, {})
         estimated, corrected = _beliefs(of, p, told.seen)
-        low, high = _band(corrected, told.misses)
+        missed = {k: [m[k] for m in told.misses if k in m] for k in corrected}
+        low, high = _band(corrected, missed)
         window = Window(start, len(rows), len(labelled), past, real, estimated, corrected)
         window = replace(window, low=low, high=high, daily=daily)
         misses = {k: abs(real[k] - corrected[k]) for k in corrected.keys() & real.keys()}
+        misses = {k: miss for k, miss in misses.items() if np.isfinite(miss)}
         seen = [(models.outcome(labelled, of), traffic.answers(labelled, of))] if enough else []
         told = Told((*told.windows, window), (*told.seen, *seen), (*told.misses, misses))
     return told
@@ -114,12 +116,12 @@ def _beliefs(of: Schema, p: np.ndarray, seen: Sequence) -> tuple[dict, dict]:
 
 
 def _band(
-    corrected: dict[str, float], misses: Sequence[dict[str, float]], cover: float = 0.9
+    corrected: dict[str, float], misses: dict[str, list], cover: float = 0.9
 ) -> tuple[dict, dict]:
     """An interval from the estimate's own past misses: their conformal quantile, unknown while they are too few for it."""
     low, high = {}, {}
     for name, value in corrected.items():
-        past = np.sort([miss[name] for miss in misses if np.isfinite(miss.get(name, np.nan))])
+        past = np.sort(misses.get(name, []))
         place = int(np.ceil((len(past) + 1) * cover))
         half = past[place - 1] if place <= len(past) else np.nan
         low[name] = max(value - half, 0.0)
