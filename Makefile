@@ -10,7 +10,7 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/cache/matplotlib
 export JUPYTER_DATA_DIR := $(CURDIR)/.venv/share/jupyter
 export JUPYTER_CONFIG_DIR := $(CURDIR)/.venv/etc/jupyter
 
-.PHONY: run test serve lab proof clean help
+.PHONY: run backtest test serve lab proof clean help
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,6 +18,9 @@ help:  ## say what there is
 run: .venv/made  ## one turn of the loop, then the verdicts
 	dvc repro
 	modelkeep verdicts
+
+backtest: .venv/made  ## what the policy of params/backtest.yaml would have done (some minutes)
+	dvc repro backtest/dvc.yaml
 
 test: .venv/made  ## what CI runs
 	python -m pytest -n 2 --dist loadfile
@@ -38,6 +41,7 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/judge.py --runs 2000
 	PYTHONPATH=tests python benchmarks/promote_race.py
 	PYTHONPATH=tests python benchmarks/release_kills.py
+	python benchmarks/backtest.py
 
 clean:  ## forget the environment; data, models and reports stay
 	rm -rf .venv

@@ -172,7 +172,7 @@ def test_a_champion_that_cannot_be_compared(other, words, turns):
     if "columns" in other:
         other = {"columns": (*ours.columns, replace(ours.columns[0], name="height"))}
     with pytest.raises(ChampionError, match=words):
-        evaluate._check_comparable(replace(ours, **other), ours)
+        evaluate.check_comparable(replace(ours, **other), ours)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '"v1"', "{"])

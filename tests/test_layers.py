@@ -9,15 +9,15 @@ LIB = Path(__file__).parents[1] / "lib" / "modelkeep"
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(LIB.glob("*.py"))}
 LADDER = (  # from low to high; a module imports only from lower levels
     "bins cohorts columns engine entries eprocess figures files parents report scores sealed settings tags tails trees",
-    "gate postgres profile ramp schema sources sqlite store verdicts workspace",
-    "canary contract experiments log models notebooks rows tables traffic twosample",
+    "charts frontier gate postgres profile ramp schema sources sqlite store verdicts workspace",
+    "canary contract experiments log models notebooks rows sweep tables traffic twosample",
     "alerts drift exposition openapi parameters proof record reference rules windows",
-    "bundle dashboards evidence live livebins runner watch",
-    "prepare train evaluate collect monitor compare history investigations panels",  # what the pages say
+    "bundle dashboards evidence live livebins policies runner watch",
+    "collect compare evaluate history investigations monitor panels past prepare train",  # what the pages say
     "monitoring served serving",
-    "inference releases telemetry",
-    "labels web",
-    "answers replies wire",
+    "inference releases telemetry trials",
+    "labels replay web",
+    "answers backtest replies wire",
     "server",
     "investigate serve",
     "cli",

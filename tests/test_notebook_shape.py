@@ -10,7 +10,7 @@ from modelkeep import notebooks, parameters, report
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(FOLDER.rglob("*.ipynb"))
-STAGES = [FOLDER / f"{stage}.ipynb" for stage in report.STAGES]
+STAGES = [FOLDER / f"{stage}.ipynb" for stage in (*report.STAGES, *report.BESIDE)]
 MOST_CELLS, MOST_LINES, MOST_LINES_A_CELL, FEWEST_WORDS = 15, 60, 10, 400
 FORBIDDEN = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda | ast.Try | ast.While
 

@@ -59,7 +59,7 @@ def made_by_stages() -> dict[str, str]:
 
 
 def test_a_stage_is_one_name_in_six_places():
-    assert tuple(NOTEBOOKS) == report.STAGES
+    assert tuple(NOTEBOOKS) == (*report.STAGES, *report.BESIDE)
     assert {path.stem for path in (ROOT / "params").iterdir()} - PROGRAMS == set(NOTEBOOKS)
     written = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert written - OTHER_NOTEBOOKS == set(NOTEBOOKS)
@@ -80,7 +80,14 @@ def test_what_a_stage_reads_and_writes_bears_its_name(stage):
 
 def test_the_index_reads_every_verdict():
     verdicts = {path for path in STAGES["index"]["deps"] if path.startswith("verdicts/")}
-    assert verdicts == {f"verdicts/{stage}.json" for stage in NOTEBOOKS}
+    assert verdicts == {f"verdicts/{stage}.json" for stage in report.STAGES}
+
+
+def test_what_is_asked_for_by_name_is_not_in_the_turn():
+    turn = (ROOT / "dvc.yaml").read_text()
+    assert [stage for stage in report.BESIDE if re.search(rf"\b{stage}\b", turn)] == []
+    for stage in report.BESIDE:  # its paths are those of the root, like everybody's
+        assert STAGES[stage]["wdir"] == ".."
 
 
 @pytest.mark.parametrize("stage", STAGES)

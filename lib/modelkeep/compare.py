@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from modelkeep import experiments, files, report
+from modelkeep import experiments, files, report, sweep
 from modelkeep.experiments import FIGURED, WORKSPACE, Run
 from modelkeep.report import count, number, several
 
@@ -53,8 +53,12 @@ def _results(runs: Sequence[Run]) -> list[str]:
     first = escape(runs[0].name)
     parts = ["<h2>What came of it?</h2>", _table(runs, metrics, "metric", measured=True)]
     parts.append(f"<p>In brackets: the difference from <code>{first}</code>.</p>")
+    told = {r.name: (r.backtest, r.verdicts["backtest"]) for r in runs}
+    chosen = sweep.section({name: both for name, both in told.items() if all(both)})
+    parts += [_own_ids(part, f"sweep-{place}-") for place, part in enumerate(chosen)]
     parts.append("<h2>What did each stage conclude?</h2>")
-    for stage in report.STAGES:
+    beside = [stage for stage in report.BESIDE if any(run.verdicts[stage] for run in runs)]
+    for stage in (*report.STAGES, *beside):
         parts.append(f"<h3>{stage}</h3>{_side(runs, [_box(r.verdicts[stage]) for r in runs])}")
     for stage in FIGURED:
         parts += _figures(runs, stage)

@@ -56,7 +56,7 @@ def opponent(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Opponent:
             f"{named['bundle']} holds the model {champion.name}, models/champion.json names {named['sha256'][:10]}; "
             f"`dvc checkout {named['bundle']}` brings that here"
         )
-    _check_comparable(champion.schema, candidate.schema)
+    check_comparable(champion.schema, candidate.schema)
     name = f"the champion {named.get('version') or champion.name}"
     # by its own schema: with other features a row has another hash
     gate.refuse_leaks(bundle.row_hashes(rows, champion.schema), champion.trained_rows, name)
@@ -78,7 +78,7 @@ def _named(path: Path) -> dict:
     )
 
 
-def _check_comparable(champion: Schema, candidate: Schema) -> None:
+def check_comparable(champion: Schema, candidate: Schema) -> None:
     """The test rows are clean to the candidate's schema; the champion must be able to read them."""
     for what in ("task", "label", "classes", "id", "time"):
         theirs, ours = getattr(champion, what), getattr(candidate, what)

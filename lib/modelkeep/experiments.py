@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 WORKSPACE = "workspace"  # the name of the files as they are now
+LOCKS = ("dvc.lock", "backtest/dvc.lock")
+STAGES = (*report.STAGES, *report.BESIDE)
 FIGURED = ("evaluate", "monitor", "train")
 HEADING_OR_FIGURE = re.compile(r"<h2[^>]*>(.*?)</h2>|(<figure.*?</figure>)", re.DOTALL)
 
@@ -36,12 +38,14 @@ class Run:
     verdicts: dict[str, dict]
     drawn: dict[str, dict[tuple[str, int], str]]
     lost: dict[str, str]
+    backtest: str = ""  # quality by week under its policy
 
 
 def read(root: Path, name: str) -> Run:
     """What `name` has on record: params and inputs as dvc.lock says that they were run with."""
     text, origin = _files_now(root) if name == WORKSPACE else _files_of(root, name)
-    lock = (workspace.value(text("dvc.lock") or "") or {}).get("stages", {})
+    locks = [workspace.value(text(path) or "") or {} for path in LOCKS]
+    lock = {stage: locked for each in locks for stage, locked in each.get("stages", {}).items()}
     if not lock:
         raise UnknownExperiment(f"`{name}` has no results (no dvc.lock): run `dvc repro` in it")
     made = {out["path"] for stage in lock.values() for out in stage.get("outs", ())}
@@ -61,10 +65,11 @@ def read(root: Path, name: str) -> Run:
             for dep in locked.get("deps", ())
             if dep["path"] not in made
         },
-        metrics=_flat({s: _json(text(f"metrics/{s}.json")) for s in report.STAGES}),
-        verdicts={s: _json(text(f"verdicts/{s}.json")) for s in report.STAGES},
+        metrics=_flat({s: _json(text(f"metrics/{s}.json")) for s in STAGES}),
+        verdicts={s: _json(text(f"verdicts/{s}.json")) for s in STAGES},
         drawn={stage: figures(html or "") for stage, html in pages.items()},
         lost={stage: _lost(stage, made) for stage, html in pages.items() if html is None},
+        backtest=text("plots/backtest.csv") or "",
     )
 
 

@@ -10,6 +10,7 @@ from numbers import Real
 from nbformat import NotebookNode
 
 STAGES = ("prepare", "train", "evaluate", "collect", "monitor")
+BESIDE = ("backtest",)  # not of the turn: it takes longer, and is asked for by name
 # What a state means to the reader decides its colour: go on, decide, or act.
 TONES = {"good": ("better", "not_worse", "fine", "done"), "bad": ("worse", "retrain", "failed")}
 
@@ -135,7 +136,7 @@ def _css() -> str:
 
 
 def _navigation(current: str) -> str:
-    names = ("index", *STAGES)
+    names = ("index", *STAGES, *(name for name in BESIDE if name == current))
     return " ".join(
         f"<b>{name}</b>" if name == current else f'<a href="{name}.html">{name}</a>'
         for name in names

@@ -51,25 +51,36 @@ def cut(rows: pd.DataFrame, of: Schema, days: int, size: int) -> list[tuple[str,
     ]
 
 
+@dataclass(frozen=True)
+class Told:
+    """Windows in their order, and what later beliefs are made from: the labelled answers, and by how much beliefs have missed."""
+
+    windows: tuple[Window, ...] = ()
+    seen: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    misses: tuple[dict[str, float], ...] = ()
+
+
 def quality(of: Schema, past: Sequence, now: Sequence, minimum: int) -> list[Window]:
     """Each window's realised quality and what was believed of it before its labels came; `past` and `now` are as `cut` gives them."""
-    windows, seen, misses = [], [], {}
-    for i, (start, rows) in enumerate([*past, *now]):
+    return list(follow(follow(Told(), of, past, minimum, True), of, now, minimum).windows)
+
+
+def follow(told: Told, of: Schema, cut: Sequence, minimum: int, past: bool = False) -> Told:
+    """Tell of more windows after those that were told of; who looks each week tells of the old ones once."""
+    for start, rows in cut:
         labelled = rows[rows[of.label].notna()]
-        p = traffic.answers(rows, of)
-        real, daily = _realised(of, labelled) if len(labelled) >= minimum else ({}, {})
-        estimated, corrected = _beliefs(of, p, seen)
-        low, high = _band(corrected, misses)
-        window = Window(start, len(rows), len(labelled), i < len(past), real, daily=daily)
-        windows.append(
-            replace(window, estimated=estimated, corrected=corrected, low=low, high=high)
-        )
-        for name in corrected.keys() & real.keys():
-            if np.isfinite(miss := abs(real[name] - corrected[name])):
-                misses.setdefault(name, []).append(miss)
-        if len(labelled) >= minimum:
-            seen.append((models.outcome(labelled, of), traffic.answers(labelled, of)))
-    return windows
+        p, enough = traffic.answers(rows, of), len(labelled) >= minimum
+        real, daily = _realised(of, labelled) if enough else ({}, {})
+        estimated, corrected = _beliefs(of, p, told.seen)
+        missed = {k: [m[k] for m in told.misses if k in m] for k in corrected}
+        low, high = _band(corrected, missed)
+        window = Window(start, len(rows), len(labelled), past, real, estimated, corrected)
+        window = replace(window, low=low, high=high, daily=daily)
+        misses = {k: abs(real[k] - corrected[k]) for k in corrected.keys() & real.keys()}
+        misses = {k: miss for k, miss in misses.items() if np.isfinite(miss)}
+        seen = [(models.outcome(labelled, of), traffic.answers(labelled, of))] if enough else []
+        told = Told((*told.windows, window), (*told.seen, *seen), (*told.misses, misses))
+    return told
 
 
 def _realised(of: Schema, rows: pd.DataFrame) -> tuple[dict, dict]:
@@ -88,7 +99,7 @@ def _realised(of: Schema, rows: pd.DataFrame) -> tuple[dict, dict]:
     return {k: float(np.mean(v)) for k, v in values.items()}, daily
 
 
-def _beliefs(of: Schema, p: np.ndarray, seen: list) -> tuple[dict, dict]:
+def _beliefs(of: Schema, p: np.ndarray, seen: Sequence) -> tuple[dict, dict]:
     """Quality believed without this window's labels: as the model says, and corrected by the newest labelled windows."""
     newest = seen[-PAST_WINDOWS:]
     past_y = np.concatenate([y for y, _ in newest]) if newest else None

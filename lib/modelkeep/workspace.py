@@ -10,6 +10,10 @@ from pathlib import Path
 
 from modelkeep.files import sha256
 
+PIPELINES = (
+    "dvc.yaml",
+    "backtest/dvc.yaml",
+)  # one turn; what is asked for by name, and not run with it
 SOURCE = "${source}"  # the table is a dependency of the stages that read it
 CODE = ("lib/", "notebooks/", "params/", "requirements.lock")
 SHORT = 10  # the length of a commit's short form: Git's own grows with the repository
@@ -40,11 +44,14 @@ def root(start: Path | None = None) -> Path:
 
 
 def stages(root: Path) -> dict[str, dict]:
-    """What dvc.yaml says of each stage, in its order, with `${source}` as params/prepare.yaml has it."""
-    text = (root / "dvc.yaml").read_text(encoding="utf-8")
-    if SOURCE in text:
-        text = text.replace(SOURCE, json.dumps(params(root, "prepare").get("source")))
-    return (_yaml(root / "dvc.yaml", text) or {}).get("stages") or {}
+    """What the pipelines say of each stage, in their order, with `${source}` as params/prepare.yaml has it."""
+    found = {}
+    for path in (root / name for name in PIPELINES if (root / name).is_file()):
+        text = path.read_text(encoding="utf-8")
+        if SOURCE in text:
+            text = text.replace(SOURCE, json.dumps(params(root, "prepare").get("source")))
+        found |= (_yaml(path, text) or {}).get("stages") or {}
+    return found
 
 
 def params(root: Path, stage: str) -> dict[str, object]:
