@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import modelkeep
-from modelkeep import workspace
+from modelkeep import steering, workspace
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, verdicts, "modelkeep verdicts --json")
     _add(commands, clean, "modelkeep clean")
     _add(commands, monitoring, "modelkeep monitoring")
+    steering.add(commands)
     return parser
 
 

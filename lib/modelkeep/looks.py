@@ -2,23 +2,27 @@
 
 import hashlib
 import json
+from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modelkeep.canary import Look, Stratum
-from modelkeep.entries import CANARY, CHAMPION
+from modelkeep.entries import CANARY, CHAMPION, Call
 from modelkeep.log import Log
 from modelkeep.ramp import Rules
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from modelkeep.schema import Schema
+
 METRICS = ("failed", "slow", "wrong")
 NEWEST = 50  # requests of the canary that the circuit breaker looks at
-CHUNK = 600_000_000  # microseconds of answers that are read at once when counting begins anew
+CHUNK = 3_600_000_000  # microseconds of answers that are read at once when counting begins anew
 READ = ["at", "id", "role", "entity", "answer", "label", "labelled_at"]
 
 
@@ -35,10 +39,9 @@ class Cursor:
 
     def first(self, rows: "pd.DataFrame") -> "pd.DataFrame":
         """The rows of entities never met before, one each; they are met now."""
-        at = np.searchsorted(self.met, rows["key"])
-        known = self.met[np.minimum(at, len(self.met) - 1)] if len(self.met) else rows["key"] + 1
-        new = rows[(known != rows["key"]).to_numpy() & ~rows["key"].duplicated().to_numpy()]
-        self.met = np.union1d(self.met, new["key"].to_numpy(dtype=np.uint64))
+        known = np.isin(rows["key"].to_numpy(), self.met)
+        new = rows[~known & ~rows["key"].duplicated().to_numpy()]
+        self.met = np.union1d(self.met, new["key"].to_numpy())
         return new
 
 
@@ -103,18 +106,9 @@ class Counter:
         shares, roles = new["share"].to_numpy()[used], new["role"].to_numpy()[used]
         found = []
         for share in np.unique(shares):
-            ours, theirs = ((shares == share) & (roles == r) for r in (CANARY, CHAMPION))
-            found.append(
-                tuple(
-                    int(n)
-                    for n in (
-                        theirs.sum(),
-                        bad[used][theirs].sum(),
-                        ours.sum(),
-                        bad[used][ours].sum(),
-                    )
-                )  # fmt: skip
-            )
+            sides = [(shares == share) & (roles == role) for role in (CHAMPION, CANARY)]
+            both = [(int(side.sum()), int(bad[used][side].sum())) for side in sides]
+            found.append((*both[0], *both[1]))
         return found
 
 
@@ -134,21 +128,42 @@ def rows(log: Log, start: int, end: int, known: int, rollout: bool = True) -> "p
 
     calls = [c for c in log.calls(start, end) if c.role in (CHAMPION, CANARY)]
     calls = [c for c in calls if c.share > 0 or not rollout]
-    empty = {"at": [], "id": [], "role": [], "entity": [], "answer": [], "label": []}
-    parts = [b.select(READ).to_pandas() for b in log.read(start, end, known=known)] if calls else []
-    said = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(empty | {"labelled_at": []})  # fmt: skip
+    if not calls:
+        return _nothing()
+    parts = [batch.select(READ).to_pandas() for batch in log.read(start, end, known=known)]
+    said = pd.concat(parts) if parts else pd.DataFrame({name: [] for name in READ}, dtype=object)
     said["at"] = said["at"].astype("datetime64[us]").astype("int64")
-    said["entity"] = said["entity"].fillna(said["id"])
     failed = [(c.at, c.role, who) for c in calls for who in json.loads(c.failed)]
     broke = pd.DataFrame(failed, columns=["at", "role", "entity"]).assign(failed=True)
-    every = pd.concat([broke, said.assign(failed=False)], ignore_index=True) if len(broke) else said.assign(failed=False)  # fmt: skip
+    some = [part for part in (broke, said.assign(failed=False)) if len(part)]
+    every = pd.concat(some, ignore_index=True) if some else said.assign(failed=False)
+    every = every.reindex(columns=[*READ, "failed"])
+    every["labelled_at"] = pd.to_datetime(every["labelled_at"]).astype("datetime64[us]")
+    return _under(every, calls)
+
+
+@cache
+def _nothing() -> "pd.DataFrame":
+    """No rows, with the columns and kinds that rows have."""
+    import pandas as pd
+
+    kinds = {"at": "int64", "labelled_at": "datetime64[us]", "failed": bool, "took": "int64"}
+    kinds |= {"share": float, "key": np.uint64}
+    return pd.DataFrame(
+        {name: pd.Series(dtype=kinds.get(name, object)) for name in [*READ, *kinds]}
+    )
+
+
+def _under(every: "pd.DataFrame", calls: Sequence[Call]) -> "pd.DataFrame":
+    """With each row the call that gave it, and its entity as a number; rows of no call are left out."""
     under = {(c.at, c.role): (c.took, c.share) for c in calls}
     pairs = list(zip(every["at"].tolist(), every["role"].tolist(), strict=True))
     every["took"] = [under.get(pair, (0, 0.0))[0] for pair in pairs]
     every["share"] = [under.get(pair, (0, 0.0))[1] for pair in pairs]
-    every["key"] = np.array([_key(str(each)) for each in every["entity"]], dtype=np.uint64)
+    who = every["entity"].fillna(every["id"])
+    every["key"] = np.array([_key(str(each)) for each in who], dtype=np.uint64)
     every = every[np.array([pair in under for pair in pairs], dtype=bool)]
-    # who was failed by the canary and then answered by the champion counts for the canary
+    # whom the canary failed and the champion then answered, counts for the canary
     return every.sort_values(["at", "failed"], ascending=[True, False], kind="stable")
 
 
@@ -161,7 +176,7 @@ def outcome(
         return np.ones(len(new), bool), failed
     if name == "slow":
         return ~failed, new["took"].to_numpy() > slow
-    arrived = new["labelled_at"].to_numpy().astype("datetime64[us]").astype("int64")
+    arrived = new["labelled_at"].to_numpy().astype("int64")
     used = ~failed & new["label"].notna().to_numpy() & (arrived - new["at"].to_numpy() <= wait)
     bad = np.zeros(len(new), bool)
     for i in np.flatnonzero(used):
@@ -170,16 +185,19 @@ def outcome(
     return used, bad
 
 
-def truth(task: str, classes: Sequence[str], promise: "pd.DataFrame", label: str, said: np.ndarray) -> dict:  # fmt: skip
-    """What makes an answer wrong, from rows that the champion answered before it learned from them.
+def truth(of: "Schema", promise: "pd.DataFrame") -> dict:
+    """What makes an answer wrong, from rows that the champion answered before it learned from them (see `Bundle.promise`).
 
-    Classes: it gave what came true no more probability than its share among all (the larger class is no safe haven). Numbers: it was farther off than half of these answers.
+    Classes: it gave what came true no more probability than its share among all, so that the larger class is no safe haven. Numbers: it was farther off than half of these answers.
     """
-    if task == "regression":
-        apart = np.abs(said - promise[label].to_numpy(dtype=float))
-        return {"apart": float(np.nanmedian(apart))}
-    share = promise[label].astype(str).value_counts(normalize=True)
-    return {"classes": [*classes], "share": [float(share.get(name, 0.0)) for name in classes]}
+    from modelkeep import models, traffic  # scikit-learn takes a second to import
+
+    known = promise[promise[of.label].notna()]
+    true = models.outcome(known, of)
+    if not of.classes:
+        return {"apart": float(np.median(np.abs(traffic.answers(known, of) - true)))}
+    share = np.bincount(true, minlength=len(of.classes)) / len(true)
+    return {"classes": [*of.classes], "share": share.tolist()}
 
 
 def wrong(answer: Sequence[float], label: str, truth: Mapping) -> bool | None:
@@ -201,22 +219,23 @@ class Before:
     base: dict[str, float]
 
 
-def before(log: Log, rules: Rules, since: int, until: int, *, slow_ms: float, truth: Mapping) -> Before:  # fmt: skip
+def before(
+    log: Log, rules: Rules, since: int, until: int, *, slow_ms: float, truth: Mapping
+) -> Before:
     """What the log says of the champion between two moments; a metric without rows is left out."""
-    cursor, total, bad = Cursor(since, np.zeros(0, np.uint64)), dict.fromkeys(rules.metrics, 0), dict.fromkeys(rules.metrics, 0)  # fmt: skip
-    first, last, at = None, since, since
-    while at < until:
-        end = min(at + CHUNK, until)
-        new = cursor.first(rows(log, at, end, until, rollout=False))
-        new, at = new[new["role"] == CHAMPION], end
-        if len(new):
-            first, last = first or int(new["at"].iloc[0]), int(new["at"].iloc[-1])
+    cursor, total, bad = Cursor(since, np.zeros(0, np.uint64)), Tally(), Tally()
+    moments: list[int] = []
+    for start in range(since, until, CHUNK):
+        new = rows(log, start, min(start + CHUNK, until), until, rollout=False)
+        new = cursor.first(new[new["role"] == CHAMPION])
+        moments += new["at"].tolist()
         for name in rules.metrics:
             wait = round(1e6 * rules.maturity.get(name, 0))
             old = new[new["at"] + wait <= until]
             used, found = outcome(name, old, slow=slow_ms * 1e3, wait=wait, truth=truth)
-            total[name], bad[name] = total[name] + int(used.sum()), bad[name] + int(found[used].sum())  # fmt: skip
-    span = max((last - (first or last)) / 1e6, 1.0)
+            total[name] += int(used.sum())
+            bad[name] += int(found[used].sum())
+    span = max((moments[-1] - moments[0]) / 1e6, 1.0) if moments else 1.0
     base = {name: bad[name] / total[name] for name in rules.metrics if total[name]}
     return Before(len(cursor.met) / span, len(cursor.met), base)
 
