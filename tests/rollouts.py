@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,9 @@ import numpy as np
 import live
 import synthetic
 import workspaces
-from modelkeep import store
+from modelkeep import log, rollout, store
+from modelkeep.entries import Call, Entry, Label
+from modelkeep.serving import chosen
 from modelkeep.store import Now, Role
 
 QUICK = {
@@ -103,6 +104,63 @@ class Traffic(threading.Thread):
         self.join(30)
 
 
-def cuts(text: str) -> list[str]:
-    """The whole lines of a record."""
-    return re.findall(r".*\n", text)
+class World:
+    """A log that fills as a server would fill it, at a clock of its own; nobody serves."""
+
+    def __init__(self, root: Path, hashes: dict[str, str], start: float = 1_750_000_000.0) -> None:
+        self.root, self.hashes, self.now, self.asked = root, hashes, start, 0
+        self.log = log.open_log("sqlite:///data/log/predictions.db", root=root)
+        self.draw = np.random.default_rng(0)
+
+    def clock(self) -> float:
+        """What the controller takes for the time."""
+        return self.now
+
+    def traffic(self, n: int = 200, wrong: float = 0.3, failed: float = 0.0, **late: float) -> None:
+        """So many rows a second for a second: the canary is wrong or fails at these rates, the champion is wrong in 30 % and never fails."""
+        at = store.now(self.root / "serving")
+        share, salt = (at.canary.share, at.canary.salt) if at.canary else (0.0, "")
+        moment = int(self.now * 1e6)
+        rows = [f"e{self.asked + i}" for i in range(n)]
+        self.asked += n
+        asked = {"champion": [], "canary": []}
+        for row in rows:
+            asked["canary" if chosen(salt, row, share) else "champion"].append(row)
+        calls, said, labels = [], [], []
+        for role, own in asked.items():
+            broke = [r for r in own if role == "canary" and self.draw.random() < failed]
+            calls.append(Call(moment, role, role, share, 1000, json.dumps(broke)))
+            for row in (r for r in own if r not in broke):
+                bad = self.draw.random() < (wrong if role == "canary" else 0.3)
+                answer = b"[0.9,0.1]" if bad else b"[0.1,0.9]"
+                said.append(Entry(row, moment, role, role, row, None, b"{}", answer))
+                labels.append(Label(row, "1", moment + int(1e6 * late.get("seconds", 0.1))))
+        self.log.append(said, calls)
+        self.log.label(labels)
+        self.now += 1.0
+
+    def begin(self, name: str = "good", **asked: object) -> rollout.Controller:
+        """Start a rollout of a model, and return what goes on with it."""
+        rollout.start(self.root, self.hashes[name], self.now, anyway=True, **asked)
+        return self.controller()
+
+    def controller(self) -> rollout.Controller:
+        """What goes on with the newest rollout, as after a restart."""
+        return rollout.Controller(self.root, self.log, self.clock)
+
+    def until_end(self, controller: rollout.Controller, most: int = 200, **traffic: float):
+        """Traffic and looks until the rollout has ended; the states on the way."""
+        seen = []
+        for _ in range(most):
+            self.traffic(**traffic)
+            seen.append(controller.turn())
+            if seen[-1].end:
+                break
+        return seen
+
+    def serving(self) -> tuple:
+        """Who answers: champion, canary and its share, shadow."""
+        at = store.now(self.root / "serving")
+        names = {sha256: name for name, sha256 in self.hashes.items()}
+        canary = at.canary and (names[at.canary.sha256], at.canary.share)
+        return names[at.champion.sha256], canary, at.shadow and names[at.shadow.sha256]

@@ -35,7 +35,8 @@ def judge(log: Log, found: Journal, until: int) -> dict:
         return {"verdict": word, "sentence": sentence, **said}
     judged = paired(told, opening.truth, rules.alpha)
     sentence = "; ".join(f"{g.metric}: gain {g.gain:+.4g} ({g.low:+.4g} to {g.high:+.4g})" for g in judged.gains)  # fmt: skip
-    return {"verdict": judged.word, "sentence": sentence, **said, "gains": [asdict(g) for g in judged.gains]}  # fmt: skip
+    gains = [{k: None if v != v else v for k, v in asdict(g).items()} for g in judged.gains]
+    return {"verdict": judged.word, "sentence": sentence, **said, "gains": gains}
 
 
 def pairs(log: Log, start: int, end: int, known: int) -> "pd.DataFrame":
