@@ -11,7 +11,10 @@ from nbformat import NotebookNode
 
 STAGES = ("prepare", "train", "evaluate", "collect", "monitor")
 # What a state means to the reader decides its colour: go on, decide, or act.
-TONES = {"good": ("better", "not_worse", "fine", "done"), "bad": ("worse", "retrain", "failed")}
+TONES = {
+    "good": ("better", "not_worse", "fine", "done", "promoted"),
+    "bad": ("worse", "retrain", "failed", "rolled_back", "stopped"),
+}
 
 
 @dataclass(frozen=True)

@@ -123,11 +123,18 @@ class Controller:
         self.path = journal.find(root, id).path
         self.found: Journal | None = None
         self.counter: Counter | None = None
+        self.looked = 0.0  # not every look is put on record: while it is paused, or a shadow
 
     @property
     def due(self) -> float:
         """When the next look is due, in seconds since 1970."""
-        return self.found.upto / 1e6 + self.found.rules.look + LAG if self.found else 0.0
+        found = self.found
+        if found is None:
+            return 0.0
+        age = max(self.looked - found.opening.started / 1e6, 0.0)
+        # a look at a shadow reads all that it has said
+        wait = max(found.rules.look, age / 20 if found.opening.kind == SHADOW else 0.0)
+        return max(found.upto / 1e6 + found.rules.look + LAG, self.looked + wait)
 
     def turn(self) -> Journal:
         """Bring the pointer to the record, and take one look if it is due."""
@@ -146,7 +153,7 @@ class Controller:
             self.found, self.counter = journal.read(self.path), None
 
     def _look(self, until: int) -> None:
-        found, opening = self.found, self.found.opening
+        found, opening, self.looked = self.found, self.found.opening, self.clock()
         if opening.kind == SHADOW:
             from modelkeep import shadow  # and so does SciPy
 

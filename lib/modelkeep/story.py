@@ -21,17 +21,17 @@ WIDE = 60  # looks in the picture of the terminal
 BARS = "▁▂▃▄▅▆▇█"
 QUESTIONS = ("worse", "harmless")
 ENDS = {
-    "step_up": ("better", "The canary was promoted: it is the champion now."),
-    "roll_back": ("worse", "The canary was rolled back: the champion answers everybody again."),
-    "stop": ("worse", "The rollout was stopped: the traffic was not split as it should be."),
-    "abort": ("inconclusive", "A person ended the rollout: the champion answers everybody again."),
-    "overtaken": ("inconclusive", "Another model became champion meanwhile: the rollout is over."),
+    "step_up": ("promoted", "The canary was promoted: it is the champion now."),
+    "roll_back": ("rolled_back", "The canary was rolled back: the champion answers everybody."),
+    "stop": ("stopped", "The rollout was stopped: the traffic was not split as it should be."),
+    "abort": ("aborted", "A person ended the rollout: the champion answers everybody."),
+    "overtaken": ("overtaken", "Another model became champion meanwhile: the rollout is over."),
 }
 
 
 def verdict(found: Journal) -> Verdict:
     """Where a rollout stands, in one sentence, and why."""
-    state, told = ENDS.get(found.end, ("inconclusive", ""))
+    state, told = ENDS.get(found.end, ("paused" if found.paused else "running", ""))
     if found.end == "judged":
         state = said(found)["verdict"]
         told = f"The shadow is {state.replace('_', ' ')}: {said(found)['sentence']}."
@@ -72,7 +72,7 @@ def facts(found: Journal) -> dict[str, object]:
         "ended" if found.end else "seen until": _moment(until),
         "looks": number(len(found.verdicts)),
         "guards": several(found.rules.metrics),
-        "asked for by": opening.reason or "nobody said why",
+        "why": opening.reason or "nobody said",
     }
 
 
@@ -101,19 +101,21 @@ def evidence(found: Journal, question: str) -> "Figure | Html":
 
 
 def shares(found: Journal) -> "Figure | Html":
-    """The canary's share over time."""
+    """The canary's share over time, as steps."""
     from modelkeep import figures  # Matplotlib takes a second to import, and a terminal needs none
 
     looks = found.verdicts
     if not looks:
         return report.table([], "There was no look yet.")
     steps = [f"{share:.0%}" for share in (*found.rules.shares, 1.0)]
+    after = [v.share for v in looks]
+    times = np.concatenate([[np.datetime64(found.opening.started, "us")], _times(found)])
     return figures.course(
-        _times(found),
-        np.array([v.share for v in looks]),
+        np.repeat(times, 2)[1:],  # it stays what it was until a look changes it
+        np.repeat([found.rules.shares[0], *after], 2)[:-1],
         name="the canary's share",
         title="How much did the canary answer?",
-        caption=f"The steps are {several(steps, 9)} of the entities; after {count(len(looks), 'look')} it has {looks[-1].share:.0%}.",
+        caption=f"The steps are {several(steps, 9)} of the entities; after {count(len(looks), 'look')} it has {after[-1]:.0%}.",
         share=True,
     )
 
@@ -127,7 +129,7 @@ def counts(found: Journal) -> Html:
         for name in found.rules.metrics:
             strata = row["look"]["counts"].get(name, [])
             n_a, x_a, n_b, x_b = np.sum(strata, axis=0).tolist() if strata else (0, 0, 0, 0)
-            told[name] = f"{x_a:,} of {n_a:,} | {x_b:,} of {n_b:,}"
+            told[name] = f"{_rate(x_a, n_a)} of {n_a:,} | {_rate(x_b, n_b)} of {n_b:,}"
         rows.append(told | {"concluded": verdict.word.replace("_", " ")})
     return report.table(rows, "There was no look yet.")
 
@@ -196,7 +198,7 @@ def told(found: Journal) -> dict:
     return {
         "id": found.opening.id,
         "kind": found.opening.kind,
-        "state": found.end or ("paused" if found.paused else "running"),
+        "state": verdict(found).state,
         "sentence": verdict(found).sentence,
         "share": found.share,
         "step": found.state.step,
