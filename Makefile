@@ -20,7 +20,7 @@ run: .venv/made  ## one turn of the loop, then the verdicts
 	modelkeep verdicts
 
 test: .venv/made  ## what CI runs
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 serve: .venv/made  ## answer over HTTP (params/serve.yaml)
 	modelkeep serve
@@ -31,9 +31,12 @@ lab: .venv/made  ## JupyterLab on this workspace
 proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kills (hours)
 	python benchmarks/drift_rates.py
 	python benchmarks/quality.py
+	MODELKEEP_CALM_DAYS=31 python -m pytest tests/test_alerts.py
 	python benchmarks/log_kills.py --times 200
 	python benchmarks/log_kills.py --times 200 --durability normal
 	python benchmarks/judge.py --runs 2000
+	PYTHONPATH=tests python benchmarks/promote_race.py
+	PYTHONPATH=tests python benchmarks/release_kills.py
 
 clean:  ## forget the environment; data, models and reports stay
 	rm -rf .venv

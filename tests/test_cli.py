@@ -7,6 +7,7 @@ import tiny
 from modelkeep import cli, notebooks, verdicts
 
 HELP = ["run", "index", "compare", "verdicts", "clean"]
+HELP += ["release", "promote", "rollback", "history", "explain", "live"]
 MODELKEEP = (sys.executable, "-m", "modelkeep")
 
 

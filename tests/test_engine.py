@@ -29,7 +29,8 @@ def odd(parts):
 
 def served(fitted, of, rows):
     plan, x = proof.encoding(fitted, of), proof.arrays(rows, of)
-    return Onnx(plan, proof.to_onnx(fitted, Encoding(plan)(*x).shape[1])), x
+    onnx = proof.to_onnx(fitted, Encoding(plan)(*x).shape[1], plan["cuts"])
+    return Onnx(plan, onnx), x
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,16 +128,36 @@ def test_numbers_are_compared_row_by_row(parts, monkeypatch):
     assert why.startswith("row 5") and worst <= 0.0011
 
 
-def test_large_numbers_flip_a_split_in_single_precision_and_are_found():
-    """Seconds since 1970: neighbours are one float32, so a tree sends them to the wrong side."""
+@pytest.mark.parametrize("kind", ["boosting", "forest"])
+def test_neighbours_in_double_that_are_one_number_in_float32(kind):
+    """Seconds since 1970: as float32 a tree would send them to the wrong side."""
     frame, draw = synthetic.table(), np.random.default_rng(0)
     order = draw.permutation(len(frame))
     frame["second"], frame["late"] = 1.6e9 + order, (order > 600).astype(int)
     learned = synthetic.prepared(frame=frame)
-    fitted, rows = synthetic.fitted(learned), odd(learned)
-    found, _, onnx = proof.choose(fitted, learned.schema, rows)
-    assert onnx == b"" and found.engine == "estimator" and found.largest_difference == 0
-    assert found.reason.startswith("onnx: row ") and found.reason.endswith("more than 1e-05")
+    fitted, rows = synthetic.fitted(learned, kind), odd(learned)
+    found, plan, _ = proof.choose(fitted, learned.schema, rows)
+    assert found.engine == "onnx" and found.largest_difference < 1e-6
+    plain = proof.to_onnx(fitted, len(plan["cuts"]), [])
+    said = models.predict(fitted, rows, learned.schema)
+    wrong = proof.prove(
+        Onnx(plan | {"cuts": [], "single": False}, plain), proof.arrays(rows, learned.schema), said
+    )
+    assert (wrong[0] > 0.01) == (kind == "boosting")  # a forest casts to float32 itself
+
+
+def test_every_flight_gets_the_pipelines_answer():
+    """One in 16,000 values of a year lies within a float32's breadth of a threshold."""
+    import example
+
+    table = example.table()
+    roles = {"time_column": "scheduled", "id_column": "flight_id", "entity_column": "tailnum"}
+    learned = tables.prepare(table.iloc[::20], label="late", **roles)
+    fitted = synthetic.fitted(learned, trees=150, max_depth=4)
+    found, plan, onnx = proof.choose(fitted, learned.schema, odd(learned))
+    said = Onnx(plan, onnx).predict(*proof.arrays(table, learned.schema))
+    apart = np.abs(said - models.predict(fitted, table, learned.schema))
+    assert found.engine == "onnx" and apart.max() <= proof.TOLERANCE
 
 
 def test_numbers_beyond_single_precision_get_an_answer(parts):

@@ -8,16 +8,16 @@ import pytest
 LIB = Path(__file__).parents[1] / "lib" / "modelkeep"
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(LIB.glob("*.py"))}
 LADDER = (  # from low to high; a module imports only from lower levels
-    "bins cohorts columns engine entries eprocess figures files parents report scores sealed tails",
+    "bins cohorts columns engine entries eprocess figures files parents report scores sealed settings tags tails trees",
     "gate postgres profile ramp schema sources sqlite store verdicts workspace",
     "canary contract experiments log models notebooks rows tables traffic twosample",
-    "drift exposition journal looks openapi parameters proof reference rules windows",
-    "bundle dashboards livebins runner shadow story watch",
-    "prepare train evaluate collect monitor compare",  # what the pages say
+    "drift exposition journal looks openapi parameters proof record reference rules windows",
+    "bundle dashboards evidence live livebins runner shadow story watch",
+    "prepare train evaluate collect monitor compare history",  # what the pages say
     "monitoring served serving",
-    "inference telemetry",
+    "inference releases telemetry",
     "labels web",
-    "answers rollout",
+    "answers replies rollout wire",
     "server",
     "serve steering",
     "cli",

@@ -153,7 +153,7 @@ def test_it_is_there_after_it_was_closed(url):
 
 
 def write(url, name, start):
-    start.wait()
+    start.wait()  # so that all open it at the same moment
     log = open_log(url)
     for i in range(20):
         log.append(entries(3, FIRST + i, name=f"{name}-{i}-"))
@@ -162,12 +162,11 @@ def write(url, name, start):
 
 
 def test_replicas_may_open_and_write_at_once(url):
-    context = multiprocessing.get_context("fork")  # all at the same moment: they wait for one event
-    start = context.Event()
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(6)
     replicas = [context.Process(target=write, args=(url, str(k), start)) for k in range(6)]
     for replica in replicas:
         replica.start()
-    start.set()
     for replica in replicas:
         replica.join(60)
     assert [replica.exitcode for replica in replicas] == [0] * 6
@@ -177,6 +176,29 @@ def test_replicas_may_open_and_write_at_once(url):
     log.close()
     assert len({row[0] for row in rows}) == len(rows) == 6 * 20 * 3
     assert sum(row[8] is not None for row in rows) == 6 * 20
+
+
+def open_and_close(url, start, failed):
+    start.wait()
+    try:
+        open_log(url).close()
+    except LogError as error:
+        failed.put(str(error))
+
+
+def test_many_may_make_the_log_at_the_same_moment(tmp_path):
+    context = multiprocessing.get_context("fork")
+    failed = context.Queue()
+    for turn in range(10):
+        start, url = context.Barrier(8), f"sqlite:///{tmp_path}/{turn}.db"
+        openers = [
+            context.Process(target=open_and_close, args=(url, start, failed)) for _ in range(8)
+        ]
+        for opener in openers:
+            opener.start()
+        for opener in openers:
+            opener.join(60)
+    assert failed.empty(), failed.get()
 
 
 def follow(url, part, told):
@@ -210,6 +232,13 @@ def test_no_batch_is_kept_in_part(log):
         log.label([Label("good", "1", FIRST), Label("bad", None, FIRST)])
     assert [row[0] for row in logs.table(log)] == ["r0"]
     assert log.append([entry("next")]) == []
+
+
+def test_a_text_that_is_none_leaves_nothing_behind(log):
+    with pytest.raises(UnicodeEncodeError):
+        log.append([entry("good"), entry("\ud800")])
+    assert log.append([entry("next")]) == []
+    assert [row[0] for row in logs.table(log)] == ["next"]
 
 
 @pytest.mark.parametrize(

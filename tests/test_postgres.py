@@ -1,5 +1,7 @@
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import psycopg
@@ -8,8 +10,9 @@ import pytest
 import logs
 import servers
 from logs import DAY, FIRST, entries
+from modelkeep import log as logbook
 from modelkeep import postgres
-from modelkeep.log import LogError, open_log
+from modelkeep.log import Label, LogError, open_log
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +156,20 @@ def test_a_text_that_cannot_be_kept_is_told(log):
     with pytest.raises(LogError, match="NUL"):
         log.append(entries(1, name="a\0b"))
     assert log.append(entries(1)) == []
+
+
+def test_a_labelling_waits_for_the_appends_under_way(server, log):
+    """Else neither would see the other's rows, and nobody would tell of the label."""
+    other, labelling = open_log(server.url()), []
+    with ThreadPoolExecutor(1) as pool:
+
+        def slow(run):
+            told = logbook._append(entries(1), run)
+            labelling.append(pool.submit(other.label, [Label("r0", "1", FIRST)]))
+            time.sleep(0.3)  # enough to go wrong in
+            return told
+
+        assert log._store.commit(slow) == []
+        (told,) = labelling[0].result()
+    other.close()
+    assert told.outcome == "first"

@@ -117,7 +117,11 @@ def test_a_champion_that_was_changed_meanwhile_ends_the_rollout(world):
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("champion", "is the champion already"), ("0123456789", "names 0 models"), ("", "names 0")],
+    [
+        ("champion", "is the champion already"),
+        ("0123456789", "is no model of the store"),
+        ("", "no version"),
+    ],
 )
 def test_what_cannot_begin_is_refused_and_nothing_changes(world, name, says):
     with pytest.raises(RolloutError, match=says):

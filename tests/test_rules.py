@@ -165,3 +165,38 @@ def run(folder, inputs, asked):
     (folder / "unit.yml").write_text(json.dumps(content))
     done = monitors.check("", "test", "rules", str(folder / "unit.yml"))
     assert done.returncode == 0, (done.stdout + done.stderr)[:6000]
+
+
+def alone(folder, values, loaded, expected):
+    """The day's rows of one bin of one replica that was loaded at a time in seconds."""
+    where = {"job": "modelkeep", "instance": "late", "version": "v"}
+    inputs = [
+        series("modelkeep_model_loaded_timestamp_seconds", loaded, **where),
+        series("modelkeep_feature_bin_rows_total", values, **where, feature="f", bin="00"),
+    ]
+    asked = f"modelkeep:bin_rows:day == bool {expected}"
+    at = {"eval_time": f"{(len(values) - 1) * 5}m"}
+    tests = [{"expr": asked, **at, "exp_samples": [{"labels": LABELS, "value": 1}]}]
+    content = {"rule_files": ["rules/records.yml"], "evaluation_interval": "5m"}
+    content |= {"tests": [{"interval": "5m", "input_series": inputs, "promql_expr_test": tests}]}
+    (folder / "unit.yml").write_text(json.dumps(content))
+    done = monitors.check("", "test", "rules", str(folder / "unit.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+LABELS = '{bin="00",feature="f",version="v"}'
+
+
+def test_a_replica_that_is_first_read_after_it_began_loses_no_row(folder):
+    # `increase` sees 20 of these 120 rows
+    alone(folder, ["_", "_", "_", 100, 110, 120], ["_", "_", "_", *[700] * 3], 120)
+
+
+@pytest.mark.parametrize(("gap", "counted"), [(1, 100), (6, 100), (14, 20)])
+def test_a_gap_in_reading_loses_no_row_within_an_hour_and_counts_none_twice(folder, gap, counted):
+    values = [0, 10, 20, *["stale", *["_"] * gap][:gap], 80, 90, 100]
+    alone(folder, values, [0] * len(values), counted)
+
+
+def test_a_restart_keeps_what_was_counted(folder):
+    alone(folder, [0, 10, 20, 3, 13], [0, 0, 0, 890, 890], 33)

@@ -1,6 +1,7 @@
 import json
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -403,3 +404,170 @@ def test_nothing_to_serve_is_told(tmp_path, folders):
         text=True,
     )
     assert done.returncode == 2 and "did you mean `port`" in done.stderr
+
+
+def wire(server, *parts, wait=0.05):
+    """What comes back on one connection to bytes that are sent in parts; it is closed at the end."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+        for part in parts:
+            line.sendall(part)
+            time.sleep(wait)
+        line.shutdown(socket.SHUT_WR)
+        found = b""
+        while more := line.recv(65536):
+            found += more
+        return found
+
+
+def post(body, path="/predict", extra=""):
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{extra}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def test_the_short_way_and_the_long_way_answer_alike(server):
+    """The same request, whole under a known head, cut at every place, pipelined, and among others."""
+    body = json.dumps({"rows": [GOOD | {"key": "same"}]}).encode()
+    whole = post(body)
+    first, again = wire(server, whole, b""), wire(server, whole, b"")
+    assert first == again and first.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: application/json")
+    for cut in range(1, len(whole), 23):
+        assert wire(server, whole[:cut], whole[cut:], b"", wait=0.02) == first
+    assert wire(server, whole + whole + whole, b"", wait=0.3) == first * 3
+    assert wire(server, whole, whole[:50], whole[50:], whole, b"", wait=0.1) == first * 3
+    mixed = wire(
+        server, whole, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", whole, b"", wait=0.1
+    )
+    assert (
+        mixed.count(b"HTTP/1.1 200 OK") == 3 and mixed.startswith(first) and mixed.endswith(first)
+    )
+    close = wire(server, post(body, extra="Connection: close\r\n"), b"")
+    assert close.split(b"\r\n\r\n")[1] == first.split(b"\r\n\r\n")[1]
+    chunked = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+    assert (
+        wire(server, chunked % (len(body), body), b"").split(b"\r\n\r\n")[1]
+        == first.split(b"\r\n\r\n")[1]
+    )
+
+
+def test_the_short_way_refuses_as_the_long_way_does(server):
+    bad = json.dumps({"rows": [GOOD | {"size": "x"}]}).encode()
+    for body, status in ((bad, 422), (b"{", 400), (b"", 400)):
+        for _ in range(2):
+            assert wire(server, post(body), b"").startswith(b"HTTP/1.1 %d" % status)
+    good = json.dumps({"rows": [GOOD]}).encode()
+    for extra in ("Content-Type: text/plain\r\n", "Content-Encoding: gzip\r\n"):
+        for _ in range(2):
+            assert wire(server, post(good, extra=extra), b"").startswith(b"HTTP/1.1 415")
+    assert wire(server, post(b" " * 5_000_000), b"", wait=0.5).startswith(b"HTTP/1.1 413")
+    assert wire(server, post(good)[:-1], b"", wait=0.2) == b""
+
+
+def binary(*tensors):
+    """A request of the protocol's binary extension: JSON, then raw tensors."""
+    inputs, raws = [], []
+    for name, kind, shape, raw in tensors:
+        size = {"binary_data_size": len(raw)}
+        inputs.append({"name": name, "datatype": kind, "shape": shape, "parameters": size})
+        raws.append(raw)
+    text = json.dumps({"inputs": inputs}).encode()
+    return text + b"".join(raws), {"Inference_Header_Content_Length": str(len(text))}
+
+
+TENSORS = (
+    ("size", "FP64", [2, 1], struct.pack("<dd", 0.5, 1.0)),
+    ("weight", "FP32", [2, 1], struct.pack("<ff", 100.0, float("nan"))),
+    ("shop", "BYTES", [2, 1], b"\x05\0\0\0north\x05\0\0\0south"),
+)
+
+
+def test_binary_tensors_are_the_same_rows(server):
+    body, head = binary(*TENSORS)
+    told = server.ask("POST", "/v2/models/flights/infer", body, **head)[1]
+    rows = [GOOD, {"size": 1, "weight": None, "shop": "south"}]
+    plain = server.ask("POST", "/predict", {"rows": rows})[1]["predictions"]
+    found = {o["name"]: o["data"] for o in told["outputs"]}
+    assert found["probabilities"] == [p for row in plain for p in row["probabilities"].values()]
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (("size", "FP64", [2, 1], b"\0" * 15), "no whole number of values"),
+        (("size", "FP64", [2, 1], struct.pack("<dd", 0.5, float("inf"))), "holds an infinity"),
+        (("size", "FP128", [2, 1], b"\0" * 16), "no whole number of values"),
+        (("size", "BYTES", [2, 1], b"\xff\xff\xff\xff"), "cuts a text off"),
+        (("size", "BYTES", [2, 1], b"\x01\0\0\0\xff\x01\0\0\0\xff"), "not UTF-8"),
+        (("size", "FP64", [3, 1], struct.pack("<dd", 0.5, 1.0)), "must be [2, 1]"),
+    ],
+)
+def test_binary_tensors_that_are_none(server, change, rule):
+    body, head = binary(change, *TENSORS[1:])
+    status, told = server.ask("POST", "/v2/models/flights/infer", body, **head)
+    assert status == 422 and rule in told["error"]["message"]
+    for stated in ("x", "99999", "-1", "3"):
+        head = {"Inference_Header_Content_Length": stated}
+        assert server.ask("POST", "/v2/models/flights/infer", body, **head)[0] in (400, 422)
+    assert server.ask("POST", "/v2/models/flights/infer", body)[0] == 400
+
+
+def cohorts(server):
+    """What is known of answers by their age: rows, labelled rows, sums."""
+    found = server.metrics()
+    return {k: v for k, v in found.items() if k.startswith("modelkeep_cohort_") and v}
+
+
+def test_a_restart_forgets_nothing_of_the_quality(folders, tmp_path):
+    root = live.workspace(tmp_path / "w", folders["binary"])
+    with live.served(root) as server:
+        rows = [GOOD | {"key": f"k{i}", "size": i / 30} for i in range(60)]
+        assert server.ask("POST", "/predict", {"rows": rows})[0] == 200
+        labels = [{"id": f"k{i}", "label": i % 2} for i in range(40)]
+        assert server.ask("POST", "/labels", {"labels": labels})[0] == 200
+        before = cohorts(server)
+        server.stop()
+    assert sum(v for k, v in before.items() if k.startswith("modelkeep_cohort_labelled_rows")) == 40
+    with live.served(root) as server:
+        until = time.monotonic() + 20
+        while cohorts(server) != pytest.approx(before):
+            assert time.monotonic() < until, (before, cohorts(server))
+            time.sleep(0.1)
+
+
+def test_who_would_wait_too_long_is_sent_away(folders, tmp_path):
+    root = live.workspace(tmp_path / "w", folders["binary"])
+    with live.served(root, "max_wait_ms=1") as server:
+        body, found = post(json.dumps({"rows": [GOOD] * 500}).encode()), []
+
+        def ask():
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
+                for _ in range(10):
+                    line.sendall(body)
+                    head = b""
+                    while b"\r\n\r\n" not in head:
+                        head += line.recv(65536)
+                    head, _, rest = head.partition(b"\r\n\r\n")
+                    size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) - len(
+                        rest
+                    )
+                    while size > 0:
+                        size -= len(line.recv(65536))
+                    found.append(head)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        sent_away = [head for head in found if head.startswith(b"HTTP/1.1 503")]
+        assert len(found) == 80 and 0 < len(sent_away) < 80
+        assert all(b"retry-after: 1" in head for head in sent_away)
+        assert {head[:12] for head in found} == {b"HTTP/1.1 200", b"HTTP/1.1 503"}
+
+
+def test_sigterm_is_heeded_from_the_first_moment_on(folders, tmp_path):
+    root = live.workspace(tmp_path / "w", folders["binary"])
+    for pause in (0, 0.05, 0.2):
+        with live.served(root) as server:
+            time.sleep(pause)
+            server.process.terminate()
+            assert server.process.wait(30) == 0

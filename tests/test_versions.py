@@ -244,3 +244,18 @@ def test_a_misspelt_parameter_stops_before_a_kernel_starts(root, first):
     assert "Monitor:" not in told  # the first heading, which is said as the first cell begins
     assert not (root / "reports" / "failed" / "monitor.html").exists()
     restore(root)
+
+
+def test_the_next_turn_is_compared_with_the_champion_that_was_released(clones):
+    second = clones[1]  # the last test that uses it: its history changes
+    workspaces.commit(second, "A turn")
+    modelkeep = (sys.executable, "-m", "modelkeep")
+    assert "better than always" in run(second, *modelkeep, "release")
+    run(second, *modelkeep, "promote", "v1.0.0")
+    workspaces.commit(second, "flights v1.0.0 is champion")
+    run(second, "dvc", "repro", "-q")
+    verdict = json.loads((second / "verdicts/evaluate.json").read_text())
+    assert verdict["sentence"].startswith("The candidate is not worse than the champion v1.0.0")
+    workspaces.commit(second, "Another turn")
+    told = run(second, *modelkeep, "release", fails=True)
+    assert "this bundle is v1.0.0 already" in told

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from secrets import token_hex
+from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -29,41 +29,50 @@ class Busy(RuntimeError):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Rows of one request that wait for an answer."""
+Given = Callable[
+    [list[Said | Refused] | Exception], None
+]  # takes the answers, or why there are none
+
+
+class Asked(NamedTuple):
+    """Rows of one request that wait for an answer, and who takes it."""
 
     service: Service
     rows: list[msgspec.Struct]
-    future: asyncio.Future
+    give: Given
 
 
 class Desk:
     """Takes rows, answers them together, remembers each answer before it is given; for one event loop."""
 
     def __init__(
-        self, log: Log, telemetry: Telemetry, *, most: int, unlogged: str, service: Service
+        self, log: Log, telemetry: Telemetry, *, wait: float, unlogged: str, service: Service
     ) -> None:
         self.log, self.telemetry, self.service = log, telemetry, service
-        self.most, self.serve_unlogged = most, unlogged == "serve"
+        self.wait, self.serve_unlogged = wait, unlogged == "serve"
+        self.pace = 5e-5  # seconds that a row takes, by the newest turns
         self.waiting: list[Asked] = []
-        self.depth, self.process, self.made = 0, token_hex(6), 0
+        self.depth, self.made = 0, 0
+        # ids of one process are neighbours in the log's index; those of a later one come after
+        self.process = f"{time.time_ns() // 10**9:x}{token_hex(4)}"
         self.blocked = 0.0  # until then the log could not be written
         self.encode = msgspec.json.Encoder().encode
 
-    async def ask(self, service: Service, rows: list[msgspec.Struct]) -> list[Said | Refused]:
-        """What is said of each row; Busy if too many wait, or if the answers cannot be logged."""
-        if self.depth + len(rows) > self.most and self.waiting:
-            raise Busy(f"{self.depth} rows wait already; try again in {RETRY} s")
-        loop = asyncio.get_running_loop()
+    @property
+    def full(self) -> bool:
+        """Whether the rows that wait already will take longer than one may wait."""
+        return self.depth * self.pace > self.wait
+
+    def ask(self, service: Service, rows: list[msgspec.Struct], give: Given) -> None:
+        """Let `give` have what is said of each row, later in this turn of the loop; or Busy, if the answers cannot be logged."""
         if not self.waiting:
-            loop.call_soon(self._turn)
+            asyncio.get_running_loop().call_soon(self._turn)
         self.depth += len(rows)
-        self.waiting.append(asked := Asked(service, rows, loop.create_future()))
-        return await asked.future
+        self.waiting.append(Asked(service, rows, give))
 
     def _turn(self) -> None:
-        asked, self.waiting, self.depth = self.waiting, [], 0
+        asked, self.waiting = self.waiting, []
+        depth, self.depth, started = self.depth, 0, time.perf_counter()
         while asked:
             # a model may have been changed between two requests of one turn
             service, rows, part = asked[0].service, 0, []
@@ -71,14 +80,18 @@ class Desk:
                 rows += len(asked[0].rows)
                 part.append(asked.pop(0))
             try:
-                self._answer(service, part)
+                said = self._answer(service, [row for each in part for row in each.rows])
             except Exception as error:
                 for each in part:
-                    if not each.future.done():
-                        each.future.set_exception(error)
+                    each.give(error)
+                continue
+            first = 0
+            for each in part:
+                each.give(said[first : first + len(each.rows)])
+                first += len(each.rows)
+        self.pace += 0.1 * ((time.perf_counter() - started) / depth - self.pace)
 
-    def _answer(self, service: Service, asked: Sequence[Asked]) -> None:
-        rows = [row for each in asked for row in each.rows]
+    def _answer(self, service: Service, rows: list[msgspec.Struct]) -> list[Said | Refused]:
         now = time.time_ns() // 1000
         self._name(rows)
         try:
@@ -88,21 +101,16 @@ class Desk:
             raise
         self._remember([s for s in said if isinstance(s, Said)], parts, service.share, now)
         self._count(parts, now)
-        first = 0
-        for each in asked:
-            last = first + len(each.rows)
-            if not each.future.done():
-                each.future.set_result(said[first:last])
-            first = last
         if service.shadow is not None:
             asyncio.get_running_loop().call_soon(self._whisper, service, rows, now)
+        return said
 
     def _name(self, rows: Sequence[msgspec.Struct]) -> None:
         """Give each row that came without an id one."""
-        for row in rows:
+        first, self.made = self.made, self.made + len(rows)
+        for i, row in enumerate(rows, start=first + 1):
             if row.id is UNSET:
-                self.made += 1
-                row.id = f"{self.process}-{self.made:x}"
+                row.id = f"{self.process}-{i:x}"
             elif type(row.id) is int:
                 row.id = str(row.id)
 

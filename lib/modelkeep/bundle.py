@@ -16,7 +16,18 @@ import pandas as pd
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from modelkeep import files, models, profile, proof, reference, schema, sealed, tables, traffic
+from modelkeep import (
+    files,
+    models,
+    profile,
+    proof,
+    reference,
+    schema,
+    scores,
+    sealed,
+    tables,
+    traffic,
+)
 from modelkeep.profile import Profile
 from modelkeep.proof import Engine
 from modelkeep.schema import Schema
@@ -103,12 +114,21 @@ def seal(
             "files": {p.name: files.sha256(p) for p in sorted(new.iterdir())},
             "serving": asdict(serving),
             "promise": {name: asdict(e) for name, e in scores.items()},
+            **_errors(promise, of),
             "rows": len(train),
             **provenance,
             "python": platform.python_version(),
             "libraries": {name: version(name) for name in LIBRARIES},
         }
         files.write_json(new / MANIFEST, manifest)
+
+
+def _errors(promise: pd.DataFrame, of: Schema) -> dict:
+    """What a server needs to expect errors of numbers before labels come."""
+    if of.task != "regression":
+        return {}
+    cuts, means = scores.errors_by_size(models.outcome(promise, of), traffic.answers(promise, of))
+    return {"errors": {"cuts": cuts, **means}}
 
 
 def load(folder: Path) -> Bundle:

@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import modelkeep
 from modelkeep import steering, workspace
@@ -102,6 +104,56 @@ def monitoring(root: Path, arguments: argparse.Namespace) -> dict:
     return {"json": changed, "text": "\n".join(changed) or "monitoring/ was as metrics.yaml says."}
 
 
+def release(root: Path, arguments: argparse.Namespace) -> dict:
+    """Register this commit's candidate as a version: a Git tag with its evidence."""
+    from modelkeep import record, releases
+
+    at, now = record.read(root), time.time()
+    return _done(releases.release(root, at, now, arguments.version, arguments.force))
+
+
+def promote(root: Path, arguments: argparse.Namespace) -> dict:
+    """Make a version champion: on record, and in running servers."""
+    from modelkeep import record, releases
+
+    asked = (arguments.version, arguments.reason, arguments.other_schema)
+    return _done(releases.promote(root, record.read(root), time.time(), *asked))
+
+
+def rollback(root: Path, arguments: argparse.Namespace) -> dict:
+    """Make the champion before, or a version that you name, champion again."""
+    from modelkeep import record, releases
+
+    asked = (arguments.version, arguments.reason)
+    return _done(releases.rollback(root, record.read(root), time.time(), *asked))
+
+
+def history(root: Path, arguments: argparse.Namespace) -> dict:
+    """Say which versions there are, and who was champion when and why."""
+    from modelkeep import history, record
+
+    return history.told(record.read(root))
+
+
+def explain(root: Path, arguments: argparse.Namespace) -> dict:
+    """Say what a version rests on."""
+    from modelkeep import history, record
+
+    return history.explained(record.read(root), arguments.version)
+
+
+def live(root: Path, arguments: argparse.Namespace) -> dict:
+    """Say which version was champion at a moment."""
+    from modelkeep import history, record
+
+    moment = history.moment(arguments.at) if arguments.at else int(time.time())
+    return history.live(record.read(root), moment)
+
+
+def _done(done: Any) -> dict:
+    return {"json": done.as_dict(), "text": str(done)}
+
+
 def _made(root: Path, page: Path) -> dict:
     where = page.relative_to(root).as_posix() if page.is_relative_to(root) else str(page)
     return {"json": {"state": "done", "page": where}, "text": where}
@@ -133,7 +185,26 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, clean, "modelkeep clean")
     _add(commands, monitoring, "modelkeep monitoring")
     steering.add(commands)
+    _releases(commands)
     return parser
+
+
+def _releases(commands: argparse._SubParsersAction) -> None:
+    one = _add(commands, release, "modelkeep release")
+    one.add_argument("version", metavar="VERSION", nargs="?", default="", help="default: the next")
+    one.add_argument("--force", metavar="REASON", default="", help="let a failed gate through")
+    up = _add(commands, promote, "modelkeep promote v1.2.0 --reason 'two weeks in shadow'")
+    up.add_argument("version", metavar="VERSION", help="one of `modelkeep history`")
+    up.add_argument("--other-schema", action="store_true", help="clients send its columns now")
+    back = _add(commands, rollback, "modelkeep rollback --reason 'calls from EWR'")
+    back.add_argument("version", metavar="VERSION", nargs="?", default="", help="default: before")
+    for each in (up, back):
+        each.add_argument("--reason", metavar="WHY", default="", help="goes on record")
+    _add(commands, history, "modelkeep history --json")
+    what = _add(commands, explain, "modelkeep explain v1.2.0")
+    what.add_argument("version", metavar="VERSION", help="one of `modelkeep history`")
+    then = _add(commands, live, "modelkeep live --at 2026-06-01T14:30")
+    then.add_argument("--at", metavar="DATE", default="", help="a date or time, UTC (now)")
 
 
 def _takes_parameters(parser: argparse.ArgumentParser) -> None:

@@ -88,7 +88,8 @@ class Cohorts:
             place = bisect_right(self.cuts, answer[1])
             yield self._first + place + (0 if actual else self.bins), 1.0
         else:
+            right = float(said == actual)
             actual, said = min(actual, CLASSES), min(said, CLASSES)
             yield self._first + actual, 1.0
             yield self._first + self.classes + said, 1.0
-            yield self._first + 2 * self.classes + actual, float(said == actual)
+            yield self._first + 2 * self.classes + actual, right

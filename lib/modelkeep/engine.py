@@ -1,7 +1,7 @@
 """Answer rows without pandas or scikit-learn: preprocessing in double in NumPy, then the estimator alone in ONNX.
 
 Why two parts: a whole pipeline in ONNX scales in float32, which sends values to the other side of a tree's split. Preprocessing here is
-ColumnTransformer's own, in the same double precision; only the estimator's input is cast.
+ColumnTransformer's own, in the same double precision; a tree then gets the ranks of its inputs among its thresholds, which float32 holds.
 """
 
 import os
@@ -25,6 +25,8 @@ class Encoding:
         self.categories = [f for f in plan["features"] if "categories" in f]
         self.places = [_places(f["categories"]) for f in self.categories]
         self.one_hot = any(f["one_hot"] for f in self.categories)
+        self.cuts = [np.array(each, np.float64) for each in plan["cuts"]]
+        self.single = plan["single"]
 
     def __call__(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
         """The estimator's matrix in double; `numbers` is (rows, columns) with NaN for missing, `categories` a sequence a column with None for missing."""
@@ -39,6 +41,18 @@ class Encoding:
             codes[:, i] = [place.get(value, -1) for value in values]
         parts = self._one_hot(codes) if self.one_hot else [codes]
         return np.concatenate([numbers, *parts], axis=1)
+
+    def ranks(self, x: np.ndarray) -> np.ndarray:
+        """The matrix in float32 as the ONNX model reads it: by rank among a tree's thresholds, which loses nothing; else the numbers themselves."""
+        if not self.cuts:  # a number beyond float32 is as good as its largest
+            return np.clip(x, -LARGEST, LARGEST).astype(np.float32)
+        if self.single:
+            x = np.clip(x, -LARGEST, LARGEST).astype(np.float32)
+        found = np.empty(x.shape, np.float32)
+        for i, cuts in enumerate(self.cuts):
+            found[:, i] = cuts.searchsorted(x[:, i])
+        found[np.isnan(x)] = np.nan
+        return found
 
     def _one_hot(self, codes: np.ndarray) -> list[np.ndarray]:
         wide = [len(f["categories"]) for f in self.categories]
@@ -64,8 +78,7 @@ class Onnx:
 
     def predict(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
         """Probabilities (rows, classes), or predicted numbers (rows,); arguments as `Encoding` takes them."""
-        # a number beyond float32 is as good as its largest: an infinity less another is no number
-        x = np.clip(self.encoding(numbers, categories), -LARGEST, LARGEST).astype(np.float32)
+        x = self.encoding.ranks(self.encoding(numbers, categories))
         answer = self.session.run(self.output, {"x": x})[0].astype(np.float64)
         return answer.ravel() if self.regression else answer
 

@@ -51,6 +51,11 @@ def opponent(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Opponent:
         name, answers = _baseline(candidate, rows)
         return Opponent(name, answers, candidate.trained_rows)
     champion = bundle.load(root / named["bundle"])
+    if named.get("sha256", champion.sha256) != champion.sha256:
+        raise ChampionError(
+            f"{named['bundle']} holds the model {champion.name}, models/champion.json names {named['sha256'][:10]}; "
+            f"`dvc checkout {named['bundle']}` brings that here"
+        )
     _check_comparable(champion.schema, candidate.schema)
     name = f"the champion {named.get('version') or champion.name}"
     # by its own schema: with other features a row has another hash

@@ -1,9 +1,10 @@
 """The Open Inference Protocol (V2): its tensors to rows and back, so that KServe's and Seldon's clients work as they are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from modelkeep.rows import Refused
 from modelkeep.schema import Schema
@@ -11,6 +12,9 @@ from modelkeep.serving import Model, Said
 
 NUMBERS = ("FP64", "FP32", "FP16", "INT64", "INT32", "INT16", "INT8")
 NUMBERS += ("UINT64", "UINT32", "UINT16", "UINT8")
+RAW = {"FP64": "<f8", "FP32": "<f4", "FP16": "<f2", "BOOL": "?"}
+RAW |= {"INT64": "<i8", "INT32": "<i4", "INT16": "<i2", "INT8": "<i1"}
+RAW |= {"UINT64": "<u8", "UINT32": "<u4", "UINT16": "<u2", "UINT8": "<u1"}
 KINDS = {"number": NUMBERS, "category": ("BYTES", "BOOL", *NUMBERS)}
 
 
@@ -20,7 +24,7 @@ class Tensor(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any]
+    data: list[Any] = []
     parameters: dict[str, Any] = {}
 
 
@@ -40,14 +44,20 @@ class Request(msgspec.Struct):
     outputs: list[Output] = []
 
 
-def rows(body: bytes, of: Schema) -> tuple[Request, bytes]:
-    """The request, and its rows as a body of `/predict`; Refused where tensors are not columns of the schema."""
+def rows(body: bytes, of: Schema, json_bytes: bytes = b"") -> tuple[Request, bytes]:
+    """The request, and its rows as a body of `/predict`; Refused where tensors are not columns of the schema. `json_bytes`: how much of the body is JSON, where binary tensors follow."""
+    text, binary = body, b""
+    if json_bytes:
+        if not json_bytes.isdigit() or int(json_bytes) > len(body):
+            raise Refused("inference-header-content-length", "must be the size of the JSON", 400)
+        text, binary = body[: int(json_bytes)], body[int(json_bytes) :]
     try:
-        request = msgspec.json.decode(body, type=Request)
+        request = msgspec.json.decode(text, type=Request)
     except msgspec.ValidationError as error:
         raise Refused("$", str(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Refused("$", f"not JSON: {error}", 400) from None
+    _unpack(request.inputs, binary)
     kinds = {c.name: KINDS[c.kind] for c in of.columns}
     kinds |= {n: ("BYTES", *NUMBERS) for n in (of.id, of.time, of.entity) if n}
     columns: dict[str, list] = {}
@@ -58,6 +68,49 @@ def rows(body: bytes, of: Schema) -> tuple[Request, bytes]:
         raise Refused("$.inputs", f"must all have the same number of rows, not {sizes or 'none'}")
     table = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return request, msgspec.json.encode({"rows": table})
+
+
+def _unpack(tensors: Sequence[Tensor], binary: bytes) -> None:
+    """Fill in what came as raw little-endian bytes after the JSON, tensor after tensor."""
+    at = 0
+    for i, tensor in enumerate(tensors):
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            continue
+        place = f"$.inputs[{i}].parameters.binary_data_size"
+        if type(size) is not int or not 0 <= size <= len(binary) - at:
+            raise Refused(place, f"must be the bytes of this tensor; {len(binary) - at} are left")
+        tensor.data = _raw(tensor.datatype, binary[at : at + size], place)
+        at += size
+    if at != len(binary):
+        raise Refused("$", f"{len(binary) - at} bytes after the JSON belong to no tensor", 400)
+
+
+def _raw(datatype: str, raw: bytes, place: str) -> list:
+    if datatype == "BYTES":
+        return list(_texts(raw, place))
+    if datatype not in RAW or len(raw) % np.dtype(RAW[datatype]).itemsize:
+        raise Refused(place, f"is no whole number of values of {datatype[:20]!r}")
+    values = np.frombuffer(raw, RAW[datatype])
+    if np.isinf(values).any():
+        raise Refused(place.partition(".parameters")[0], "holds an infinity")
+    return [None if v != v else v for v in values.tolist()]
+
+
+def _texts(raw: bytes, place: str) -> Iterator[str]:
+    """Texts that each stand after their length in four bytes."""
+    at = 0
+    while at < len(raw):
+        size = int.from_bytes(raw[at : at + 4], "little")
+        at += 4 + size
+        if at > len(raw):
+            raise Refused(place, "cuts a text off")
+        try:
+            yield raw[at - size : at].decode()
+        except UnicodeDecodeError:
+            raise Refused(
+                place.partition(".parameters")[0], "holds text that is not UTF-8"
+            ) from None
 
 
 def _values(tensor: Tensor, place: str, kinds: dict, before: dict) -> list:

@@ -2,17 +2,20 @@
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC
 from typing import Annotated, Any
 
 import msgspec
+import pyarrow as pa
 from msgspec import Meta
 
-from modelkeep.log import Label, Labelled, Log
+from modelkeep.log import DAY, Label, Labelled, Log
 from modelkeep.rows import Id, Refused
 from modelkeep.schema import Schema
 from modelkeep.telemetry import Telemetry
 
 MOST = 10_000  # labels in one request
+RECALLED = 28 * DAY  # how far back quality is shown by the age of answers
 
 
 class Posted(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,6 +72,17 @@ def count(found: Sequence[Labelled], of: Schema, telemetry: Telemetry, now: floa
         for said in each.answers:
             answer = msgspec.json.decode(said.answer)
             telemetry.truth(said.model, said.at / 1e6, answer, truth, previous=before, now=now)
+
+
+def recall(batch: pa.RecordBatch, models: set[str], of: Schema, telemetry: Telemetry) -> None:
+    """Count answers that were given before this process began, with the labels that they have."""
+    for row in batch.select(["at", "model", "answer", "label"]).to_pylist():
+        if row["model"] in models:
+            at = row["at"].replace(tzinfo=UTC).timestamp()
+            telemetry.recall(row["model"], at, 1)
+            if row["label"] is not None:
+                answer = msgspec.json.decode(row["answer"])
+                telemetry.truth(row["model"], at, answer, _value(row["label"], of))
 
 
 def _class(value: Any, of: Schema, place: str) -> str:

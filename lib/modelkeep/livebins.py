@@ -13,7 +13,7 @@ from modelkeep.bins import Bins
 from modelkeep.profile import Profile
 
 NUMBERS, CATEGORIES = 10, 20  # bins of a column at most, beside `missing` (and `other`)
-LEAST_ROWS = 500  # days of the reference are taken together until they have so many
+LEAST_ROWS = 100  # days of the reference with fewer are taken together
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +56,13 @@ class LiveBins:
         for i, (_, c) in enumerate(found):
             cuts[: len(c.cuts), i] = c.cuts
         first = np.array([start for start, _ in found], np.int64)
-        missing = first + [len(c.labels) - 1 for _, c in found]
+        missing = first + np.array([len(c.labels) - 1 for _, c in found], np.int64)
         return cuts[:, :, None], first[:, None], missing[:, None], kinds["category"]
 
     def fold(self, numbers: np.ndarray, categories: Sequence[Sequence[str | None]]) -> np.ndarray:
         """Count rows: all numbers (rows, columns), and each column of categories, in the reference's order."""
         cuts, first, missing, others = self._plan
-        rows = len(numbers)
-        values = np.asarray(numbers, np.float64).reshape(rows, -1).T[list(self.numbers)]
+        values = np.asarray(numbers, np.float64).T[list(self.numbers)]
         reached, places = np.empty(values.shape, bool), np.zeros(values.shape, np.uint8)
         for cut in cuts:
             np.greater_equal(values, cut, out=reached)  # never so where a column has fewer: NaN
@@ -73,12 +72,13 @@ class LiveBins:
         for position, (start, column) in zip(self.categories, others, strict=True):
             known, none = column.categories, len(column.labels) - 1
             for value, n in Counter(categories[position]).items():
-                counts[start + (none if value is None else known.get(value, none - 1))] += n
+                absent = value is None or value != value  # NaN is not equal to itself
+                counts[start + (none if absent else known.get(value, none - 1))] += n
         return counts
 
 
 def of(reference: Profile, most: int) -> LiveBins:
-    """Merge the reference's bins until all columns have `most` bins together; columns that do not even then fit in three bins each are left out, the last first."""
+    """Merge the reference's bins until there are `most`, each column counted as one more; columns that do not even then fit in three bins each are left out, the last first."""
     bins = reference.bins
     widest = next((m for m in range(CATEGORIES, 1, -1) if _size(bins, m) <= most), 2)
     watched = list(bins)
@@ -95,14 +95,14 @@ def of(reference: Profile, most: int) -> LiveBins:
 
 
 def _size(bins: Sequence[Bins], widest: int) -> int:
-    return sum(_room(b, widest) for b in bins)
+    return sum(_room(b, widest) + 1 for b in bins)
 
 
 def _room(b: Bins, widest: int) -> int:
     if b.kind == "number":
         ranges = len(b.edges) - 1
         return (3 if ranges == 1 else max(1, min(NUMBERS, widest, ranges))) + 1
-    return min(CATEGORIES, max(1, widest - 1), len(b.categories)) + 2
+    return min(widest if widest > 2 else 1, len(b.categories)) + 2
 
 
 def _column(b: Bins, reference: Profile, widest: int) -> Column:
@@ -128,13 +128,25 @@ def _column(b: Bins, reference: Profile, widest: int) -> Column:
 
 
 def _cuts(b: Bins, counts: np.ndarray, most: int) -> tuple[float, ...]:
-    """Choose those edges of the reference that cut its rows into the most even parts."""
-    inner = b.edges[1:-1]
-    if not inner:  # a constant: what lies below and above it must be seen
-        return b.cuts if b.edges else ()
-    below = np.cumsum(counts[:-1])[1 : 1 + len(inner)] / max(counts[:-1].sum(), 1)
-    wanted = np.arange(1, most) / most
-    return tuple(inner[i] for i in sorted({int(np.argmin(np.abs(below - t))) for t in wanted}))
+    """Choose the edges of the reference that cut its rows most evenly: the sum of the bins' squares is smallest."""
+    if len(b.edges) == 2:  # a constant: what lies below and above it must be seen
+        return b.cuts
+    inner, below = b.edges[1:-1], np.cumsum([0, *counts[1:-2]]).astype(float)
+    if len(inner) < most:
+        return inner
+    # cost[i, j]: of one bin from edge i to edge j; then one bin more each time, to every edge
+    cost = np.triu(np.subtract.outer(below, below) ** 2, 1)
+    cost[np.tril_indices(len(below))] = np.inf
+    best, came = cost[0], []
+    for _ in range(most - 1):
+        total = best[:, None] + cost
+        came.append(total.argmin(axis=0))
+        best = total.min(axis=0)
+    at, cuts = len(below) - 1, []
+    for before in reversed(came):
+        at = int(before[at])
+        cuts.append(inner[at - 1])
+    return tuple(reversed(cuts))
 
 
 def _ranges(cuts: tuple[float, ...]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What the server takes and gives, as an OpenAPI document made from the model's schema, and as a page."""
 
+import json
 from html import escape
 
 from modelkeep import report
@@ -24,7 +25,9 @@ def document(name: str, of: Schema, max_rows: int) -> dict:
     rows = {"type": "array", "minItems": 1, "maxItems": max_rows, "items": _row(of)}
     paths = {
         "/predict": {"post": _post("Answer rows", {"rows": rows}, _example(of))},
-        "/labels": {"post": _post("Say what came true", {"labels": _labels(of, max_rows)}, None)},
+        "/labels": {
+            "post": _post("Say what came true", {"labels": _labels(of, max_rows)}, _label(of))
+        },
         "/model": {"get": _get("Which models answer, and what they read")},
         "/health/live": {"get": _get("Whether the process is alive")},
         "/health/ready": {"get": _get("Whether it can answer and log")},
@@ -43,10 +46,21 @@ def page(name: str, found: dict) -> str:
         for method, told in methods.items():
             blocks.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2>")
             blocks.append(f"<p>{escape(told['summary'])}.</p>")
+            if example := _shown(path, told):
+                blocks.append(f"<pre>{escape(example)}</pre>")
             for content in told.get("requestBody", {}).get("content", {}).values():
                 blocks += _fields(content["schema"])
     body = f"<h1>{escape(name)}</h1><p>The same for programs: <a href='/openapi.json'>openapi.json</a></p>"
-    return report.page(f"{name} · Modelkeep", body + "".join(blocks))
+    return report.page(f"{name} · Modelkeep", body + "".join(blocks), current=None)
+
+
+def _shown(path: str, told: dict) -> str:
+    """A command that sends the example."""
+    content = told.get("requestBody", {}).get("content", {}).get("application/json", {})
+    if "example" not in content:
+        return ""
+    header = "-H 'content-type: application/json'"
+    return f"curl localhost:8080{path} {header} \\\n  -d '{json.dumps(content['example'])}'"
 
 
 def _fields(schema: dict) -> list[str]:
@@ -63,6 +77,8 @@ def _fields(schema: dict) -> list[str]:
 
 
 def _kinds(kind: dict) -> str:
+    if "enum" in kind:
+        return "one of " + ", ".join(map(str, kind["enum"]))
     kinds = kind.get("type", "anything")
     text = kinds if isinstance(kinds, str) else " or ".join(kinds)
     low, high = kind.get("minimum"), kind.get("maximum")
@@ -111,6 +127,10 @@ _CLOSED = {"additionalProperties": False}
 def _example(of: Schema) -> dict:
     row = {c.name: c.categories[0] if c.categories else 0 for c in of.columns}
     return {"rows": [row]}
+
+
+def _label(of: Schema) -> dict:
+    return {"labels": [{"id": "the id of an answer", "label": of.classes[0] if of.classes else 1}]}
 
 
 def _post(summary: str, properties: dict, example: dict | None) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from modelkeep import models
+from modelkeep import models, trees
 from modelkeep.engine import Encoding, Onnx
 from modelkeep.schema import Schema
 
@@ -82,7 +82,7 @@ def choose(fitted: Pipeline, of: Schema, examples: pd.DataFrame) -> tuple[Proof,
         try:
             plan = plan or (encoding(fitted, of) if name != "scikit-learn" else {})
             if name == "onnx":
-                onnx = to_onnx(fitted, Encoding(plan)(*rows).shape[1])
+                onnx = to_onnx(fitted, Encoding(plan)(*rows).shape[1], plan["cuts"])
             worst, wrong = prove(load(name, plan, onnx, fitted, of), rows, expected)
         except Exception as error:  # a converter, or a strange step, may fail in its own way
             said = " ".join(str(error).split())  # some print the whole model
@@ -125,15 +125,18 @@ def encoding(fitted: Pipeline, schema: Schema) -> dict:
     for i, name in enumerate(names):
         known = [str(c) for c in step["encode"].categories_[i]]
         plan.append({"name": name, "categories": known, "one_hot": one_hot})
-    return {"features": plan, "classes": list(schema.classes), "task": schema.task}
+    found = {"features": plan, "classes": list(schema.classes), "task": schema.task}
+    model = fitted["model"]
+    ranks = trees.cuts(model, getattr(model, "n_features_in_", 0))
+    return found | {"cuts": ranks, "single": bool(ranks) and trees.single(model)}
 
 
-def to_onnx(fitted: Pipeline, width: int) -> bytes:
-    """The fitted estimator alone as ONNX with one float32 input `x` (rows, width); the same estimator gives the same bytes."""
+def to_onnx(fitted: Pipeline, width: int, cuts: list[list[float]]) -> bytes:
+    """The fitted estimator alone as ONNX with one float32 input `x` (rows, width), which splits at the ranks of `cuts` if there are any; the same estimator gives the same bytes."""
     from skl2onnx import to_onnx as convert
     from skl2onnx.common.data_types import FloatTensorType
 
-    estimator = fitted["model"]
+    estimator = trees.ranked(fitted["model"], cuts)
     options = {"zipmap": False} if hasattr(estimator, "classes_") else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # between skl2onnx and onnx

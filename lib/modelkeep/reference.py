@@ -12,10 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from modelkeep import models, profile, traffic
-from modelkeep.profile import Profile
+from modelkeep.profile import PREDICTION, Profile
 from modelkeep.schema import Schema
-
-PREDICTION = "(prediction)"  # what the model said is watched like a column
 
 
 def learn(log: pd.DataFrame, of: Schema) -> Profile:

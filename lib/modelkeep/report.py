@@ -120,14 +120,14 @@ def render(notebook: NotebookNode, title: str) -> str:
     return page
 
 
-def page(title: str, body: str, *, wide: bool = False, current: str = "index") -> str:
-    """A page in the house style from its body."""
+def page(title: str, body: str, *, wide: bool = False, current: str | None = "index") -> str:
+    """A page in the house style from its body; without links to the stages' pages where `current` is None."""
     width = " class=wide" if wide else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<title>{escape(title)}</title>\n<link rel="icon" href="data:,">\n<style>{_css()}</style>\n</head>\n<body>\n'
-        f"<nav{width}>{_navigation(current)}</nav>\n"
+        f"{f'<nav{width}>{_navigation(current)}</nav>' if current else ''}\n"
         f"<main{width}>\n{body}\n</main>\n</body>\n</html>\n"
     )
 

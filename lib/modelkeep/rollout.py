@@ -53,7 +53,7 @@ def start(
     place = folder(root)
     with lock(place):
         at = _ready(root, place)
-        sha256, version = _named(place, name)
+        sha256, version = _named(root, name)
         if sha256 == at.champion.sha256:
             raise RolloutError(f"{sha256[:10]} is the champion already; start another model")
         role = Role(sha256, version, rules.shares[0], "try")
@@ -97,8 +97,15 @@ def settle(root: Path, found: Journal) -> bool:
 
 
 def promote(root: Path, found: Journal) -> None:
-    """Make the canary champion; the former one stays in the store."""
-    store.point(folder(root), Now(Role(**found.opening.canary)))
+    """Make the canary champion, on record if it is a version; the former one stays in the store."""
+    canary = found.opening.canary
+    if not canary["version"]:
+        store.point(folder(root), Now(Role(**canary)))
+        return
+    from modelkeep import record, releases  # a model without a version needs no Git
+
+    why = f"rollout {found.opening.id}: {found.verdicts[-1].reason}"
+    releases.promote(root, record.read(root), found.upto / 1e6, canary["version"], why)
 
 
 def note(root: Path, event: str, now: float, reason: str = "", id: str = "") -> Journal:
@@ -236,14 +243,24 @@ def _ready(root: Path, place: Path) -> Now:
     return at
 
 
-def _named(place: Path, name: str) -> tuple[str, str]:
-    """The SHA-256 and version of the model that is meant."""
-    known = [path.name for path in sorted((place / "bundles").glob("*"))]
+def _named(root: Path, name: str) -> tuple[str, str]:
+    """The SHA-256 and version of the model that is meant, which is in the store then."""
+    known = [path.name for path in sorted((folder(root) / "bundles").glob("*"))]
     meant = [sha256 for sha256 in known if len(name) >= 7 and sha256.startswith(name)]
-    if len(meant) != 1:
+    if len(meant) == 1:
+        return meant[0], ""
+    from modelkeep import record, releases
+
+    try:
+        target = record.read(root).find(name)
+    except (record.RecordError, record.UnknownVersion) as error:
         there = ", ".join(sha256[:10] for sha256 in known) or "none"
-        raise RolloutError(f"{name!r} names {len(meant)} models of {place.name}/; there is {there}")
-    return meant[0], ""
+        raise RolloutError(
+            f"{name!r} is no model of the store (there is {there}), and no version: {error}"
+        ) from None
+    said = record.evidence(target)
+    releases.fetch(root, target, said)
+    return said["hashes"]["bundle"], target.version
 
 
 def _truth(place: Path, sha256: str) -> dict:

@@ -183,12 +183,19 @@ def expected_errors(p: np.ndarray, past_y: np.ndarray, past_p: np.ndarray) -> di
     """Regression without labels: the mean error that past labelled rows with predictions of the same size had (ten bins of `past_p`)."""
     if len(p) == 0 or len(past_p) == 0:
         raise ScoresError("no rows to estimate from; give at least one answer and one label")
-    edges = np.quantile(past_p, np.linspace(0, 1, 11)[1:-1])
-    past, now = np.searchsorted(edges, past_p), np.searchsorted(edges, p)
-    count = np.bincount(past, minlength=10)
+    cuts, means = errors_by_size(past_y, past_p)
+    now = np.searchsorted(cuts, p)
+    return {name: float(np.asarray(each)[now].mean()) for name, each in means.items()}
+
+
+def errors_by_size(y: np.ndarray, p: np.ndarray) -> tuple[list[float], dict[str, list[float]]]:
+    """The mean errors of rows in ten bins of their prediction, and the nine cuts between them."""
+    cuts = np.quantile(p, np.linspace(0, 1, 11)[1:-1])
+    place = np.searchsorted(cuts, p)
+    count = np.bincount(place, minlength=10)
     result = {}
-    for name, errors in per_row("regression", past_y, past_p).items():
-        total = np.bincount(past, weights=errors, minlength=10)
+    for name, errors in per_row("regression", y, p).items():
+        total = np.bincount(place, weights=errors, minlength=10)
         means = np.where(count > 0, total / np.maximum(count, 1), errors.mean())
-        result[name] = float(means[now].mean())
-    return result
+        result[name] = means.tolist()
+    return cuts.tolist(), result

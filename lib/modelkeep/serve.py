@@ -3,18 +3,22 @@
 import os
 import signal
 import sys
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from modelkeep import contract, parameters, serving, store
-from modelkeep.log import DAY, Log, open_log
-from modelkeep.server import App, ServerError, Settings
+from modelkeep import contract, parameters, store
+from modelkeep.log import open_log
+from modelkeep.server import App
+from modelkeep.settings import ServerError, Settings
 from modelkeep.store import Now, Role
 from modelkeep.telemetry import Telemetry
 from modelkeep.web import loopback
+from modelkeep.wire import Protocol
+
+if TYPE_CHECKING:
+    import uvicorn
 
 TOKEN = "MODELKEEP_TOKEN"
-DAYS = 8  # how far back labels are counted by the day of their answer
 
 
 def settings(root: Path, overrides: dict[str, object]) -> Settings:
@@ -31,7 +35,6 @@ def run(root: Path, found: Settings) -> None:
     log = open_log(found.log, durability=found.durability, root=root)
     token = os.environ.get(TOKEN, "")
     app = App(found, root, log, Telemetry(contract.read(root / contract.FILE)), token)
-    _recall(app, log)
     config = uvicorn.Config(
         app,
         host=found.host,
@@ -41,6 +44,7 @@ def run(root: Path, found: Settings) -> None:
         server_header=False,
         date_header=False,
         lifespan="on",
+        http=Protocol,
         proxy_headers=False,
         timeout_graceful_shutdown=int(found.drain_seconds),
     )
@@ -52,16 +56,21 @@ def run(root: Path, found: Settings) -> None:
     print(said, flush=True)
     if not loopback(found.host) and not token:
         print(f"Labels and changes of the model are refused: {TOKEN} is not set.", flush=True)
-    # uvicorn drains, and then sends itself the signal again: by now there is nothing left to end
+    server = uvicorn.Server(config)
+    _heed(server)
+    server.run(sockets=[listening])
+
+
+def _heed(server: "uvicorn.Server") -> None:
+    """End at once when told to before uvicorn listens to signals; it drains by itself later, and then sends itself the signal again, when there is nothing left to end."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    uvicorn.Server(config).run(sockets=[listening])
+        signal.signal(number, lambda *_: None if server.started else sys.exit(0))
 
 
 def _first(root: Path, found: Settings) -> None:
-    """A store that names no model yet gets the candidate: a fresh clone serves after one turn."""
+    """A store that names no model yet gets the champion on record; where there is none, the candidate: a fresh clone serves after one turn."""
     place, candidate = root / found.store, root / "models" / "candidate"
-    if store.now(place) is not None:
+    if store.now(place) is not None or _champion(root):
         return
     if not candidate.is_dir():
         raise ServerError(
@@ -72,14 +81,15 @@ def _first(root: Path, found: Settings) -> None:
     print(f"No model was in service: the candidate {sha256[:10]} is now.", file=sys.stderr)
 
 
-def _recall(app: App, log: Log) -> None:
-    """Count again what the log holds of the last days, for the quality by day of answering."""
-    now = time.time_ns() // 1000
-    models = {m.name for m in _models(app.service)}
-    for cohort in log.cohorts(now - DAYS * DAY, now):
-        if cohort.model in models:
-            app.telemetry.recall(cohort.model, cohort.day * DAY / 1e6, cohort.answered)
+def _champion(root: Path) -> bool:
+    from modelkeep import record, releases, tags  # only a first start needs Git and DVC
 
-
-def _models(service: serving.Service) -> list[serving.Model]:
-    return [m for m in (service.champion, service.canary, service.shadow) if m]
+    try:
+        at = record.read(root)
+    except (record.RecordError, tags.GitError):
+        return False  # a folder without a record, or whose record is not all here
+    if at.champion is None:
+        return False
+    told = releases.resume(root, at)
+    print(f"No model was in service: {told}", file=sys.stderr)
+    return True

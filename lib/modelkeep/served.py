@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelkeep import livebins
 from modelkeep.cohorts import AGES, CLASSES, LABELLED, OTHER, ROWS, Cohorts
 from modelkeep.exposition import Exposition, cumulative
-from modelkeep.reference import PREDICTION
+from modelkeep.livebins import LiveBins
+from modelkeep.profile import PREDICTION
 
 if TYPE_CHECKING:
     from modelkeep.bundle import Bundle
@@ -18,31 +18,34 @@ if TYPE_CHECKING:
 FOLD = 512  # rows that are kept until they are counted together
 SPREAD, DAYS = 3, 5  # the limit of a promise: so many standard errors of so many days
 TINY = 1e-15
+ERRORS = ("squared_error", "absolute_error")
 PROMISED = {"log_loss": "promised_log_loss_nats", "auc": "promised_auc_ratio"}
-PROMISED |= {name: f"promised_{name}" for name in ("squared_error", "absolute_error")}
+PROMISED |= {name: f"promised_{name}" for name in ERRORS}
 SUMS = {"log_loss": "cohort_log_loss_nats", "error": "cohort_error"}
-SUMS |= {name: f"cohort_{name}" for name in ("squared_error", "absolute_error")}
+SUMS |= {name: f"cohort_{name}" for name in ERRORS}
 
 
 class Served:
-    """The counts of one model; `bundle` gives its schema and reference."""
+    """The counts of one model; `bundle` gives its schema and manifest."""
 
     def __init__(
-        self, version: str, bundle: "Bundle", room: int, roles: Sequence[str], now: float
+        self, version: str, bundle: "Bundle", bins: LiveBins, roles: Sequence[str], now: float
     ) -> None:
         of = bundle.schema
         self.version, self.task, self.names = version, of.task, tuple(of.classes)
         self.classes = min(len(of.classes), CLASSES + 1)
         self.rows = dict.fromkeys(roles, 0)
         self.loaded = now
-        self.bins, self.shows_drift = livebins.of(bundle.reference, room), False
+        self.bins, self.shows_drift = bins, False
         said = {c.name: c for c in self.bins.columns}.get(PREDICTION)
         cuts = said.cuts if said and self.task == "binary" else ()
         self.cohorts = Cohorts(self.task, len(of.classes), cuts)
         self.counts = np.zeros(self.bins.starts[-1], np.int64)
         self.predicted = np.zeros(CLASSES + 1, np.int64)
         self.scores, self.scores_sum = np.zeros(11, np.int64), 0.0
-        self.expected = dict.fromkeys(("log_loss", "correct", "positive"), 0.0)
+        self._past = bundle.manifest.get("errors")  # of numbers; bundles had none before
+        names = ERRORS if self.task == "regression" else ("log_loss", "correct", "positive")
+        self.expected = dict.fromkeys(names, 0.0)
         self._ages = self.cohorts.by_age(now)
         self._waiting: list[tuple] = []
         self._rows_waiting = 0
@@ -57,6 +60,8 @@ class Served:
     ) -> None:
         """Keep rows of one turn; they are counted with others, 512 at once."""
         rows = len(answers)
+        if not rows:
+            return
         self.rows[role] += rows
         self.cohorts.answered(at, rows)
         self._waiting.append((numbers, categories, answers))
@@ -82,12 +87,16 @@ class Served:
         if self.task == "multiclass":
             columns.append([self.names[i] for i in said.tolist()])
         else:
-            numbers = np.column_stack([numbers.reshape(len(answers), -1), said])
+            numbers = np.column_stack([numbers, said])
         self.counts += self.bins.fold(numbers, columns)
 
     def _said(self, answers: np.ndarray) -> np.ndarray:
         """Count answers; return what is watched of them: a class, a probability or a number."""
         if self.task == "regression":
+            if self._past:
+                places = np.searchsorted(self._past["cuts"], answers.ravel())
+                for name in ERRORS:
+                    self.expected[name] += float(np.asarray(self._past[name])[places].sum())
             return answers.ravel()
         chosen, best = answers.argmax(axis=1), answers.max(axis=1)
         self.predicted += np.bincount(np.minimum(chosen, CLASSES), minlength=CLASSES + 1)
@@ -116,7 +125,10 @@ class Served:
             bounds = [v | {"bound": b} for b in ("value", "limit")]
             limits = _limits(name, stated)
             add(PROMISED[name], lambda limits=limits: limits, bounds)
-        if self.task != "regression":
+        if self.task == "regression":
+            for name in ERRORS if self._past else ():
+                add(f"expected_{name}_total", lambda name=name: (self.expected[name],))
+        else:
             self._expose_classes(add, v)
         self._expose_cohorts(add, v)
 

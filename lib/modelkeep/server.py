@@ -4,45 +4,25 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from modelkeep import inference, labels, openapi, serving, store, web
+from modelkeep import inference, labels, openapi, replies, serving, store, web
 from modelkeep.answers import Busy, Desk
+from modelkeep.livebins import LiveBins
 from modelkeep.log import Log, LogError
 from modelkeep.rows import Refused
 from modelkeep.serving import Said, Service
+from modelkeep.settings import ServerError, Settings
 from modelkeep.telemetry import Telemetry
 from modelkeep.web import Reply, refusal
 
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 WRITES = ("/labels", "/model")  # what a stranger must not post to
 WATCH = 0.25  # seconds between two looks at the store's pointer
-
-
-class ServerError(ValueError):
-    """Settings that the server cannot run with."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What params/serve.yaml holds; each line there says what it means."""
-
-    name: str = "flights"
-    host: str = "127.0.0.1"
-    port: int = 8080
-    store: str = "serving"
-    log: str = "sqlite:///data/log/predictions.db"
-    durability: str = "full"
-    unlogged: str = "refuse"
-    max_body_kb: int = 4096
-    max_rows: int = 1000
-    max_waiting: int = 2000
-    body_seconds: float = 10.0
-    drain_seconds: float = 10.0
 
 
 class App:
@@ -59,10 +39,10 @@ class App:
             raise ServerError(
                 f"{self.store} names no model; run `modelkeep serve`, which begins with the candidate"
             )
-        service = serving.load(self.store, self.at, settings.max_rows)
-        limits = {"most": settings.max_waiting, "unlogged": settings.unlogged}
+        service, bins = self._load(self.at)
+        limits = {"wait": settings.max_wait_ms / 1000, "unlogged": settings.unlogged}
         self.desk = Desk(log, telemetry, service=service, **limits)
-        self._announce(service)
+        self._announce(service, bins)
         self.routes = self._routes()
 
     @property
@@ -118,63 +98,80 @@ class App:
             headers = dict(scope["headers"])
             web.admit(scope["path"] in WRITES, headers, self.settings.host, self.token)
             most, seconds = self.settings.max_body_kb, self.settings.body_seconds
-            return await handler(await web.body(headers, receive, most, seconds))
-        except Refused as refused:
-            return refusal(refused.status, refused.place, refused.message)
-        except (Busy, LogError) as busy:
-            return refusal(503, "", str(busy), busy.retry_after)
-        except Exception as error:  # a defect of ours: the client learns no more than that
-            self.telemetry.problem("defect")
-            print(f"modelkeep: {type(error).__name__}: {error}", flush=True)
-            return refusal(500, "", "something went wrong here; it is on record")
+            return await handler(await web.body(headers, receive, most, seconds), headers)
+        except Exception as error:
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> Reply:
+        if isinstance(error, Refused):
+            return refusal(error.status, error.place, error.message)
+        if isinstance(error, Busy | LogError):
+            return refusal(503, "", str(error), error.retry_after)
+        self.telemetry.problem("defect")  # of ours: the client learns no more than that
+        print(f"modelkeep: {type(error).__name__}: {error}", flush=True)
+        return refusal(500, "", "something went wrong here; it is on record")
 
     def _nowhere(self, method: str, path: str) -> Reply:
         if any(path == known for _, known in self.routes):
             return refusal(405, "", f"{method} is not taken here; see /docs")
         return refusal(404, "", "there is nothing at this address; see /docs")
 
-    async def _predict(self, body: bytes) -> Reply:
+    def predict(self, body: bytes, give: Callable[[Reply], None]) -> None:
+        """Let `give` have the reply to a body of rows."""
         service = self.service
-        rows, refused = service.reader.decode(body)
-        said = await self.desk.ask(service, rows) if rows else []
-        answered = iter(said)
-        whole = [refused.get(i) or next(answered) for i in range(len(rows) + len(refused))]
+        if self.desk.full:
+            return give(self._failed(Busy("too many rows wait already; try again")))
+        try:
+            rows, refused = service.reader.decode(body)
+        except Refused as error:
+            return give(self._failed(error))
         if refused:
             self.telemetry.problem("malformed", len(refused))
-        models = {s.model.name: s.model for s in said if isinstance(s, Said)}
-        if not models:
-            first = next(each for each in whole if isinstance(each, Refused))
-            at = whole.index(first)
-            return refusal(422, _place(first, at), first.message)
-        told = [_told(each, i) for i, each in enumerate(whole)]
-        named = {n: {"version": m.version, "sha256": m.sha256} for n, m in models.items()}
-        return Reply(200, self.encode({"models": named, "predictions": told}))
 
-    async def _infer(self, body: bytes) -> Reply:
+        def answered(said: list | Exception) -> None:
+            give(self._failed(said) if isinstance(said, Exception) else replies.rows(said, refused))
+
+        return self.desk.ask(service, rows, answered) if rows else answered([])
+
+    async def _predict(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
+        reply = asyncio.get_running_loop().create_future()
+        self.predict(body, lambda given: reply.done() or reply.set_result(given))
+        return await reply
+
+    async def _infer(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         service = self.service
-        request, table = inference.rows(body, service.champion.schema)
+        if self.desk.full:
+            raise Busy("too many rows wait already; try again")
+        json_bytes = headers.get(b"inference-header-content-length", b"")
+        request, table = inference.rows(body, service.champion.schema, json_bytes)
         try:
             rows, refused = service.reader.decode(table)
         except Refused as error:
             raise Refused("$.inputs", error.message, error.status) from None
-        said = [*refused.values()] or await self.desk.ask(service, rows)
+        said = [*refused.values()] or await self._asked(service, rows)
         name = self.settings.name
         return Reply(200, self.encode(inference.response(request, name, service.champion, said)))
 
-    async def _labels(self, body: bytes) -> Reply:
+    async def _asked(self, service: Service, rows: list) -> list[Said | Refused]:
+        said = asyncio.get_running_loop().create_future()
+        self.desk.ask(service, rows, lambda given: said.done() or said.set_result(given))
+        if isinstance(given := await said, Exception):
+            raise given
+        return given
+
+    async def _labels(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         return Reply(
             200,
             self.encode(labels.take(body, self.service.champion.schema, self.log, self.telemetry)),
         )
 
-    async def _swap(self, body: bytes) -> Reply:
+    async def _swap(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         """Look at the store's pointer now, and say who answers then."""
         self.desk.service = await self._reloaded()
         return await self._model()
 
     async def _model(self) -> Reply:
         service = self.service
-        roles = {"champion": service.champion, "canary": service.canary, "shadow": service.shadow}
         told = {
             role: {
                 "model": m.name,
@@ -184,8 +181,7 @@ class App:
                 "task": m.schema.task,
                 "as_of": m.schema.origin.get("as_of", ""),
             }
-            for role, m in roles.items()
-            if m
+            for role, m in service.models
         }
         columns = [{"name": c.name, "kind": c.kind} for c in service.champion.schema.columns]
         shown = {"name": self.settings.name, "serial": self.at.serial, "share": service.share}
@@ -213,7 +209,7 @@ class App:
         return Reply(200, self.telemetry.render(), TEXT)
 
     async def _v2(self) -> Reply:
-        return Reply(200, b'{"name":"modelkeep","version":"1","extensions":[]}')
+        return Reply(200, b'{"name":"modelkeep","version":"1","extensions":["binary_tensor_data"]}')
 
     async def _metadata(self) -> Reply:
         told = inference.metadata(self.settings.name, self.service.champion)
@@ -232,12 +228,24 @@ class App:
 
     async def _lifespan(self, receive: Callable, send: Callable) -> None:
         await receive()
-        watcher = asyncio.create_task(self._watch())
+        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._recall())]
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        watcher.cancel()
+        for task in tasks:
+            task.cancel()
         self.log.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _recall(self) -> None:
+        """Count again what the log holds of the last days, for quality by the age of answers; while it is read, others are answered."""
+        if not self.settings.log.startswith("sqlite:"):
+            return  # a shared log: each of several replicas would count all of it
+        now, named = time.time_ns() // 1000, {m.name for _, m in self.service.models}
+        with ThreadPoolExecutor(1) as reader:  # a connection belongs to one thread
+            loop = asyncio.get_running_loop()
+            batches = self.log.read(now - labels.RECALLED, now, known=now)
+            while batch := await loop.run_in_executor(reader, next, batches, None):
+                labels.recall(batch, named, self.service.champion.schema, self.telemetry)
 
     async def _watch(self) -> None:
         """Follow the store's pointer: a release or a rollback takes effect though nobody tells the server."""
@@ -250,7 +258,10 @@ class App:
                     self.desk.service = await self._reloaded()
             except Exception as error:  # who answers goes on
                 print(f"modelkeep: {error}; {self.service.champion.name} stays", flush=True)
+            before = self.desk.made
             await asyncio.sleep(WATCH)
+            if self.desk.made == before:  # nobody asks: the log may tidy up
+                self.log.rest()
 
     async def _reloaded(self) -> Service:
         """The service that the pointer names now; what fails leaves everything as it was."""
@@ -258,35 +269,20 @@ class App:
             at = store.now(self.store)
             if at is None or at == self.at:
                 return self.service
-            service = await asyncio.to_thread(serving.load, self.store, at, self.settings.max_rows)
+            service, bins = await asyncio.to_thread(self._load, at)
         except Exception:
             self.telemetry.swap("failed")
             raise
-        self._announce(service)
+        self._announce(service, bins)
         self.at = at
         self.telemetry.swap("done")
         return service
 
-    def _announce(self, service: Service) -> None:
-        for role in ("shadow", "canary", "champion"):
-            if model := getattr(service, role):
-                self.telemetry.serve(model, role)
+    def _load(self, at: store.Now) -> tuple[Service, dict[str, LiveBins]]:
+        """The service of a pointer and what its metrics need: work for a thread."""
+        service = serving.load(self.store, at, self.settings.max_rows)
+        return service, {m.name: self.telemetry.prepare(m) for _, m in service.models}
 
-
-def _place(refused: Refused, at: int) -> str:
-    return refused.place if refused.place.startswith("$") else f"$.rows[{at}]{refused.place}"
-
-
-def _told(each: Said | Refused, at: int) -> dict:
-    """One row of an answer."""
-    if isinstance(each, Refused):
-        return {"error": {"place": _place(each, at), "message": each.message}}
-    model, answer = each.model, each.answer
-    classes = model.schema.classes
-    told: dict[str, Any] = {"id": each.row.id, "model": model.name}
-    if classes:
-        told["label"] = classes[answer.index(max(answer))]
-        told["probabilities"] = dict(zip(classes, answer, strict=True))
-    else:
-        told["prediction"] = answer
-    return told | ({"notes": each.notes} if each.notes else {})
+    def _announce(self, service: Service, bins: dict[str, LiveBins]) -> None:
+        for role, model in reversed(service.models):
+            self.telemetry.serve(model, role, bins=bins[model.name])

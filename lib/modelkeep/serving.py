@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -48,8 +49,7 @@ class Model:
         return self.engine.predict(numbers, categories)
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
     """One answered row."""
 
     row: msgspec.Struct
@@ -59,8 +59,7 @@ class Said:
     notes: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Answered:
+class Answered(NamedTuple):
     """What one model said of its part of the rows, for counting; `checked` is None where it broke on them."""
 
     model: Model
@@ -81,6 +80,12 @@ class Service:
     shadow: Model | None = None
     share: float = 0.0
     salt: str = ""
+
+    @property
+    def models(self) -> list[tuple[str, Model]]:
+        """Who is in service, by role."""
+        roles = {"champion": self.champion, "canary": self.canary, "shadow": self.shadow}
+        return [(role, model) for role, model in roles.items() if model]
 
     @property
     def reader(self) -> Reader:

@@ -1,4 +1,9 @@
-"""The prediction log in an SQLite file: many processes of one host, one commit a batch."""
+"""The prediction log in an SQLite file: many processes of one host, one commit a batch.
+
+What bounds the WAL: a commit that finds CHECKPOINT_PAGES in it moves them into the file, and the file of the WAL is cut back to WAL_BYTES.
+A reader of ours holds no transaction between two pages of PAGE answers, so it delays that by one page at most. Only a program that is not ours
+can make the WAL grow: one that keeps a transaction open on the file.
+"""
 
 import os
 import sqlite3
@@ -173,7 +178,10 @@ def _prepare(connection: sqlite3.Connection, shown: str) -> None:
     """Make the tables where there are none; LogError for a file of somebody else's or of a newer format."""
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
-    if _format(connection, shown) == FORMAT:
+    connection.execute("BEGIN")  # another process may be making the tables right now
+    found = _format(connection, shown)
+    connection.execute("COMMIT")
+    if found == FORMAT:
         for statement in MORE:
             connection.execute(statement)
         return

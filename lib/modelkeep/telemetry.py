@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
+from modelkeep import livebins
 from modelkeep.contract import Contract
 from modelkeep.exposition import Exposition, cumulative
+from modelkeep.livebins import LiveBins
 from modelkeep.served import Served
 
 if TYPE_CHECKING:
@@ -65,6 +67,16 @@ class Telemetry:
             self._requests[route, code if (route, code) in self._requests else "other"] += 1
         self._durations[route].observe(seconds)
 
+    def prepare(self, bundle: "Bundle") -> LiveBins:
+        """Make the live bins of a model before it serves; this takes tens of milliseconds, and any thread may do it."""
+        # a bin is two series, and a column two more
+        return livebins.of(bundle.reference, self.contract.drift_series // 2)
+
+    def names(self, version: str) -> dict[str, dict[str, str]]:
+        """Return what the labels of a model's bins stand for, by column: for people, never for labels."""
+        columns = self._served[version].bins.columns
+        return {c.name: dict(zip(c.labels, c.names)) for c in columns}
+
     def serve(
         self,
         bundle: "Bundle",
@@ -72,24 +84,32 @@ class Telemetry:
         *,
         version: str | None = None,
         engine: str | None = None,
+        bins: LiveBins | None = None,
         seconds: float = 0.0,
         now: float | None = None,
     ) -> None:
-        """A model begins to answer, or gets another role; `seconds`: how long it took to load. The oldest of more than three leaves the page."""
+        """A model begins to answer, or gets another role; `seconds`: how long it took to load; `bins`: what `prepare` gave. The oldest of more than three leaves the page."""
         version = version or bundle.name
         self._known("role", role)
         served = self._served.pop(version, None)
         if served is None:
-            served = self._begin(version, bundle, seconds, now)
+            served = self._begin(version, bundle, bins, seconds, now)
         self._served[version] = served
         self._expose_drift(served, role)
         engine = engine or bundle.manifest["serving"]["engine"]
         self._show_role(version, role, engine, served.task)
 
-    def _begin(self, version: str, bundle: "Bundle", seconds: float, now: float | None) -> Served:
+    def _begin(
+        self,
+        version: str,
+        bundle: "Bundle",
+        bins: LiveBins | None,
+        seconds: float,
+        now: float | None,
+    ) -> Served:
         roles = self.contract.metrics["rows_total"].values["role"]
         now = time.time() if now is None else now
-        served = Served(version, bundle, self._room(bundle), roles, now)
+        served = Served(version, bundle, bins or self.prepare(bundle), roles, now)
         while len(self._served) >= self.contract.versions:
             self.retire(next(iter(self._served)))
         served.expose(self.page, bundle.manifest["promise"], seconds)
@@ -235,12 +255,6 @@ class Telemetry:
         labels = {"version": version, "role": role, "task": task}
         labels["engine"] = engine if engine in known else "other"
         self.page.add("model_info", lambda: (1,), [labels], owner)
-
-    def _room(self, bundle: "Bundle") -> int:
-        """Return how many bins one model may have if it is alone; each is two series, and each column two more."""
-        columns = len(bundle.reference.bins)
-        series = self.contract.drift_series
-        return (series - 2 * min(columns, series // 8)) // 2
 
     def _expose_drift(self, served: Served, role: str) -> None:
         """Show a model's drift if there is room; for the champion others make room, the oldest first."""

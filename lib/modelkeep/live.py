@@ -1,0 +1,80 @@
+"""The dashboards' panels without Grafana: read through Prometheus' range API, and drawn for a page."""
+
+import json
+import re
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelkeep import figures
+from modelkeep.rules import Panel
+
+POINTS = 240  # of a line, at most
+SHARES = ("percentunit",)
+
+
+class LiveError(RuntimeError):
+    """A Prometheus that does not answer, or not what was asked."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of a panel: its legend, times in UTC, and values."""
+
+    legend: str
+    times: np.ndarray
+    values: np.ndarray
+
+
+def read(url: str, panel: Panel, start: float, end: float, timeout: float = 30) -> list[Line]:
+    """Read a panel's lines between two moments, in seconds since 1970; that which ends highest first."""
+    step = max(1, int((end - start) / POINTS))
+    lines = []
+    for legend, expr in panel.queries.items():
+        asked = {"query": expr, "start": start, "end": end, "step": step}
+        for series in _ask(url, asked, timeout):
+            times, values = np.array(series["values"], dtype=float).T
+            moments = (times * 1000).astype("datetime64[ms]")
+            lines.append(Line(_legend(legend, series["metric"]), moments, values))
+    return sorted(
+        lines, key=lambda line: (-np.nan_to_num(line.values[-1], nan=-np.inf), line.legend)
+    )
+
+
+def draw(panel: Panel, lines: list[Line]) -> figures.Figure | None:
+    """Draw the line that ends highest against the panel's threshold, and say how many others there are; None where there is no line."""
+    known = [line for line in lines if np.isfinite(line.values).any()]
+    if not known:
+        return None
+    first, others = known[0], len(known) - 1
+    caption = f"{len(first.times)} points from Prometheus; " + " ".join(panel.shows)
+    if others:
+        caption = f"the highest of {others + 1} lines, {caption}"
+    return figures.course(
+        first.times,
+        first.values,
+        name=first.legend,
+        title=panel.title,
+        caption=caption,
+        limit=panel.threshold,
+        limit_name="threshold",
+        share=panel.unit in SHARES,
+    )
+
+
+def _legend(text: str, labels: Mapping[str, str]) -> str:
+    return re.sub(r"{{(\w+)}}", lambda name: labels.get(name[1], ""), text).strip()
+
+
+def _ask(url: str, words: Mapping[str, object], timeout: float) -> list[dict]:
+    address = f"{url.rstrip('/')}/api/v1/query_range?{urllib.parse.urlencode(words)}"
+    if not address.startswith(("http://", "https://")):
+        raise LiveError(f"{url!r} is not the address of a Prometheus; give http://host:port")
+    try:
+        with urllib.request.urlopen(address, timeout=timeout) as reply:
+            return json.load(reply)["data"]["result"]
+    except (OSError, ValueError, KeyError) as error:
+        raise LiveError(f"{url}: Prometheus did not answer {words['query']!r}: {error}") from error

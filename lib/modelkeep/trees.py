@@ -1,0 +1,45 @@
+"""The splits of fitted trees, by rank: a tree asks only on which side of a threshold a value lies, so a value's rank among the thresholds is as good as the value, and small enough for float32."""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+
+def cuts(estimator: BaseEstimator, width: int) -> list[list[float]]:
+    """The thresholds of each column of the matrix, sorted; no columns where the estimator is not made of such trees."""
+    found: list[set] = [set() for _ in range(width)]
+    for features, thresholds, inner in _splits(estimator):
+        for column, value in zip(features[inner].tolist(), thresholds[inner].tolist(), strict=True):
+            found[column].add(value)
+    return [sorted(each) for each in found] if any(found) else []
+
+
+def ranked(estimator: BaseEstimator, ranks: list[list[float]]) -> BaseEstimator:
+    """A copy that splits at the thresholds' ranks."""
+    if not ranks:
+        return estimator
+    twin = copy.deepcopy(estimator)
+    for features, thresholds, inner in _splits(twin):
+        for i in np.flatnonzero(inner):
+            thresholds[i] = np.searchsorted(ranks[features[i]], thresholds[i])
+    return twin
+
+
+def single(estimator: BaseEstimator) -> bool:
+    """Whether the trees look at values in float32, as those of a forest do."""
+    return not hasattr(estimator, "_predictors")
+
+
+def _splits(estimator: BaseEstimator) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Per tree the column, the threshold (writable) and whether it is a split, of each node."""
+    for group in getattr(estimator, "_predictors", ()):
+        for tree in group:
+            nodes = tree.nodes
+            if nodes["is_categorical"].any():
+                return
+            yield nodes["feature_idx"], nodes["num_threshold"], nodes["is_leaf"] == 0
+    trees = getattr(estimator, "estimators_", ())
+    for tree in [t.tree_ for t in trees if hasattr(t, "tree_")] if type(trees) is list else ():
+        yield tree.feature, tree.threshold, tree.children_left >= 0

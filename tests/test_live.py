@@ -1,0 +1,48 @@
+"""Panels from Prometheus' range API: what it answers is what is drawn, and what it does not is told."""
+
+import json
+
+import numpy as np
+import pytest
+
+import monitors
+from modelkeep import live, rules
+from modelkeep.live import LiveError
+from synthetic import said
+
+PANELS = rules.panels(monitors.CONTRACT)
+
+
+def answering(*series):
+    """A range API that gives the same series to every query."""
+    result = [{"metric": m, "values": [[t, str(v)] for t, v in values]} for m, values in series]
+    return monitors.serving(lambda *_: json.dumps({"data": {"result": result}}).encode())
+
+
+def test_lines_have_legends_and_the_highest_is_first():
+    low = {"feature": "temp", "version": "a"}, [(0, 0.1), (60, 0.2)]
+    high = {"feature": "hour", "version": "a"}, [(0, 0.1), (60, 0.7)]
+    unknown = {"feature": "lost", "version": "a"}, [(0, "NaN"), (60, "NaN")]
+    with answering(low, unknown, high) as at:
+        lines = live.read(f"http://{at}", PANELS["drift"], 0, 60)
+    assert [line.legend for line in lines] == ["hour a", "temp a", "lost a"]
+    assert lines[0].times.tolist() == np.array([0, 60_000], "datetime64[ms]").tolist()
+    assert lines[0].values.tolist() == [0.1, 0.7]
+    figure = live.draw(PANELS["drift"], lines)
+    assert "threshold" in figure.svg and "hour a" in figure.svg
+    assert figure.caption.startswith("the highest of 2 lines, 2 points")
+    assert said(figure)
+
+
+def test_no_line_is_no_figure():
+    with answering() as at:
+        assert live.draw(PANELS["drift"], live.read(f"http://{at}", PANELS["drift"], 0, 60)) is None
+
+
+def test_what_cannot_be_read_is_told():
+    with pytest.raises(LiveError, match="is not the address of a Prometheus"):
+        live.read("file:///etc", PANELS["psi"], 0, 60)
+    with pytest.raises(LiveError, match="did not answer 'modelkeep:psi:day'"):
+        live.read("http://127.0.0.1:9", PANELS["psi"], 0, 60)
+    with monitors.serving(lambda *_: b"<html>") as at, pytest.raises(LiveError, match="not answer"):
+        live.read(f"http://{at}", PANELS["psi"], 0, 60)
