@@ -13,7 +13,7 @@ from pathlib import Path
 import rollouts
 from modelkeep import journal, rollout, store
 
-WRITERS = {"begin", "_appended", "write_bytes", "point", "settle", "promote", "note", "start"}
+WRITERS = {"begin", "_appended", "write_bytes", "point", "settle", "promote", "note"}
 MODULES = ("journal.py", "files.py", "store.py", "rollout.py")
 
 
@@ -159,5 +159,8 @@ def between(beside: Path, place: Path) -> list:
 
 if __name__ == "__main__":
     workspace, names = Path(sys.argv[1]), json.loads(sys.argv[2])
+    # what only reads, and slowly: once is enough for all the children
+    truth = rollout._truth(workspace / "serving", names["champion"])
+    rollout._truth, rollout.serving.load = lambda *_: truth, lambda *_: None
     cases = prepared(workspace, names)
     print(json.dumps({name: killed(*case, names) for name, case in cases.items()}))
