@@ -17,8 +17,8 @@ EVERYWHERE = {"requirements.lock"}
 NOT_A_DEP = {"cli", "parents"}
 STAGES = workspace.stages(ROOT)
 NOTEBOOKS = [name for name in STAGES if name != "index"]
-OTHER_NOTEBOOKS = {"explore"}
-PROGRAMS = {"investigate", "rollout", "serve"}  # what runs without a notebook of its own
+OTHER_NOTEBOOKS = {"explore", "rollout"}  # no stages: a person asks, a rollout has ended
+PROGRAMS = {"investigate", "rollout", "serve"}  # what runs beside the stages
 
 
 def named(entries: list | None) -> list[str]:
@@ -121,7 +121,7 @@ def test_a_notebook_names_only_files_that_its_stage_declares(stage):
     assert paths
 
 
-@pytest.mark.parametrize("stage", NOTEBOOKS)
+@pytest.mark.parametrize("stage", [*NOTEBOOKS, "rollout"])
 def test_params_and_parameters_cell_say_the_same(stage):
     nb = notebooks.read(ROOT / "notebooks" / f"{stage}.ipynb")
     lines, problems = parameters.declared(nb, stage)

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from modelkeep import labels
 from modelkeep import rows as requests
-from modelkeep.entries import Entry, LogError
+from modelkeep.entries import Call, Entry, LogError
 from modelkeep.log import Log
 from modelkeep.rows import Refused
 from modelkeep.serving import Answered, Said, Service, entity
@@ -97,8 +97,12 @@ class Desk:
     def _answer(self, service: Service, rows: list[msgspec.Struct]) -> list[Said | Refused]:
         now = time.time_ns() // 1000
         self._name(rows)
-        said, parts = service.answer(rows)
-        self._remember([s for s in said if isinstance(s, Said)], now)
+        try:
+            said, parts = service.answer(rows)
+        except Exception:
+            self._remember([], service.unanswered(rows), service.share, now)
+            raise
+        self._remember([s for s in said if isinstance(s, Said)], parts, service.share, now)
         self._count(parts, now)
         if service.shadow is not None:
             asyncio.get_running_loop().call_soon(self._whisper, service, rows, now)
@@ -113,17 +117,20 @@ class Desk:
             elif type(row.id) is int:
                 row.id = str(row.id)
 
-    def _remember(self, said: Sequence[Said], now: int) -> None:
+    def _remember(
+        self, said: Sequence[Said], parts: Sequence[Answered], share: float, now: int
+    ) -> None:
         """Commit the answers; Busy if that cannot be, unless answers may go unlogged."""
-        if not said:
+        if not said and not share:  # nobody counts failures then
             return
+        calls = [self._call(part, share, now) for part in parts]
         started = time.perf_counter()
         try:
-            known = self.log.append([self._entry(s, now) for s in said])
+            known = self.log.append([self._entry(s, now) for s in said], calls)
         except LogError as error:
             self.blocked = time.monotonic() + error.retry_after
             self.telemetry.unlogged(len(said) if self.serve_unlogged else 0)
-            if not self.serve_unlogged:
+            if said and not self.serve_unlogged:
                 raise Busy(
                     f"the prediction log cannot be written: {error}", error.retry_after
                 ) from None
@@ -147,8 +154,15 @@ class Desk:
             self.encode(answer if isinstance(answer, list) else [answer]),
         )
 
+    def _call(self, part: Answered, share: float, now: int) -> Call:
+        took, failed = int(part.seconds * 1e6), self.encode(part.failed).decode()
+        return Call(now, part.model.name, part.role, share, took, failed)
+
     def _count(self, parts: Sequence[Answered], now: int) -> None:
         for part in parts:
+            if part.checked is None:
+                self.telemetry.problem("shadow" if part.role == "shadow" else "defect")
+                continue
             numbers, categories = part.checked.numbers, part.checked.categories
             if len(part.kept) < len(numbers):
                 numbers = numbers[part.kept]
@@ -171,7 +185,7 @@ class Desk:
         """Let the shadow answer the same rows; nothing of it reaches a user, not even its failure."""
         try:
             said, parts = service.whisper(rows)
-            self._remember(said, now)
+            self._remember(said, parts, service.share, now)
             self._count(parts, now)
         except Exception:
             self.telemetry.problem("shadow")

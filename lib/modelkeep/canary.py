@@ -125,6 +125,8 @@ def replay(lines: Iterable[str]) -> tuple[Rules, State, list[Verdict]]:
     rules = Rules(**given)
     state, verdicts = start(rules, rows[0]["base"]), []
     for number, row in enumerate(rows[1:], 2):
+        if "look" not in row:  # what people did is on record too, and no evidence
+            continue
         state, verdict = judge(rules, state, Look(**row["look"]))
         if verdict.word != row["verdict"]["word"]:
             raise CanaryError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import modelkeep
-from modelkeep import workspace
+from modelkeep import steering, workspace
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -193,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, verdicts, "modelkeep verdicts --json")
     _add(commands, clean, "modelkeep clean")
     _add(commands, monitoring, "modelkeep monitoring")
+    steering.add(commands)
     _releases(commands)
     return parser
 

@@ -20,6 +20,17 @@ class Entry(NamedTuple):
     answer: bytes  # a JSON array: probabilities in the order of the classes, or one number
 
 
+class Call(NamedTuple):
+    """One call of a model on the rows that came together: how long it took, and for whom it had no answer."""
+
+    at: int  # as in its answers
+    model: str
+    role: str
+    share: float  # of the canary at that moment; 0 if there was none
+    took: int  # microseconds of the model itself: what rows wait for together says nothing of one model
+    failed: str  # a JSON array of entities
+
+
 class Label(NamedTuple):
     """What came true of a row, and when that arrived (microseconds since 1970 in UTC)."""
 

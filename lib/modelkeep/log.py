@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from modelkeep import entries
-from modelkeep.entries import Entry, Label, Labelled, LogError, LogMissing
+from modelkeep.entries import Call, Entry, Label, Labelled, LogError, LogMissing
 from modelkeep.sqlite import Sqlite
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from modelkeep.postgres import Postgres
 
-__all__ = ["Cohort", "Entry", "Label", "Labelled", "Log", "LogError", "LogMissing", "open_log"]
+__all__ = ["Call", "Cohort", "Entry", "Label", "Labelled", "Log", "LogError", "LogMissing"]
+__all__ += ["open_log"]
 DURABILITY = ("full", "normal")
 SHOWN = (entries.CHAMPION, entries.CANARY)  # the roles whose answers somebody has seen
 DAY = 86_400_000_000  # microseconds
@@ -26,6 +27,10 @@ APPEND = (
     "INSERT INTO answers (id, at, model, role, entity, time, features, answer) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
+CALLED = "INSERT INTO calls (at, model, role, share, took, failed) VALUES (?, ?, ?, ?, ?, ?)"
+CALLS = """
+    SELECT at, model, role, share, took, failed FROM calls WHERE at >= ? AND at < ? ORDER BY at, n
+"""
 LABEL = "INSERT INTO labels (id, value, at) VALUES (?, ?, ?)"
 ANSWERS = """
     SELECT answers.id, at, model, role, answer
@@ -92,9 +97,11 @@ class Log:
         self.promise = store.promise  # what an answer survives, in words
         self.shown = store.shown  # the address without secrets
 
-    def append(self, entries: Sequence[Entry]) -> list[Labelled]:
-        """Keep answers: they are committed when this returns what is already known of them. LogError if none was kept (or if a server was lost in the middle and cannot be asked)."""
-        return self._store.commit(partial(_append, entries)) if entries else []
+    def append(self, entries: Sequence[Entry], calls: Sequence[Call] = ()) -> list[Labelled]:
+        """Keep answers, and the calls that gave them: they are committed when this returns what is already known of them. LogError if none was kept (or if a server was lost in the middle and cannot be asked)."""
+        if not entries and not calls:
+            return []
+        return self._store.commit(partial(_append, entries, calls))
 
     def label(self, labels: Sequence[Label]) -> list[Labelled]:
         """Keep labels, and tell what each of them changed; LogError if none was kept."""
@@ -117,6 +124,11 @@ class Log:
                     return
                 last = page[-1][2], page[-1][0]
                 yield _batch(entries.joined(page))
+
+    def calls(self, start: int, end: int) -> list[Call]:
+        """The calls with start <= at < end, in their order."""
+        with self._store.look() as run:
+            return [Call(*row) for row in run(CALLS, (start, end))]
 
     def newest(self) -> int | None:
         """When the newest answer was given."""
@@ -141,7 +153,11 @@ class Log:
         self._store.close()
 
 
-def _append(new: Sequence[Entry], run) -> list[Labelled]:
+def _append(new: Sequence[Entry], calls: Sequence[Call], run) -> list[Labelled]:
+    if calls:
+        run.many(CALLED, calls)
+    if not new:
+        return []
     run.many(APPEND, new)
     known = run(LABELS.format(each=run.each), (_texts(e.id for e in new),))
     return entries.appended(new, known) if known else []

@@ -11,7 +11,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from modelkeep.entries import LogError, LogMissing
 
-FORMAT = 1  # raise it with any change of the tables, and keep reading the older one
+FORMAT = (
+    1  # raise it when a table changes, and keep reading the older one; a table more is no change
+)
 LOCK = 0x4D4B4C47  # of our own: appends share it, a labelling has it alone
 CONNECT_SECONDS = 2  # the least that libpq takes
 AGAIN, REST = 5, 1.0  # seconds after which another try is worth it; between two tries to connect
@@ -34,6 +36,14 @@ TABLES = f"""
         at bigint NOT NULL
     );
     CREATE INDEX labels_by_id ON {SCHEMA}.labels (id);
+"""
+MORE = f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.calls (
+        n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at bigint NOT NULL, model text NOT NULL,
+        role text NOT NULL, share double precision NOT NULL, took bigint NOT NULL,
+        failed text NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS calls_by_time ON {SCHEMA}.calls (at, n);
 """
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -186,6 +196,8 @@ def _prepare(connection: psycopg.Connection, make: bool, shown: str) -> None:
         raise LogMissing(f"there is no prediction log at {shown}")
     if there is None:
         connection.execute(TABLES)
+    if connection.execute(f"SELECT to_regclass('{SCHEMA}.calls')").fetchone()[0] is None:
+        connection.execute(MORE)  # it was made before there was this table, or just now
     found = connection.execute(f"SELECT max(format) FROM {SCHEMA}.format").fetchone()[0]
     connection.commit()
     if found > FORMAT:

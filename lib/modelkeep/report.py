@@ -12,7 +12,10 @@ from nbformat import NotebookNode
 STAGES = ("prepare", "train", "evaluate", "collect", "monitor")
 BESIDE = ("backtest",)  # not of the turn: it takes longer, and is asked for by name
 # What a state means to the reader decides its colour: go on, decide, or act.
-TONES = {"good": ("better", "not_worse", "fine", "done"), "bad": ("worse", "retrain", "failed")}
+TONES = {
+    "good": ("better", "not_worse", "fine", "done", "promoted"),
+    "bad": ("worse", "retrain", "failed", "rolled_back", "stopped"),
+}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,13 +60,15 @@ class Said(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """What one model said of its part of the rows, for counting."""
+    """What one model said of its part of the rows, for counting; `checked` is None where it broke on them."""
 
     model: Model
     role: str
-    checked: Checked
+    checked: Checked | None
     kept: list[int]
     answers: np.ndarray
+    seconds: float
+    failed: list[str]  # entities that got no answer of it
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,18 @@ class Service:
         return self.champion.reader
 
     def answer(self, rows: Sequence[msgspec.Struct]) -> tuple[list[Said | Refused], list[Answered]]:
-        """What is said of each row, and the same by model."""
+        """What is said of each row, and the same by model; who asked a canary that breaks is answered by the champion."""
         out: list = [None] * len(rows)
         parts = []
         for model, role, places in self._split(rows):
             part = [rows[i] for i in places]
-            answered, said = _answered(model, role, part)
+            try:
+                answered, said = _answered(model, role, part)
+            except Exception:
+                if model is self.champion:
+                    raise
+                parts.append(_broken(model, role, part))
+                answered, said = _answered(self.champion, "champion", part)
             parts.append(answered)
             for i, each in zip(places, said, strict=True):
                 out[i] = each
@@ -103,8 +112,16 @@ class Service:
 
     def whisper(self, rows: Sequence[msgspec.Struct]) -> tuple[list[Said], list[Answered]]:
         """What the shadow would have said."""
-        answered, said = _answered(self.shadow, "shadow", rows)
+        try:
+            answered, said = _answered(self.shadow, "shadow", rows)
+        except Exception:
+            return [], [_broken(self.shadow, "shadow", rows)]
         return [each for each in said if isinstance(each, Said)], [answered]
+
+    def unanswered(self, rows: Sequence[msgspec.Struct]) -> list[Answered]:
+        """What is to be counted when the champion broke: its part of the rows."""
+        part = next((p for p in self._split(rows) if p[1] == "champion"), (None, "", ()))[2]
+        return [_broken(self.champion, "champion", [rows[i] for i in part])]
 
     def _split(self, rows: Sequence[msgspec.Struct]) -> list[tuple[Model, str, Sequence[int]]]:
         if self.canary is None or self.share <= 0:
@@ -130,6 +147,7 @@ def chosen(salt: str, name: str, share: float) -> bool:
 def _answered(
     model: Model, role: str, rows: Sequence[msgspec.Struct]
 ) -> tuple[Answered, list[Said | Refused]]:
+    started = time.perf_counter()
     checked = model.reader.check(rows)
     kept = [i for i in range(len(rows)) if i not in checked.refused]
     all_kept = len(kept) == len(rows)
@@ -140,7 +158,13 @@ def _answered(
         wrong = checked.refused.get(i)
         notes = checked.notes.get(i, ())
         out.append(wrong or Said(row, model, role, next(answers), notes))
-    return Answered(model, role, checked, kept, said), out
+    failed = [entity(rows[i]) for i in checked.refused]
+    seconds = time.perf_counter() - started
+    return Answered(model, role, checked, kept, said, seconds, failed), out
+
+
+def _broken(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> Answered:
+    return Answered(model, role, None, [], np.zeros(0), 0.0, [entity(row) for row in rows])
 
 
 def load(folder: Path, at: Now, max_rows: int) -> Service:

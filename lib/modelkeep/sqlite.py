@@ -14,7 +14,9 @@ from pathlib import Path
 
 from modelkeep.entries import LogError, LogMissing
 
-FORMAT = 1  # raise it with any change of the tables, and keep reading the older one
+FORMAT = (
+    1  # raise it when a table changes, and keep reading the older one; a table more is no change
+)
 OURS = 0x4D4B4C47  # "MKLG": what `file` and SQLite call the application id
 WAIT = 5.0  # seconds to wait for another process that writes
 BUSY_AGAIN, AGAIN = 1, 5  # seconds after which another try is worth it
@@ -34,6 +36,13 @@ TABLES = (
     "CREATE INDEX labels_by_id ON labels (id)",
     f"PRAGMA application_id = {OURS}",
     f"PRAGMA user_version = {FORMAT}",
+)
+MORE = (  # also for a file that was made before there were these
+    """CREATE TABLE IF NOT EXISTS calls (
+        n INTEGER PRIMARY KEY, at INTEGER NOT NULL, model TEXT NOT NULL, role TEXT NOT NULL,
+        share REAL NOT NULL, took INTEGER NOT NULL, failed TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX IF NOT EXISTS calls_by_time ON calls (at)",
 )
 REMEDY = {
     "SQLITE_FULL": "free space on its disk; the log goes on by itself",
@@ -173,6 +182,8 @@ def _prepare(connection: sqlite3.Connection, shown: str) -> None:
     found = _format(connection, shown)
     connection.execute("COMMIT")
     if found == FORMAT:
+        for statement in MORE:
+            connection.execute(statement)
         return
     if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise LogError(
@@ -180,7 +191,7 @@ def _prepare(connection: sqlite3.Connection, shown: str) -> None:
         )
     connection.execute("BEGIN IMMEDIATE")
     if _format(connection, shown) == 0:
-        for statement in TABLES:
+        for statement in (*TABLES, *MORE):
             connection.execute(statement)
     connection.execute("COMMIT")
 
