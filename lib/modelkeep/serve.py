@@ -48,6 +48,8 @@ def run(root: Path, found: Settings) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=int(found.drain_seconds),
     )
+    server = uvicorn.Server(config)
+    _heed(server)
     listening = config.bind_socket()
     listening.listen(config.backlog)  # who connects from now on is answered
     host, port = listening.getsockname()[:2]
@@ -56,8 +58,6 @@ def run(root: Path, found: Settings) -> None:
     print(said, flush=True)
     if not loopback(found.host) and not token:
         print(f"Labels and changes of the model are refused: {TOKEN} is not set.", flush=True)
-    server = uvicorn.Server(config)
-    _heed(server)
     server.run(sockets=[listening])
 
 
