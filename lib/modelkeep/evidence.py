@@ -172,7 +172,9 @@ def _stale(root: Path) -> dict:
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        return repo.status()
+        found = repo.status()
+    # a backtest makes no candidate, and may never have been run
+    return {name: why for name, why in found.items() if not name.startswith("backtest")}
 
 
 def _bundle(root: Path, commit: str) -> str:
