@@ -20,6 +20,7 @@ run: .venv/made  ## one turn of the loop, then the verdicts
 	modelkeep verdicts
 
 backtest: .venv/made  ## what the policy of params/backtest.yaml would have done (some minutes)
+	cp -n backtest/stage.yaml backtest/dvc.yaml
 	dvc repro backtest/dvc.yaml
 
 test: .venv/made  ## what CI runs

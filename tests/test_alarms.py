@@ -33,7 +33,7 @@ DAY = 20.0  # seconds (monitors.FAST), and each is a real day
 CALM_DAYS = float(os.environ.get("MODELKEEP_CALM_DAYS", "0.5"))  # `make proof` takes a month
 ROWS, LANES, PAUSE = 8, 2, 0.08  # rows of a request, clients, seconds between two requests of one
 # another process may have the processors for a while: what is slow must be slower than that
-SETTINGS = {"slow_seconds": "0.5", "least_rows": "60", "down": "15s"}
+SETTINGS = {"slow_seconds": "0.5", "least_rows": "60", "down": "5s"}
 HELD, FREE = 0.75, 0.25  # seconds in which the database is held, and not
 
 
@@ -185,7 +185,7 @@ def world(tmp_path_factory):
     hook = free_port()
     told = {"investigate": f"http://127.0.0.1:{hook}", **SETTINGS}
     with ExitStack() as stack:
-        server = stack.enter_context(live.served(root, "max_wait_ms=20"))
+        server = stack.enter_context(live.served(root, "max_wait_ms=1"))
         clients = Clients(server.port, days)
         stack.callback(clients.stopped.set)
         manager = stack.enter_context(monitors.alertmanager(folder / "alertmanager", **told))
@@ -230,7 +230,7 @@ def test_a_slow_log_is_a_slow_model(world):
 
 
 def test_an_error_burst(world):
-    world.clients.rows = 60  # two of these are more than may wait
+    world.clients.rows = 60  # a second one of these waits longer than it may
     world.clients.start(12)
     world.plant("ModelkeepErrors", others={"ModelkeepSlow"})
     world.clients.rows = ROWS

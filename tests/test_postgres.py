@@ -164,7 +164,7 @@ def test_a_labelling_waits_for_the_appends_under_way(server, log):
     with ThreadPoolExecutor(1) as pool:
 
         def slow(run):
-            told = logbook._append(entries(1), run)
+            told = logbook._append(entries(1), (), run)
             labelling.append(pool.submit(other.label, [Label("r0", "1", FIRST)]))
             time.sleep(0.3)  # enough to go wrong in
             return told

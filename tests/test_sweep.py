@@ -14,6 +14,9 @@ POLICIES = {"every-two": "weeks=2", "left-alone": "policy=never"}
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = workspaces.build(tmp_path_factory.mktemp("sweep") / "clone")
+    (root / "backtest" / "dvc.yaml").write_text((root / "backtest" / "stage.yaml").read_text())
+    run(root, "git", "add", "backtest/dvc.yaml")
+    run(root, "git", "commit", "-qm", "Switch the backtest on")
     for name, value in POLICIES.items():
         asked = ("-n", name, "-S", f"params/backtest.yaml:{value}", "-S", "params/backtest.yaml:block_weeks=2")  # fmt: skip
         run(root, "dvc", "exp", "run", "backtest/dvc.yaml", *asked)
