@@ -5,6 +5,7 @@ What is planted is done to the server from outside: what it is sent, when, and w
 
 import json
 import os
+import resource
 import sqlite3
 import threading
 import time
@@ -33,7 +34,7 @@ DAY = 20.0  # seconds (monitors.FAST), and each is a real day
 CALM_DAYS = float(os.environ.get("MODELKEEP_CALM_DAYS", "0.5"))  # `make proof` takes a month
 ROWS, LANES, PAUSE = 8, 2, 0.08  # rows of a request, clients, seconds between two requests of one
 # another process may have the processors for a while: what is slow must be slower than that
-SETTINGS = {"slow_seconds": "0.5", "least_rows": "60", "down": "5s"}
+SETTINGS = {"slow_seconds": "0.5", "least_rows": "60", "down": "9s"}
 HELD, FREE = 0.75, 0.25  # seconds in which the database is held, and not
 
 
@@ -185,7 +186,7 @@ def world(tmp_path_factory):
     hook = free_port()
     told = {"investigate": f"http://127.0.0.1:{hook}", **SETTINGS}
     with ExitStack() as stack:
-        server = stack.enter_context(live.served(root, "max_wait_ms=1"))
+        server = stack.enter_context(live.served(root))
         clients = Clients(server.port, days)
         stack.callback(clients.stopped.set)
         manager = stack.enter_context(monitors.alertmanager(folder / "alertmanager", **told))
@@ -194,6 +195,7 @@ def world(tmp_path_factory):
             monitors.prometheus(folder / "prometheus", [f"127.0.0.1:{server.port}"], **told)
         )
         monitors.wait(lambda: prometheus.query("up == 1"))
+        monitors.wait(lambda: not prometheus.firing())  # before the first scrape it was down
         clients.start(LANES)
         found = World(**{k: v for k, v in locals().items() if k not in ("found", "stack")})
         found.say(right)
@@ -230,12 +232,12 @@ def test_a_slow_log_is_a_slow_model(world):
 
 
 def test_an_error_burst(world):
-    world.clients.rows = 60  # a second one of these waits longer than it may
-    world.clients.start(12)
-    world.plant("ModelkeepErrors", others={"ModelkeepSlow"})
-    world.clients.rows = ROWS
-    world.clients.start(LANES)
-    world.clear("ModelkeepErrors", "ModelkeepSlow")
+    """The disk is full for the server, so what it cannot log it refuses."""
+    server, size = world.server.process.pid, resource.RLIMIT_FSIZE
+    before = resource.prlimit(server, size, (1, resource.RLIM_INFINITY))
+    world.plant("ModelkeepErrors", others={"ModelkeepSlow", "ModelkeepLog"})
+    resource.prlimit(server, size, before)
+    world.clear("ModelkeepErrors", "ModelkeepSlow", "ModelkeepLog")
 
 
 def test_a_quality_drop(world):
