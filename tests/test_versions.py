@@ -187,7 +187,8 @@ def test_run_all_works_in_every_notebook_and_says_the_same_as_the_pipeline(clone
     assert re.search(r"\d+ passed", told)
     assert run(second, "git", "status", "--porcelain", "notebooks") == ""
     made = content(second, *RESULTS)
-    assert [path for path in made if made[path] != first[path]] == []
+    # the backtest's notebook has made files of its own, which are no part of the turn
+    assert [path for path in first if made.get(path) != first[path]] == []
 
 
 def test_a_queue_is_worked_off_and_shown(root, shallow, queued):
