@@ -1,8 +1,12 @@
 """What the prediction log holds: answers, labels, and what a label changes."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
+
+import msgspec
 
 CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"
 
@@ -29,6 +33,19 @@ class Call(NamedTuple):
     share: float  # of the canary at that moment; 0 if there was none
     took: int  # microseconds of the model itself: what rows wait for together says nothing of one model
     failed: str  # a JSON array of entities
+
+
+class Group(NamedTuple):
+    """Answers that one model gave at one moment, as they are kept: JSON arrays of what differs, for a row of a table each costs as much as the rest of an answer."""
+
+    at: int
+    model: str
+    role: str
+    ids: str
+    entities: str
+    times: str
+    features: bytes
+    answers: bytes
 
 
 class Label(NamedTuple):
@@ -122,17 +139,44 @@ def _said(rows: Iterable[tuple]) -> dict[str, list[Said]]:
     return found
 
 
-def joined(rows: Iterable[tuple]) -> list[list]:
-    """Answers with their label from rows (n, ..., value, label_at) of one answer and one of its labels, in order of n and then of the label's arrival.
+def grouped(entries: Iterable[Entry]) -> Iterator[Group]:
+    """Answers as they are kept, in their order."""
+    for shared, group in groupby(entries, key=itemgetter(1, 2, 3)):
+        ids, _, _, _, entities, times, *parts = zip(*group, strict=True)
+        texts = (msgspec.json.encode(each).decode() for each in (ids, entities, times))
+        yield Group(*shared, *texts, *(b"[" + b",".join(part) + b"]" for part in parts))
+
+
+def ungrouped(*kept: object) -> Iterator[Entry]:
+    """The answers of a group."""
+    group = Group(*kept)
+    ids, entities, times = map(msgspec.json.decode, group[3:6])
+    features, answers = map(_parts, group[6:])
+    for id, *own, row, answer in zip(ids, entities, times, features, answers, strict=True):
+        yield Entry(id, *group[:3], *own, row, answer)
+
+
+def picked(row: tuple) -> tuple:
+    """Of (id, at, model, role, answers, place) the one answer."""
+    *known, answers, place = row
+    return *known, _parts(answers)[place]
+
+
+def _parts(array: bytes) -> list[bytes]:
+    return [bytes(part) for part in _RAW.decode(array)]
+
+
+_RAW = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def joined(rows: Sequence[Entry], labels: Iterable[tuple]) -> list[tuple]:
+    """Answers with their label and since when it is known, from the labels (id, value, at) in the order of their arrival.
 
     The newest label counts; it is known since it came first without another one after it, so that a label that is sent twice
     changes nothing.
     """
-    found, last = [], None
-    for n, *answer, value, at in rows:
-        if n != last:
-            found.append([*answer, value, at])
-            last = n
-        elif value != found[-1][-2]:
-            found[-1][-2:] = value, at
-    return found
+    newest: dict[str, tuple] = {}
+    for id, value, at in labels:
+        if id not in newest or value != newest[id][0]:
+            newest[id] = value, at
+    return [(*row, *newest.get(row.id, (None, None))) for row in rows]
