@@ -41,6 +41,9 @@ class Group(NamedTuple):
     at: int
     model: str
     role: str
+    share: float | None  # with the next two: of the call that gave the answers, where it is told
+    took: int | None
+    failed: str | None
     ids: str
     entities: str
     times: str
@@ -139,21 +142,23 @@ def _said(rows: Iterable[tuple]) -> dict[str, list[Said]]:
     return found
 
 
-def grouped(entries: Iterable[Entry]) -> Iterator[Group]:
-    """Answers as they are kept, in their order."""
+def grouped(entries: Iterable[Entry], calls: Iterable[Call] = ()) -> Iterator[Group]:
+    """Answers as they are kept, in their order, with their calls; then the calls that gave none."""
+    told = {call[:3]: call[3:] for call in calls}
     for shared, group in groupby(entries, key=itemgetter(1, 2, 3)):
         ids, _, _, _, entities, times, *parts = zip(*group, strict=True)
-        texts = (msgspec.json.encode(each).decode() for each in (ids, entities, times))
-        yield Group(*shared, *texts, *(b"[" + b",".join(part) + b"]" for part in parts))
+        texts = [msgspec.json.encode(each).decode() for each in (ids, entities, times)]
+        texts += [b"[" + b",".join(part) + b"]" for part in parts]
+        yield Group(*shared, *told.pop(shared, (None, None, None)), *texts)
+    for shared, call in told.items():
+        yield Group(*shared, *call, "[]", "[]", "[]", b"[]", b"[]")
 
 
 def ungrouped(*kept: object) -> Iterator[Entry]:
-    """The answers of a group."""
-    group = Group(*kept)
-    ids, entities, times = map(msgspec.json.decode, group[3:6])
-    features, answers = map(_parts, group[6:])
-    for id, *own, row, answer in zip(ids, entities, times, features, answers, strict=True):
-        yield Entry(id, *group[:3], *own, row, answer)
+    """The answers of a group, of which its call is left out."""
+    shared, texts = kept[:3], map(msgspec.json.decode, kept[3:6])
+    for id, *own in zip(*texts, *map(_parts, kept[6:]), strict=True):
+        yield Entry(id, *shared, *own)
 
 
 def picked(row: tuple) -> tuple:

@@ -22,13 +22,13 @@ SHOWN = (entries.CHAMPION, entries.CANARY)  # the roles whose answers somebody h
 DAY = 86_400_000_000  # microseconds
 PAGE = 256  # groups of answers that are read at once; each is of one turn of a server
 END = 2**63 - 1
-CALLED = "INSERT INTO calls (at, model, role, share, took, failed) VALUES (?, ?, ?, ?, ?, ?)"
 CALLS = """
-    SELECT at, model, role, share, took, failed FROM calls WHERE at >= ? AND at < ? ORDER BY at, n
+    SELECT at, model, role, share, took, failed FROM answers
+    WHERE at >= ? AND at < ? AND share IS NOT NULL ORDER BY at, n
 """
 APPEND = """
-    INSERT INTO answers (at, model, role, ids, entities, times, features, answers)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING n
+    INSERT INTO answers (at, model, role, share, took, failed, ids, entities, times, features, answers)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING n
 """
 IDS = "INSERT INTO ids (id, n, place) SELECT asked.value, ?, asked.key FROM {each}"
 LABEL = "INSERT INTO labels (id, value, at) VALUES (?, ?, ?)"
@@ -141,8 +141,7 @@ class Log:
 def _append(
     new: Sequence[Entry], calls: Sequence[Call], given: Sequence[str], run
 ) -> list[Labelled]:
-    run.many(CALLED, calls)
-    for group in entries.grouped(new):
+    for group in entries.grouped(new, calls):
         ((n,),) = run(APPEND, group)
         run.many(IDS.format(each=run.each), [(n, group.ids)])
     known = run(LABELS.format(each=run.each), (_texts(given), END, END)) if given else []

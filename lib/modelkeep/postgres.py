@@ -24,19 +24,13 @@ TABLES = f"""
     INSERT INTO {SCHEMA}.format VALUES ({FORMAT});
     CREATE TABLE {SCHEMA}.answers (
         n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at bigint NOT NULL, model text NOT NULL,
-        role text NOT NULL, ids text NOT NULL, entities text NOT NULL, times text NOT NULL,
+        role text NOT NULL, share double precision, took bigint, failed text, ids text NOT NULL, entities text NOT NULL, times text NOT NULL,
         features bytea NOT NULL, answers bytea NOT NULL
     );
     CREATE INDEX answers_by_time ON {SCHEMA}.answers (at, n);
     CREATE TABLE {SCHEMA}.ids (
         id text, n bigint, place integer, PRIMARY KEY (id, n, place)
     );
-    CREATE TABLE {SCHEMA}.calls (
-        n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at bigint NOT NULL, model text NOT NULL,
-        role text NOT NULL, share double precision NOT NULL, took bigint NOT NULL,
-        failed text NOT NULL
-    );
-    CREATE INDEX calls_by_time ON {SCHEMA}.calls (at, n);
     CREATE TABLE {SCHEMA}.labels (
         n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id text NOT NULL, value text NOT NULL,
         at bigint NOT NULL

@@ -1,5 +1,6 @@
 """Run the prediction server: what it needs is opened, it says where it listens, and it drains when it is told to stop."""
 
+import gc
 import os
 import signal
 import sys
@@ -58,6 +59,7 @@ def run(root: Path, found: Settings) -> None:
     print(said, flush=True)
     if not loopback(found.host) and not token:
         print(f"Labels and changes of the model are refused: {TOKEN} is not set.", flush=True)
+    gc.freeze()  # what was loaded stays: no request waits while it is searched for garbage
     server.run(sockets=[listening])
 
 

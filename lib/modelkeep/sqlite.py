@@ -24,18 +24,13 @@ CACHE_KIB = 64 * 1024  # the index over ids is read at random places
 TABLES = (
     """CREATE TABLE answers (
         n INTEGER PRIMARY KEY, at INTEGER NOT NULL, model TEXT NOT NULL, role TEXT NOT NULL,
-        ids TEXT NOT NULL, entities TEXT NOT NULL, times TEXT NOT NULL, features BLOB NOT NULL,
+        share REAL, took INTEGER, failed TEXT, ids TEXT NOT NULL, entities TEXT NOT NULL, times TEXT NOT NULL, features BLOB NOT NULL,
         answers BLOB NOT NULL
     ) STRICT""",
     "CREATE INDEX answers_by_time ON answers (at)",
     """CREATE TABLE ids (
         id TEXT, n INTEGER, place INTEGER, PRIMARY KEY (id, n, place)
     ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE calls (
-        n INTEGER PRIMARY KEY, at INTEGER NOT NULL, model TEXT NOT NULL, role TEXT NOT NULL,
-        share REAL NOT NULL, took INTEGER NOT NULL, failed TEXT NOT NULL
-    ) STRICT""",
-    "CREATE INDEX calls_by_time ON calls (at)",
     """CREATE TABLE labels (
         n INTEGER PRIMARY KEY, id TEXT NOT NULL, value TEXT NOT NULL, at INTEGER NOT NULL
     ) STRICT""",

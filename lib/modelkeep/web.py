@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,8 +15,7 @@ JSON = b"application/json"
 SIMPLE = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What goes back: a status, a body, its kind, and how long to wait before trying again."""
 
     status: int
