@@ -2,7 +2,7 @@ import pytest
 
 from logs import FIRST, entry
 from modelkeep import entries
-from modelkeep.entries import Label, Said
+from modelkeep.entries import Call, Label, Said
 
 SAID = Said(FIRST, "m" * 10, "champion", b"[0.25, 0.75]")
 ROW = ("a", *SAID)
@@ -66,4 +66,15 @@ def test_answers_are_kept_by_model_and_moment_and_come_back_as_they_were():
         (0, "champion", '["d"]'),
         (1, "champion", '["e"]'),
     ]
-    assert [e for g in groups[:3] for e in entries.ungrouped(*g)] == rows
+    assert [e for g in groups[:3] for e in entries.ungrouped(*g[:3], *g[6:])] == rows
+
+
+def test_a_call_is_kept_with_its_answers_or_alone():
+    rows = [entry("a"), entry("b", role="canary")]
+    calls = [Call(FIRST, "m" * 10, role, 0.5, 7, "[]") for role in ("canary", "shadow")]
+    found = [(g.role, g.share, g.took, g.ids) for g in entries.grouped(rows, calls)]
+    assert found == [
+        ("champion", None, None, '["a"]'),
+        ("canary", 0.5, 7, '["b"]'),
+        ("shadow", 0.5, 7, "[]"),
+    ]

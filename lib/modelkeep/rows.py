@@ -139,9 +139,11 @@ class Reader:
         given = zip(*[self._categories(r) for r in rows], strict=True)
         categories, known = [], True
         for place, values in zip(self.places, given, strict=False):
-            if not place.keys() >= set(values):
-                values, known = [v if v in place else _text(v) for v in values], False
-            categories.append(values)
+            fitting = place.keys() >= set(values)
+            known &= fitting
+            categories.append(
+                values if fitting else [v if v in place else _text(v) for v in values]
+            )
         fits = (numbers >= self.usual[0]) & (numbers <= self.usual[1])
         timeless = self._timeless(rows) if self.of.time else {}
         if known and not timeless and fits.all():
