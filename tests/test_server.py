@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import socket
 import struct
@@ -16,6 +17,7 @@ from modelkeep import log, store
 from modelkeep.store import Now, Role
 
 GOOD = {"size": 0.5, "weight": 100.0, "shop": "north"}
+SWAPS = int(os.environ.get("MODELKEEP_SWAPS", "10"))
 
 
 @pytest.fixture(scope="session")
@@ -290,7 +292,7 @@ def test_the_pointer_is_followed_under_load_and_no_answer_mixes_two(folders, tmp
         threads = [threading.Thread(target=load) for _ in range(4)]
         for thread in threads:
             thread.start()
-        for i in range(10):
+        for i in range(SWAPS):
             store.point(root / "serving", Now(Role(shas[1 - i % 2])))
             told = server.ask("POST", "/model", {})[1]
             assert told["models"]["champion"]["sha256"] == shas[1 - i % 2]

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -167,6 +168,7 @@ def picked(row: tuple) -> tuple:
     return *known, _parts(answers)[place]
 
 
+@lru_cache(maxsize=1)  # labels of one turn follow each other
 def _parts(array: bytes) -> list[bytes]:
     return [bytes(part) for part in _RAW.decode(array)]
 

@@ -20,7 +20,10 @@ __all__ = ["Call", "Entry", "Label", "Labelled", "Log", "LogError", "LogMissing"
 DURABILITY = ("full", "normal")
 SHOWN = (entries.CHAMPION, entries.CANARY)  # the roles whose answers somebody has seen
 DAY = 86_400_000_000  # microseconds
-PAGE = 256  # groups of answers that are read at once; each is of one turn of a server
+PAGE = 128  # groups of answers that are read at once; each is of one turn of a server
+SOME = (
+    200  # labels whose answers are looked for at once: each comes with all that its turn answered
+)
 END = 2**63 - 1
 CALLS = """
     SELECT at, model, role, share, took, failed FROM answers
@@ -109,7 +112,7 @@ class Log:
             upto = [n or 0 for n in run(NEWEST)[0]]
             last, some = (start, -1), _texts(roles)
             window, labels = (sql.format(each=run.each) for sql in (WINDOW, LABELS))
-            while page := run(window, (start, *last, end, upto[0], some, PAGE)):
+            while page := run(window, (last[0], *last, end, upto[0], some, PAGE)):
                 last = page[-1][1], page[-1][0]
                 rows = [row for group in page for row in entries.ungrouped(*group[1:])]
                 came = run(labels, (_texts(row.id for row in rows), known, upto[1]))
@@ -149,11 +152,13 @@ def _append(
 
 
 def _label(labels: Sequence[Label], run) -> list[Labelled]:
-    ids = _texts(label.id for label in labels)
-    answers = run(ANSWERS.format(each=run.each), (ids,))
-    known = run(LABELS.format(each=run.each), (ids, END, END))
+    ids, answers = [*dict.fromkeys(label.id for label in labels)], []
+    for at in range(0, len(ids), SOME):
+        found = run(ANSWERS.format(each=run.each), (_texts(ids[at : at + SOME]),))
+        answers += map(entries.picked, found)
+    known = run(LABELS.format(each=run.each), (_texts(ids), END, END))
     run.many(LABEL, labels)
-    return entries.labelled(labels, map(entries.picked, answers), known)
+    return entries.labelled(labels, answers, known)
 
 
 def _texts(texts: Iterable[str]) -> str:

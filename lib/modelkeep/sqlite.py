@@ -1,7 +1,7 @@
 """The prediction log in an SQLite file: many processes of one host, one commit a batch.
 
 What bounds the WAL: a commit that finds CHECKPOINT_PAGES in it moves them into the file, and the file of the WAL is cut back to WAL_BYTES.
-A reader of ours holds no transaction between two pages of PAGE answers, so it delays that by one page at most. Only a program that is not ours
+A reader of ours holds no transaction between two pages of PAGE groups of answers, so it delays that by one page at most. Only a program that is not ours
 can make the WAL grow: one that keeps a transaction open on the file.
 """
 
