@@ -18,7 +18,8 @@ from modelkeep.serving import Answered, Said, Service, entity
 from modelkeep.telemetry import Telemetry
 
 BATCH = 512  # rows that one call of the model takes
-FEW = 64  # rows that may wait however slow the newest turns were: a slow disk write is no overload
+# so many rows, or so few requests, may wait however slow the newest turns were: a slow disk write is no overload
+FEW, FEW_REQUESTS = 64, 4
 RETRY = 1  # seconds after which a client that was sent away may come back
 
 
@@ -50,7 +51,8 @@ class Desk:
     ) -> None:
         self.log, self.telemetry, self.service = log, telemetry, service
         self.wait, self.serve_unlogged = wait, unlogged == "serve"
-        self.pace = 5e-5  # seconds that a row takes, by the newest turns
+        # seconds that a row takes, by the newest turns, without its commit: that takes no longer for more rows
+        self.pace, self.committing = 5e-5, 0.0
         self.waiting: list[Asked] = []
         self.depth, self.made = 0, 0
         # ids of one process are neighbours in the log's index; those of a later one come after
@@ -61,7 +63,8 @@ class Desk:
     @property
     def full(self) -> bool:
         """Whether the rows that wait already will take longer than one may wait; a few never do."""
-        return self.depth > FEW and self.depth * self.pace > self.wait
+        few = self.depth <= FEW or len(self.waiting) < FEW_REQUESTS
+        return not few and self.depth * self.pace > self.wait
 
     def ask(self, service: Service, rows: list[msgspec.Struct], give: Given) -> None:
         """Let `give` have what is said of each row, later in this turn of the loop; or Busy, if the answers cannot be logged."""
@@ -73,6 +76,7 @@ class Desk:
     def _turn(self) -> None:
         asked, self.waiting = self.waiting, []
         depth, self.depth, started = self.depth, 0, time.perf_counter()
+        self.committing = 0.0
         while asked:
             # a model may have been changed between two requests of one turn
             service, rows, part = asked[0].service, 0, []
@@ -89,7 +93,8 @@ class Desk:
             for each in part:
                 each.give(said[first : first + len(each.rows)])
                 first += len(each.rows)
-        self.pace += 0.1 * ((time.perf_counter() - started) / depth - self.pace)
+        took = time.perf_counter() - started - self.committing
+        self.pace += 0.1 * (took / depth - self.pace)
 
     def _answer(self, service: Service, rows: list[msgspec.Struct]) -> list[Said | Refused]:
         now = time.time_ns() // 1000
@@ -140,8 +145,9 @@ class Desk:
                     f"the prediction log cannot be written: {error}", error.retry_after
                 ) from None
         else:
-            self.blocked = 0.0
-            self.telemetry.log_committed(len(said), time.perf_counter() - started)
+            self.blocked, took = 0.0, time.perf_counter() - started
+            self.committing += took
+            self.telemetry.log_committed(len(said), took)
             if known:  # their labels were here before them
                 labels.count(known, said[0].model.schema, self.telemetry, None)
 
