@@ -170,10 +170,7 @@ def picked(row: tuple) -> tuple:
 
 @lru_cache(maxsize=1)  # labels of one turn follow each other
 def _parts(array: bytes) -> list[bytes]:
-    return [bytes(part) for part in _RAW.decode(array)]
-
-
-_RAW = msgspec.json.Decoder(list[msgspec.Raw])
+    return [*map(bytes, msgspec.json.decode(array, type=list[msgspec.Raw]))]
 
 
 def joined(rows: Sequence[Entry], labels: Iterable[tuple]) -> list[tuple]:

@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-import msgspec
+from msgspec.json import encode
 
 from modelkeep.rows import Refused
 from modelkeep.serving import Said
 from modelkeep.web import Reply, refusal
-
-encode = msgspec.json.Encoder().encode
 
 
 def rows(said: Sequence[Said | Refused], refused: Mapping[int, Refused]) -> Reply:

@@ -155,16 +155,13 @@ def _answered(
     width = (len(model.schema.classes),) if model.schema.classes else ()
     said = model.answer(checked, None if all_kept else kept) if kept else np.zeros((0, *width))
     answers = said.tolist()
-    texts = map(_encode, answers if width else ([number] for number in answers))
+    texts = map(msgspec.json.encode, answers if width else ([number] for number in answers))
     notes, out = checked.notes, [*map(checked.refused.get, range(len(rows)))]
     for i, answer, text in zip(kept, answers, texts, strict=True):
         out[i] = Said(rows[i], model, role, answer, text, notes.get(i, ()))
     failed = [entity(rows[i]) for i in checked.refused]
     seconds = time.perf_counter() - started
     return Answered(model, role, checked, kept, said, seconds, failed), out
-
-
-_encode = msgspec.json.Encoder().encode
 
 
 def _broken(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> Answered:

@@ -5,6 +5,7 @@ around one. Whatever is not a whole `POST /predict` under a known head goes uvic
 """
 
 import time
+from functools import cache
 from http import HTTPStatus
 
 from httptools import HttpParserError, HttpRequestParser
@@ -16,7 +17,6 @@ from modelkeep.web import Reply
 
 BEGINS = b"POST /predict HTTP/1.1\r\n"
 END = b"\r\n\r\n"
-BEGUN = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 HEADS = 4096  # known heads that are kept
 LONGEST = 8192  # bytes of a head that may become known
 UNUSUAL = (b"transfer-encoding", b"expect", b"connection", b"upgrade")
@@ -131,8 +131,13 @@ def _length(head: bytes, app: object) -> int:
     return -1 if unusual or not stated.isdigit() or int(stated) > most else int(stated)
 
 
+@cache
+def _begun(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
+
+
 def _bytes(reply: Reply, last: bool) -> bytes:
     retry = b"retry-after: %d\r\n" % reply.retry if reply.retry else b""
     close = b"connection: close\r\n" if last else b""
-    parts = (BEGUN[reply.status], reply.kind, len(reply.body), retry, close, reply.body)
+    parts = (_begun(reply.status), reply.kind, len(reply.body), retry, close, reply.body)
     return b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % parts
