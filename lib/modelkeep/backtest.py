@@ -13,6 +13,7 @@ from modelkeep.past import Past
 from modelkeep.policies import Policy
 from modelkeep.replay import Replay, Rules, Week, hindsight, replay
 from modelkeep.report import Html, count, number, several
+from modelkeep.shelf import Shelf
 from modelkeep.verdicts import Verdict
 
 AHEAD = 4  # weeks over which a model is worse or not, when a call is judged
@@ -42,7 +43,14 @@ def history(root: Path, start: str, end: str, label_delay_days: float) -> Past:
     roles = {name: asked[name] for name in tables.ROLES}
     table = tables.read(asked["source"], root, **roles)
     stated = {name: value for name, value in asked.items() if name not in MADE_ANEW}
-    return Past(table, stated, learning, start, end, label_delay_days)
+    kept = Shelf(_clone(root) / "data" / "backtest" / "kept")
+    return Past(table, stated, learning, start, end, label_delay_days, kept)
+
+
+def _clone(root: Path) -> Path:
+    """The clone that `dvc exp run --temp` or `--queue` has copied to its .dvc/tmp, or the root itself."""
+    outer = (p.parent for p in root.parents if p.name == ".dvc")
+    return next(outer, root)
 
 
 def rules(root: Path, policy: Policy, past: Past) -> Rules:
