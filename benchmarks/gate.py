@@ -22,12 +22,15 @@ CLEAR = 100.0  # margins by which a metric is better that should not decide
 WORLDS = {
     "equal": (0, 0),
     "worse by the margin in both": (-1, -1),
-    "worse by the margin in log loss": (-1, CLEAR),
-    "worse by the margin in AUC": (CLEAR, -1),
-    "better by the margin": (1, 1),
-    "better by two margins": (2, 2),
-    "better by four margins": (4, 4),
+    "worse by the margin in log loss, much better in AUC": (-1, CLEAR),
+    "worse by the margin in AUC, much better in log loss": (CLEAR, -1),
+    "better by four margins in both": (4, 4),
 }
+ASKED = (
+    ("equal", "better"),
+    *((world, "passes") for world in list(WORLDS)[:4]),
+    *((list(WORLDS)[4], question) for question in ("better", "passes")),
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Draw:
     lost: int
 
 
-def drawn(answered: Answered, days: int, draws: int, seed: int, swap: bool, runs: bool) -> Iterator[Draw]:  # fmt: skip
+def drawn(answered: Answered, days: int, draws: int, seed: int, swap: bool = False, runs: bool = False) -> Iterator[Draw]:  # fmt: skip
     """Test sets of so many days: drawn one by one, or (`runs`) days that follow each other; with `swap` a coin decides on each day which of the two is the challenger."""
     random, every = np.random.default_rng(seed), int(answered.day[-1]) + 1
     for _ in range(draws):
@@ -78,14 +81,15 @@ def drawn(answered: Answered, days: int, draws: int, seed: int, swap: bool, runs
         yield Draw(x, gate.margins("binary", test.y, test.champion), test.day, *only)
 
 
-def study(sets: list[Draw], centre: bool = True) -> dict[str, dict[str, float]]:
-    """By world, how often the gate and the others let the challenger pass: as `better` (gains above 0), or as not worse (gains above minus the margin)."""
-    mean = {m: np.mean([s.x[m].mean() for s in sets]) if centre else 0.0 for m in sets[0].x}
+def study(sets: list[Draw], swapped: bool = False) -> dict[str, dict[str, float]]:
+    """By world, how often the gate and the others let the challenger pass: as `better` (gains above 0), or as not worse (gains above minus the margin); models that were swapped by a coin are equal as they are."""
+    mean = {m: 0.0 if swapped else np.mean([s.x[m].mean() for s in sets]) for m in sets[0].x}
     found: dict[str, dict[str, float]] = {}
     for world, by in WORLDS.items():
         told = [_words(s, {m: k * s.margin[m] - mean[m] for m, k in zip(s.x, by, strict=True)}) for s in sets]  # fmt: skip
         found[world] = {k: float(np.mean([t[k] for t in told])) for k in told[0]}
-    found["equal"]["McNemar: better"] = float(np.mean([_mcnemar(s) for s in sets]))
+    if swapped:
+        found["equal"]["McNemar: better"] = float(np.mean([_mcnemar(s) for s in sets]))
     return found
 
 
@@ -136,22 +140,21 @@ def main() -> None:
     ways |= {"drawn, swapped by a coin on each day": {"swap": True}}
     for name, answered in pairs(workspace.root(Path(__file__).parent)):
         for way, how in ways.items():
-            how = {"swap": False, "runs": False, **how}
-            rates = {d: study(list(drawn(answered, d, told.draws, d, **how)), not how["swap"]) for d in SIZES}  # fmt: skip
-            show(f"{name}; {way}", rates, told.draws)
+            rates = {d: study(list(drawn(answered, d, told.draws, d, **how)), "swap" in how) for d in SIZES}  # fmt: skip
+            show(f"{name}; {way}; {told.draws:,} test sets", rates)
 
 
-def show(title: str, rates: Mapping[int, Mapping[str, Mapping[str, float]]], draws: int) -> None:
-    """One table: a row a world and question, a column a test and number of days."""
-    print(f"\n| {title} ({draws:,} test sets) | days | gate | its limits alone | paired t of rows | DeLong | McNemar |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|")
-    asked = [("equal", "better"), *((w, "passes") for w in list(WORLDS)[:4])]
-    asked += [(w, q) for w in list(WORLDS)[4:] for q in ("better", "passes")]
-    for world, question in asked:
-        for days, found in rates.items():
-            tests = [question, *(f"{t}: {question}" for t in ("limits alone", "paired t", "DeLong", "McNemar"))]  # fmt: skip
-            cells = [f"{found[world][t]:.1%}" if t in found[world] else "–" for t in tests]
-            print(f"| {world}: called {question.replace('passes', 'not worse or better')} | {days} | {' | '.join(cells)} |", flush=True)  # fmt: skip
+def show(title: str, rates: Mapping[int, Mapping[str, Mapping[str, float]]]) -> None:
+    """One table: a row a world and question, a column a number of days."""
+    print(f"\n| {title} | {' | '.join(f'{days} days' for days in rates)} |")
+    print("|---" * (len(rates) + 1) + "|")
+    tests = {"gate": "", "its limits": "limits alone: ", "t": "paired t: ", "DeLong": "DeLong: ", "McNemar": "McNemar: "}  # fmt: skip
+    for world, question in ASKED:
+        word = question.replace("passes", "not worse or better")
+        for test, key in tests.items():
+            cells = [f"{found[world].get(key + question, np.nan):.1%}" for found in rates.values()]
+            if "nan%" not in cells:
+                print(f"| {world}: {word}, by {test} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
