@@ -6,8 +6,9 @@ Run: python benchmarks/gate.py --draws 2000 (or --draws 100 for a first look)
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,16 +82,20 @@ def drawn(answered: Answered, days: int, draws: int, seed: int, swap: bool = Fal
         yield Draw(x, gate.margins("binary", test.y, test.champion), test.day, *only)
 
 
-def study(sets: list[Draw], swapped: bool = False) -> dict[str, dict[str, float]]:
-    """By world, how often the gate and the others let the challenger pass: as `better` (gains above 0), or as not worse (gains above minus the margin); models that were swapped by a coin are equal as they are."""
-    mean = {m: 0.0 if swapped else np.mean([s.x[m].mean() for s in sets]) for m in sets[0].x}
-    found: dict[str, dict[str, float]] = {}
-    for world, by in WORLDS.items():
-        told = [_words(s, {m: k * s.margin[m] - mean[m] for m, k in zip(s.x, by, strict=True)}) for s in sets]  # fmt: skip
-        found[world] = {k: float(np.mean([t[k] for t in told])) for k in told[0]}
-    if swapped:
-        found["equal"]["McNemar: better"] = float(np.mean([_mcnemar(s) for s in sets]))
-    return found
+def study(sets: Callable[[], Iterator[Draw]], swapped: bool = False) -> dict[str, dict[str, float]]:  # fmt: skip
+    """By world, how often the gate and the others let the challenger pass: as `better` (gains above 0), or as not worse (gains above minus the margin); models that were swapped by a coin are equal as they are. `sets` are drawn twice, as all of them would fill the memory."""
+    means = [] if swapped else [{m: x.mean() for m, x in s.x.items()} for s in sets()]
+    told: dict[str, list[dict[str, bool]]] = {world: [] for world in WORLDS}
+    for s in sets():
+        for world, by in WORLDS.items():
+            shift = {m: k * s.margin[m] for m, k in zip(s.x, by, strict=True)}
+            if means:
+                shift = {m: v - np.mean([each[m] for each in means]) for m, v in shift.items()}
+            found = _words(s, shift)
+            if swapped and world == "equal":
+                found["McNemar: better"] = _mcnemar(s)
+            told[world].append(found)
+    return {w: {k: float(np.mean([t[k] for t in each])) for k in each[0]} for w, each in told.items()}  # fmt: skip
 
 
 def _words(s: Draw, shift: Mapping[str, float]) -> dict[str, bool]:
@@ -140,7 +145,7 @@ def main() -> None:
     ways |= {"drawn, swapped by a coin on each day": {"swap": True}}
     for name, answered in pairs(workspace.root(Path(__file__).parent)):
         for way, how in ways.items():
-            rates = {d: study(list(drawn(answered, d, told.draws, d, **how)), "swap" in how) for d in SIZES}  # fmt: skip
+            rates = {d: study(partial(drawn, answered, d, told.draws, d, **how), "swap" in how) for d in SIZES}  # fmt: skip
             show(f"{name}; {way}; {told.draws:,} test sets", rates)
 
 
