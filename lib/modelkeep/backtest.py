@@ -55,14 +55,13 @@ def _clone(root: Path) -> Path:
 
 def rules(root: Path, policy: Policy, past: Past) -> Rules:
     """What production goes by: the params of evaluate, monitor, collect and rollout."""
-    bounds = workspace.params(root, "evaluate")
-    bounds = trials.Bounds(**{**bounds, "slices": tuple(bounds["slices"])})
     rollout = None
     if policy.canary:
         task = past.learn(0).schema.task
         rollout = trials.rules(workspace.params(root, "rollout"), task, past.label_delay_days)
     days = workspace.params(root, "collect")["days"]
-    return Rules(bounds, workspace.params(root, "monitor"), rollout, days)
+    bounds, knobs = (workspace.params(root, stage) for stage in ("evaluate", "monitor"))
+    return Rules(bounds, knobs, rollout, days)
 
 
 def run(past: Past, policy: Policy, by: Rules, block_weeks: int, draws: int, seed: int) -> Found:
@@ -79,7 +78,7 @@ def run(past: Past, policy: Policy, by: Rules, block_weeks: int, draws: int, see
     best = hindsight(past, ours)
     values = {m: np.array([week[m] for week in best]) for m in metrics}
     courses["hindsight"] = Course(TOLD["hindsight"], 0, values)
-    counts = _counts(past, ours, plain["weekly"], by.bounds.margin_loss)
+    counts = _counts(past, ours, plain["weekly"], by.bounds["margin_loss"])
     return Found(task, ours, courses, drawn, counts)
 
 
