@@ -6,9 +6,8 @@ Run: python benchmarks/gate.py --draws 2000 (or --draws 100 for a first look)
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +58,9 @@ class Answered:
 
 @dataclass(frozen=True)
 class Draw:
-    """One test set: each metric's gain by row, its margin, and the rows on which one model alone was right."""
+    """One test set: each metric's gain by row, and the rows on which one model alone was right."""
 
     x: Mapping[str, np.ndarray]
-    margin: Mapping[str, float]
     day: np.ndarray
     won: int
     lost: int
@@ -79,35 +77,34 @@ def drawn(answered: Answered, days: int, draws: int, seed: int, swap: bool = Fal
         x = gate.gains("binary", test.y, test.challenger, test.champion)
         right, theirs = ((p.argmax(1) == test.y) for p in (test.challenger, test.champion))
         only = (int((right & ~theirs).sum()), int((theirs & ~right).sum()))
-        yield Draw(x, gate.margins("binary", test.y, test.champion), test.day, *only)
+        yield Draw(x, test.day, *only)
 
 
-def study(sets: Callable[[], Iterator[Draw]], swapped: bool = False) -> dict[str, dict[str, float]]:  # fmt: skip
-    """By world, how often the gate and the others let the challenger pass: as `better` (gains above 0), or as not worse (gains above minus the margin); models that were swapped by a coin are equal as they are. `sets` are drawn twice, as all of them would fill the memory."""
-    means = [] if swapped else [{m: x.mean() for m, x in s.x.items()} for s in sets()]
-    told: dict[str, list[dict[str, bool]]] = {world: [] for world in WORLDS}
-    for s in sets():
-        for world, by in WORLDS.items():
-            shift = {m: k * s.margin[m] for m, k in zip(s.x, by, strict=True)}
-            if means:
-                shift = {m: v - np.mean([each[m] for each in means]) for m, v in shift.items()}
-            found = _words(s, shift)
-            if swapped and world == "equal":
-                found["McNemar: better"] = _mcnemar(s)
-            told[world].append(found)
-    return {w: {k: float(np.mean([t[k] for t in each])) for k in each[0]} for w, each in told.items()}  # fmt: skip
+def study(answered: Answered, days: int, draws: int, seed: int, **how: bool) -> dict[str, dict[str, float]]:  # fmt: skip
+    """By world, how often the gate and the others let the challenger pass: as `better` (gains above 0), or as not worse (gains above minus the margin); models that were swapped by a coin are equal as they are."""
+    sets = list(drawn(answered, days, draws, seed, **how))
+    margin = gate.margins("binary", answered.y, answered.champion)
+    mean = {m: 0.0 if how.get("swap") else np.mean([s.x[m].mean() for s in sets]) for m in margin}
+    found: dict[str, dict[str, float]] = {}
+    for world, by in WORLDS.items():
+        shift = {m: k * margin[m] - mean[m] for m, k in zip(margin, by, strict=True)}
+        told = [_words(s, shift, margin) for s in sets]
+        found[world] = {k: float(np.mean([t[k] for t in told])) for k in told[0]}
+    if how.get("swap"):
+        found["equal"]["McNemar: better"] = float(np.mean([_mcnemar(s) for s in sets]))
+    return found
 
 
-def _words(s: Draw, shift: Mapping[str, float]) -> dict[str, bool]:
+def _words(s: Draw, shift: Mapping[str, float], margin: dict[str, float]) -> dict[str, bool]:
     x = {m: values + shift[m] for m, values in s.x.items()}
-    judged = gate.judge(x, s.day, s.margin)
+    judged = gate.judge(x, s.day, margin)
     limits = {g.verdict for g in judged.gains}
     told = {"better": judged.word == "better", "passes": judged.word in trials.PASSES}
     told |= {"limits alone: better": limits == {"better"}}
     told |= {"limits alone: passes": limits <= set(trials.PASSES)}
     for name, m in (("paired t", "log_loss"), ("DeLong", "auc")):
         told[f"{name}: better"] = _above(x[m])
-        told[f"{name}: passes"] = _above(x[m] + s.margin[m])
+        told[f"{name}: passes"] = _above(x[m] + margin[m])
     return told
 
 
@@ -145,7 +142,7 @@ def main() -> None:
     ways |= {"drawn, swapped by a coin on each day": {"swap": True}}
     for name, answered in pairs(workspace.root(Path(__file__).parent)):
         for way, how in ways.items():
-            rates = {d: study(partial(drawn, answered, d, told.draws, d, **how), "swap" in how) for d in SIZES}  # fmt: skip
+            rates = {d: study(answered, d, told.draws, d, **how) for d in SIZES}  # fmt: skip
             show(f"{name}; {way}; {told.draws:,} test sets", rates)
 
 
