@@ -136,8 +136,8 @@ def benchmark():
 @pytest.mark.parametrize(("days", "stated"), [(30, 0.07), (60, 0.04)])
 def test_who_is_worse_by_the_margin_rarely_passes(benchmark, days, stated):
     """The benchmark's simulation, on days that are made up: the rates that it shows on flights."""
-    draw, rounds = np.random.default_rng(days), 100
-    day = np.repeat(np.arange(120), 30)
+    draw, rounds = np.random.default_rng(days), 150
+    day = np.repeat(np.arange(120), 60)
     mood, *errors = draw.normal(0, 1, (3, 120))[:, day]
     truth = draw.normal(-1, 1, len(day)) + mood
     y = (draw.random(len(day)) < expit(truth)).astype(int)
