@@ -12,7 +12,7 @@ from modelkeep.frontier import Course, Interval
 from modelkeep.past import Past
 from modelkeep.policies import Policy
 from modelkeep.replay import Replay, Rules, Week, hindsight, replay
-from modelkeep.report import Html, count, number, several
+from modelkeep.report import Html, between, count, number, several
 from modelkeep.shelf import Shelf
 from modelkeep.verdicts import Verdict
 
@@ -142,8 +142,10 @@ def verdict(found: Found) -> Verdict:
     spent = count(found.counts["retrains"], "retrain")
     sentence = f"{found.replay.policy.name.capitalize()}: with {spent} in {count(len(found.starts), 'week')} it would have had {' and '.join(parts)}."
     share, enough = kept(found, first)
-    gain = _said(difference(found, first, "never"))
-    reasons = [f"{scores.NAMES[first]} is better by {gain} than never updating"]
+    gain = difference(found, first, "never")
+    reasons = [
+        f"{scores.NAMES[first]} is better by {between(gain.value, gain.low, gain.high)} than never updating"
+    ]
     if np.isfinite(share.value):
         reasons.append(
             f"it keeps {share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of what retraining every week gains, "
@@ -153,10 +155,6 @@ def verdict(found: Found) -> Verdict:
         reasons.append("retraining every week gains nothing here, so there is nothing to keep")
     reasons.append(several([f"{name.replace('_', ' ')} {value:,}" for name, value in found.counts.items() if name != "retrains"], 9))  # fmt: skip
     return Verdict("backtest", "done", sentence, tuple(reasons), metrics(found))
-
-
-def _said(x: Interval) -> str:
-    return f"{number(x.value)} ({number(x.low)} to {number(x.high)})"
 
 
 def _means(found: Found) -> dict[str, dict[str, float]]:
