@@ -22,12 +22,14 @@ def courses(
     axes = figures.canvas(3.2)
     moments = figures.on_time(axes, x)
     styles = [("o-", CURRENT, 1.8), (":", REFERENCE, 1.8), ("--", CANDIDATE, 1.8), ("-", INK, 0.7)]
-    for (label, values), (mark, colour, width) in zip(lines.items(), styles, strict=False):
-        axes.plot(moments, values, mark, color=colour, linewidth=width, markersize=3, label=label)
+    for place, ((label, values), style) in enumerate(zip(lines.items(), styles, strict=False)):
+        mark, colour, width = style
+        above = {"zorder": 3 - place / 10}  # the policy over the others, hindsight under all
+        axes.plot(moments, values, mark, color=colour, linewidth=width, markersize=3, label=label, **above)  # fmt: skip
     first = next(iter(lines.values()))
     for (label, at), (mark, colour) in zip(marks.items(), (("D", CANDIDATE), ("X", BREACH)), strict=False):  # fmt: skip
         if at.any():
-            axes.plot(moments[at], first[at], mark, color=colour, markeredgecolor=INK, markersize=6, label=label)  # fmt: skip
+            axes.plot(moments[at], first[at], mark, color=colour, markeredgecolor=INK, markersize=6, label=label, zorder=4)  # fmt: skip
     axes.set_ylabel(figures.shown(name))
     return figures.finished(axes, title, caption)
 
