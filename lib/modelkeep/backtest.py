@@ -1,7 +1,7 @@
 """What the page of `backtest` says: what a maintenance policy would have kept of the quality that was to be had, and at what price"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +154,9 @@ def verdict(found: Found) -> Verdict:
     else:
         reasons.append("retraining every week gains nothing here, so there is nothing to keep")
     reasons.append(several([f"{name.replace('_', ' ')} {value:,}" for name, value in found.counts.items() if name != "retrains"], 9))  # fmt: skip
-    return Verdict("backtest", "done", sentence, tuple(reasons), metrics(found))
+    apart = {m: {k: asdict(difference(found, m, k)) for k in TOLD} for m in scores.METRICS[found.task]}  # fmt: skip
+    evidence = {**metrics(found), "better_than": apart}
+    return Verdict("backtest", "done", sentence, tuple(reasons), evidence)
 
 
 def _means(found: Found) -> dict[str, dict[str, float]]:
@@ -165,18 +167,14 @@ def _means(found: Found) -> dict[str, dict[str, float]]:
 
 
 def metrics(found: Found) -> dict:
-    """The numbers for `dvc metrics` and for a sweep: the price, quality, and each difference with its limits."""
+    """The numbers for `dvc metrics` and for a sweep: the price, quality, and what of the weekly gain is kept."""
     told: dict = dict(found.counts)
     for name, mean in _means(found)["policy"].items():
-        told[name] = mean
         share, enough = kept(found, name)
-        told |= {f"{name}_kept": share.value, f"{name}_kept_low": share.low}
-        told |= {f"{name}_kept_high": share.high, f"{name}_kept_enough": enough}
-        for other in TOLD:
-            gain = difference(found, name, other)
-            told |= {f"{name}_over_{other}": gain.value, f"{name}_over_{other}_low": gain.low}
-            told[f"{name}_over_{other}_high"] = gain.high
-    return {k: None if v != v else v for k, v in told.items()}
+        parts = {"": mean, "_kept": share.value, "_kept_low": share.low, "_kept_high": share.high}
+        parts["_kept_enough"] = enough
+        told |= {f"{name}{part}": None if x != x else x for part, x in parts.items()}
+    return told
 
 
 def course(found: Found, metric: str) -> Figure:
