@@ -93,6 +93,8 @@ def on_time(axes: Axes, x: Sequence) -> np.ndarray:
         locator = AutoDateLocator(minticks=3, maxticks=6)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        if len(x) == 1:  # else it stands alone among four years
+            axes.set_xlim(*(x + np.array([-12, 12], "timedelta64[h]")))
         return x
     axes.set_xlabel("part of the file, in its order")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -20,7 +20,7 @@ WAIT = 5.0  # seconds to wait for another process that writes
 BUSY_AGAIN, AGAIN = 1, 5  # seconds after which another try is worth it
 CHECKPOINT_PAGES = 4000  # a commit moves the WAL into the file when it has grown to 16 MB
 WAL_BYTES = 64 * 2**20  # what is left of the WAL's file after it once had to be longer
-CACHE_KIB = 64 * 1024  # the index over ids is read at random places
+CACHE_KIB = 16 * 1024  # the index over ids is read at random places; the system keeps the rest
 TABLES = (
     """CREATE TABLE answers (
         n INTEGER PRIMARY KEY, at INTEGER NOT NULL, model TEXT NOT NULL, role TEXT NOT NULL,
