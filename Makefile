@@ -24,7 +24,7 @@ backtest: .venv/made  ## what the policy of params/backtest.yaml would have done
 	dvc repro backtest/dvc.yaml
 
 test: .venv/made  ## what CI runs
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 serve: .venv/made  ## answer over HTTP (params/serve.yaml)
 	modelkeep serve
@@ -42,6 +42,7 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/judge.py --runs 2000
 	PYTHONPATH=tests python benchmarks/promote_race.py
 	PYTHONPATH=tests python benchmarks/release_kills.py
+	MODELKEEP_EVERY_KILL=1 python -m pytest tests/test_rollout.py -k killed
 	python benchmarks/backtest.py
 
 clean:  ## forget the environment; data, models and reports stay
