@@ -21,6 +21,7 @@ from modelkeep.report import several
 LOCK = "modelkeep-update.lock"
 MADE = ("dvc.lock", "metrics", "verdicts", "plots")  # by a run of the pipeline, beside as_of
 PREPARE = "params/prepare.yaml"
+AS_OF = re.compile(r"^as_of:.*$", re.MULTILINE)
 TURN = "Modelkeep-Turn"  # what each commit of ours ends in
 FOLLOWS = (f"{releases.COPY}.dvc", evidence.CHAMPION, "rollouts")  # the record, not this commit
 # DVC in a process of its own, which ends with its stages when this one is killed
@@ -166,8 +167,8 @@ def restore(root: Path, since: float = 0.0) -> None:
             tags.git(root, "clean", "-fdq", "--", path)
     for left in (root / source).glob(".*.tmp"):  # DVC would take it for a part of history
         left.unlink()
-    before = workspace.value(tags.git(root, "show", f"HEAD:./{PREPARE}")).get("as_of")
-    set_as_of(root, before)
+    if then := AS_OF.search(tags.git(root, "show", f"HEAD:./{PREPARE}")):
+        _put(root, then[0])
     if (root / "dvc.lock").is_file():
         dvc(root, "checkout", "--quiet", "--force", "--allow-missing", "dvc.yaml")
 
@@ -207,25 +208,21 @@ def _git_works(root: Path) -> bool:
     return False
 
 
-def set_as_of(root: Path, moment: object) -> None:
+def set_as_of(root: Path, moment: str) -> None:
     """Put a moment into params/prepare.yaml, all else kept as it is written."""
-    from ruamel.yaml import YAML
+    line = AS_OF.search((root / PREPARE).read_text(encoding="utf-8"))
+    if line is None:
+        raise CommitError(f"{PREPARE} has no line that begins with `as_of:`, so none can be set; write one")  # fmt: skip
+    value, mark, comment = line[0].partition("#")
+    said = f"as_of: '{moment}'"
+    _put(root, f"{said} ".ljust(len(value)) + mark + comment if mark else said)
 
-    path = root / PREPARE
-    text = path.read_text(encoding="utf-8")
-    if workspace.value(text).get("as_of") == moment:
-        return
-    lines = text.splitlines(keepends=True)
-    place = next(k for k, line in enumerate(lines) if line.startswith("as_of:"))
-    line = lines[place]
-    column = len(line[: line.index("#")]) if "#" in line else 0
-    said = f"as_of: {json.dumps(moment).replace(chr(34), chr(39))}"
-    comment = line[line.index("#") :] if column else "\n"
-    lines[place] = f"{said.ljust(column - 1)} {comment}" if column else f"{said}{comment}"
-    changed = "".join(lines)
-    if YAML(typ="safe").load(changed).get("as_of") != moment:
-        raise CommitError(f"{PREPARE}: as_of is not on a line of its own, so it cannot be set to {moment!r}; write it so")  # fmt: skip
-    files.write_text(path, changed)
+
+def _put(root: Path, line: str) -> None:
+    text = (root / PREPARE).read_text(encoding="utf-8")
+    changed = AS_OF.sub(lambda _: line, text, count=1)
+    if changed != text:
+        files.write_text(root / PREPARE, changed)
 
 
 def commit(root: Path, paths: Sequence[str], message: str, at: float, **trailers: object) -> str:

@@ -153,8 +153,7 @@ class Controller:
         with lock(folder(self.root)):
             self._read()
             if not self.found.end and self._overtaken():
-                champion = store.now(folder(self.root)).champion.sha256
-                self._note(OVERTAKEN, champion=champion)
+                self._note(OVERTAKEN, champion=store.now(folder(self.root)).champion.sha256)
             settle(self.root, self.found)
             if not self.found.end and self.clock() >= self.due:
                 self._look(int((self.clock() - LAG) * 1e6))
@@ -285,9 +284,7 @@ def _truth(place: Path, sha256: str) -> dict:
     return looks.truth(champion.schema, champion.promise)
 
 
-def _before(
-    log: Log, rules: Rules, now: float, days: float, slow_ms: float, truth: dict
-) -> looks.Before:
+def _before(log: Log, rules: Rules, now: float, days: float, slow_ms: float, truth: dict) -> looks.Before:  # fmt: skip
     until = int((now - LAG) * 1e6)
     since = max(until - int(days * 86_400e6), 0)
     return looks.before(log, rules, since, until, slow_ms=slow_ms, truth=truth)
