@@ -282,6 +282,23 @@ def test_two_at_once_is_one_and_the_other_is_told_who(root):
     assert "is at a turn here since" in words and "one turn at a time" in words
 
 
+def test_a_turn_knows_since_when_the_ones_before_it_were_killed(root):
+    """A lock of Git's that the first of two has left is older than the second."""
+    place = root / ".git" / commits.LOCK
+    with commits.hold(root, NOW) as mark:
+        assert mark.since == 0
+        first = place.read_bytes()
+    assert place.read_bytes() == b""
+    place.write_bytes(first + first.replace(b'"since": ', b'"since": 9'))
+    with commits.hold(root, NOW) as mark:
+        assert mark.since == json.loads(first)["since"]
+        mark.whole = False
+    assert len(place.read_bytes().splitlines()) == 3
+    place.write_bytes(b'{"pid')
+    with commits.hold(root, NOW) as mark:
+        assert mark.since == 1.0
+
+
 def test_a_rollback_ends_a_canary_though_no_controller_lives(root, monitor):
     begun(root)
     assert released.pointer(root)["canary"]
@@ -447,7 +464,7 @@ def test_killed_at_a_write_nothing_is_torn_lost_or_doubled_and_the_next_turn_com
     """Some of the writes; benchmarks/update_kills.py kills before each of them."""
     killer = kills.Killer(tmp_path)
     for name, (start, at) in turned.scenes(template, tmp_path / "scenes").items():
-        few = {"rows": slice(60, 61), "candidate": slice(150, None, 390), "ends": slice(60, 61)}
+        few = {"rows": slice(60, 61), "candidate": slice(67, None, 420), "ends": slice(60, 61)}
         found = turned.kill(killer, start, at, tmp_path / name, few[name])
         assert found["killed"] >= 1
         assert {k: n for k, n in found.items() if k not in turned.FINE} == {}

@@ -88,7 +88,7 @@ def _flock(file) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.seek(0)
-        said = _last(file.read())
+        said = _said(file.read(), -1)
         since = datetime.fromtimestamp(said.get("since", time.time()), UTC)
         raise Held(
             f"process {said.get('pid', '?')} on {said.get('host', 'this machine')} is at a turn here since {since:%Y-%m-%d %H:%M:%S} UTC; "
@@ -97,12 +97,13 @@ def _flock(file) -> None:
 
 
 def _since(left: bytes) -> float:
-    return float(_last(left).get("since", 1.0)) if left else 0.0  # 1: it was killed while it wrote
+    """When the first of the turns began that were killed one after another; a torn line is of any time."""
+    return float(_said(left, 0).get("since", 1.0)) if left else 0.0
 
 
-def _last(text: bytes) -> dict:
+def _said(text: bytes, line: int) -> dict:
     with suppress(ValueError, IndexError):
-        return json.loads(text.splitlines()[-1])
+        return json.loads(text.splitlines()[line])
     return {}
 
 
@@ -170,13 +171,13 @@ def restore(root: Path, since: float = 0.0) -> None:
     if then := AS_OF.search(tags.git(root, "show", f"HEAD:./{PREPARE}")):
         _put(root, then[0])
     if (root / "dvc.lock").is_file():
-        dvc(root, "checkout", "--quiet", "--force", "--allow-missing", "dvc.yaml")
+        dvc(root, "checkout", "--force", "--allow-missing", "dvc.yaml")
 
 
 def _readable(path: Path) -> None:
     """A file of DVC's that a kill left half written goes."""
     try:
-        json.loads(path.read_bytes() or b"{}")
+        json.loads(path.read_bytes())
     except ValueError:
         path.unlink()
 
@@ -266,8 +267,9 @@ def dvc(root: Path, *words: str) -> str:
         lines = []
         for line in (each.rstrip() for each in process.stdout):
             if re.search(r"\w", line) and not BAR.search(line):
-                print(line, file=sys.stderr, flush=True)
                 lines.append(line)
+                if words[0] == "repro":  # the rest takes a moment
+                    print(line, file=sys.stderr, flush=True)
     if process.returncode:
         raise CommitError(f"`dvc {' '.join(words)}` failed: {_why(lines, process.returncode)}")
     return "\n".join(lines)
