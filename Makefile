@@ -42,7 +42,8 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/gate.py
 	python benchmarks/judge.py --runs 2000
 	PYTHONPATH=tests python benchmarks/promote_race.py
-	PYTHONPATH=tests python benchmarks/release_kills.py
+	PYTHONPATH=tests python -P benchmarks/release_kills.py
+	PYTHONPATH=tests python -P benchmarks/update_kills.py
 	MODELKEEP_EVERY_KILL=1 python -m pytest tests/test_rollout.py -k killed
 	python benchmarks/backtest.py
 	python benchmarks/backtest.py --memory

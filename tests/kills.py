@@ -26,13 +26,15 @@ class Killer:
         words = [need("cc", "gcc"), "-shared", "-fPIC", "-O1", "-o", str(self.library), str(source)]
         subprocess.run([*words, "-ldl"], check=True)
 
-    def run(self, root: Path, words: Iterable[str], k: int) -> tuple[int, int]:
-        """Run `modelkeep` with these words; its exit code, and how often it wrote."""
+    def run(
+        self, root: Path, words: Iterable[str], k: int, start: Iterable[str] = ("-m", "modelkeep")
+    ) -> tuple[int, int]:
+        """Run `modelkeep` (or another Python program) with these words; its exit code, and how often it wrote."""
         self.count.write_bytes(bytes(8))
         env = {"LD_PRELOAD": str(self.library), "KILLER_ROOT": str(root), "KILLER_AT": str(k)}
         env |= {"KILLER_COUNT": str(self.count), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
-            [sys.executable, "-m", "modelkeep", *words],
+            [sys.executable, *start, *words],
             cwd=root,
             env=os.environ | env,
             start_new_session=True,
@@ -77,7 +79,7 @@ def kills(killer: Killer, template: Path, name: str, folder: Path, some: int = 0
         code, _ = killer.run(root, words, k)
         found += Counter(killed=int(code == -signal.SIGKILL), ended=int(code == 0))
         found += Counter(other=int(code not in (0, -signal.SIGKILL)))
-        found += _torn(start, root)
+        found += torn(start, root)
         found += _uncompleted(root, name, words)
         shutil.rmtree(root.parent)
     return found
@@ -88,7 +90,7 @@ def _copy(start: Path, to: Path) -> Path:
     return to / start.name
 
 
-def _torn(start: Path, root: Path) -> Counter:
+def torn(start: Path, root: Path) -> Counter:
     """What is broken right after the kill: the repository, the record, what serves."""
     sound = "error" not in workspaces.run(root, "git", "fsck", "--no-dangling")
     at, before = record.read(root), record.read(start)

@@ -25,7 +25,7 @@ class NotFit(RuntimeError):
 
 def gather(root: Path, at: Record, forced: str = "") -> dict:
     """The evidence for the candidate of this commit; NotFit unless it is whole, committed and has passed the gate (`forced`: why it is let through)."""
-    commit = _on_a_branch(root)
+    commit = on_a_branch(root)
     _committed(root)
     locked = _locked(root)
     judged = _judged(root, at, forced)
@@ -79,35 +79,43 @@ def _sorted(rows: "pd.DataFrame") -> str:
     return "\n".join(sorted(rows.astype(str).agg("\t".join, axis=1)))
 
 
-def _on_a_branch(root: Path) -> str:
+def on_a_branch(root: Path) -> str:
+    """The commit of HEAD; NotFit if HEAD is on no branch."""
     try:
         tags.git(root, "symbolic-ref", "--quiet", "HEAD")
     except tags.GitError:
         raise NotFit(
             "HEAD is detached, so what comes after this version would be on no branch; "
-            "`git switch -c NAME` makes one here, then release"
+            "`git switch -c NAME` makes one here, then try again"
         ) from None
     return tags.git(root, "rev-parse", "HEAD").strip()
 
 
-def _committed(root: Path) -> None:
+def changed(root: Path) -> list[str]:
+    """What a candidate is made from, or a run makes, that is not as the last commit has it."""
     paths = {*READ, *_read_or_made(root)}
     options = ("--porcelain", "--untracked-files=all", "--", *sorted(paths))
     said = tags.git(root, "--literal-pathspecs", "status", *options)
-    if changed := [line[3:] for line in said.splitlines()]:
+    return [line[3:] for line in said.splitlines()]
+
+
+def _committed(root: Path) -> None:
+    if found := changed(root):
         raise NotFit(
-            f"{several(changed)} {'has' if len(changed) == 1 else 'have'} uncommitted changes, and a version is a commit; "
+            f"{several(found)} {'has' if len(found) == 1 else 'have'} uncommitted changes, and a version is a commit; "
             f"{TURN} makes one of them, or `git checkout -- FILE` takes a change back"
         )
 
 
 def _read_or_made(root: Path) -> set[str]:
-    found = set()
-    for stage in workspace.stages(root).values():
-        for kind in ("deps", "outs", "metrics", "plots"):
-            entries = stage.get(kind) or ()
-            found |= {next(iter(e)) if isinstance(e, dict) else e for e in entries}
+    kinds = ("deps", "outs", "metrics", "plots")
+    found = {path for stage in workspace.stages(root).values() for path in _paths(stage, kinds)}
     return {path for path in found if "://" not in path}
+
+
+def _paths(stage: dict, kinds: tuple[str, ...]) -> list[str]:
+    entries = [entry for kind in kinds for entry in stage.get(kind) or ()]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
 def _locked(root: Path) -> dict:
@@ -173,8 +181,22 @@ def _stale(root: Path) -> dict:
 
     with Repo(str(root)) as repo:
         found = repo.status()
-    # a backtest makes no candidate, and may never have been run
-    return {name: why for name, why in found.items() if not name.startswith("backtest")}
+    # what comes after `evaluate` makes no candidate, and a backtest may never have been run
+    before = _before(root, "evaluate")
+    named = {name: name.rpartition(":")[2] for name in found}
+    return {k: found[k] for k, name in named.items() if name in before or name.endswith(".dvc")}
+
+
+def _before(root: Path, stage: str) -> set[str]:
+    """The stage, and those that make what it reads."""
+    stages = workspace.stages(root)
+    reads = {name: set(_paths(said, ("deps",))) for name, said in stages.items()}
+    makes = {name: set(_paths(said, ("outs", "metrics"))) for name, said in stages.items()}
+    found, fresh = set(), {stage}
+    while fresh := fresh - found:
+        found |= fresh
+        fresh = {name for name in makes for each in fresh if makes[name] & reads.get(each, set())}
+    return found
 
 
 def _bundle(root: Path, commit: str) -> str:

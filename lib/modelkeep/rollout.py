@@ -61,10 +61,7 @@ def start(
         serving.load(place, Now(at.champion, **{kind: role}), rows)  # they must fit together
         truth = _truth(place, at.champion.sha256)
         with closing(open_log(root)) as log:
-            if kind == CANARY and not anyway:
-                seen = planned(root, log, now)[1]
-            else:
-                seen = _before(log, rules, now, DAYS, slow_ms, truth)
+            seen = _before(log, rules, now, DAYS, slow_ms, truth) if kind == SHADOW or anyway else planned(root, log, now)[1]  # fmt: skip
         opening = Opening(
             id=_id(now, sha256),
             kind=kind,
@@ -83,17 +80,25 @@ def start(
 def settle(root: Path, found: Journal) -> bool:
     """Bring the pointer to what the record's last line says; whether it was not there. A rollout that has ended touches only what is still its own."""
     place, opening = folder(root), found.opening
-    at = store.now(place)
-    mine = any(role and role.salt == opening.id for role in (at.canary, at.shadow))
-    if found.end == PROMOTED and mine:
+    if found.end == PROMOTED and _mine(store.now(place), opening):
         promote(root, found)
         return True
     role = Role(**opening.canary, share=found.share or 1.0, salt=opening.id)
-    want = Now(at.champion, **({} if found.end else {opening.kind: role}))
-    if (at.canary, at.shadow) == (want.canary, want.shadow) or (found.end and not mine):
-        return False
-    store.point(place, want)
+    with store.changing(place):
+        at = store.now(place)
+        if found.end:
+            want, ours = Now(at.champion), _mine(at, opening)
+        else:  # beside another champion, as after a rollback, it is not put: the next look ends it
+            want = Now(at.champion, **{opening.kind: role})
+            ours = at.champion.sha256 == opening.champion["sha256"]
+        if not ours or (at.canary, at.shadow) == (want.canary, want.shadow):
+            return False
+        store.point(place, want)
     return True
+
+
+def _mine(at: Now, opening: Opening) -> bool:
+    return any(role and role.salt == opening.id for role in (at.canary, at.shadow))
 
 
 def promote(root: Path, found: Journal) -> None:
@@ -147,8 +152,8 @@ class Controller:
         """Bring the pointer to the record, and take one look if it is due."""
         with lock(folder(self.root)):
             self._read()
-            if not self.found.end and self._champion() != self.found.opening.champion["sha256"]:
-                self._note(OVERTAKEN, champion=self._champion())
+            if not self.found.end and self._overtaken():
+                self._note(OVERTAKEN, champion=store.now(folder(self.root)).champion.sha256)
             settle(self.root, self.found)
             if not self.found.end and self.clock() >= self.due:
                 self._look(int((self.clock() - LAG) * 1e6))
@@ -174,15 +179,24 @@ class Controller:
         # a person holds it: only a canary that fails outright goes back meanwhile
         if found.paused and not canary.breaks(self.counter.recent(until, RECENT)):
             return
-        counter, self.counter = (
-            self.counter,
-            None,
-        )  # counted, but not on record, is to be counted again
+        # counted, but not on record, is to be counted again
+        counter, self.counter = self.counter, None
         self.found, _ = journal.judged(found, counter.look(until, found.share))
         self.counter = counter
 
-    def _champion(self) -> str:
-        return store.now(folder(self.root)).champion.sha256
+    def _overtaken(self) -> bool:
+        """Whether another model is champion now, or was meanwhile: then the canary is gone, and the record says why."""
+        at, opening = store.now(folder(self.root)), self.found.opening
+        other = at.champion.sha256 != opening.champion["sha256"]
+        if other or _mine(at, opening):
+            return other
+        from modelkeep import record, tags
+
+        try:
+            term = record.read(self.root).champion
+        except (record.RecordError, tags.GitError):
+            return False  # without a record there was neither a promotion nor a rollback
+        return bool(term) and term.tag.at > opening.started / 1e6
 
     def _note(self, event: str, **said: object) -> None:
         self.found = journal.noted(self.found, event, int(self.clock() * 1e6), **said)
@@ -270,9 +284,7 @@ def _truth(place: Path, sha256: str) -> dict:
     return looks.truth(champion.schema, champion.promise)
 
 
-def _before(
-    log: Log, rules: Rules, now: float, days: float, slow_ms: float, truth: dict
-) -> looks.Before:
+def _before(log: Log, rules: Rules, now: float, days: float, slow_ms: float, truth: dict) -> looks.Before:  # fmt: skip
     until = int((now - LAG) * 1e6)
     since = max(until - int(days * 86_400e6), 0)
     return looks.before(log, rules, since, until, slow_ms=slow_ms, truth=truth)
