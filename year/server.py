@@ -1,0 +1,13 @@
+"""`modelkeep serve` at a clock that another program moves: python year/server.py CLOCK, in a workspace."""
+
+import sys
+from pathlib import Path
+
+from clock import Clock
+
+from modelkeep import serve, workspace
+
+if __name__ == "__main__":
+    root = workspace.root()
+    moved = Clock(Path(sys.argv[1]))
+    serve.run(root, serve.settings(root, {"port": "0"}), moved.nanoseconds)

@@ -1,0 +1,178 @@
+"""The year, end to end: first release on 1 April 2013, then a turn every four weeks over the real flights, and one bad model planted.
+
+A real `modelkeep serve` answers every flight of April to December in a scratch clone, at a clock that this program moves; the truth about each comes a day later, of 2 % never. Real Git tags, real log.
+Writes reports/year.html. Run: make year
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pandas as pd
+from clock import Clock
+from clone import Clone, moment
+from fallback import turn as update
+from service import Server, Traffic
+
+from modelkeep import journal, rollout, workspace
+from modelkeep.history import moment as seconds
+
+DAY, HOUR, LOOK = 86_400, 3_600, 6
+PARAMS = {
+    "prepare": {"source": "history", "entity_column": "flight_id"},
+    "rollout": {
+        "steps": [10, 25, 50],
+        "margins": [2.0, 1.5, 1.2],
+        "maturity_hours": {"wrong": 30},
+        "floor": 0.02,
+        "look_seconds": LOOK * HOUR,
+        "dwell_minutes": 1440,
+        "max_hours": 504,
+    },
+}
+LOST = 0.02  # labels that never come
+PLANT_AFTER = 13  # weeks; later if a rollout goes on
+
+
+class Year:
+    """What happens day by day, and what came of it."""
+
+    def __init__(self, place: Path, table: pd.DataFrame, start: str, end: str, lost: float = LOST) -> None:  # fmt: skip
+        self.place, self.table, self.lost = place, table, lost
+        self.start, self.end = seconds(start), seconds(end)
+        self.clone = Clone(place / "clone")
+        self.events: list[dict] = []
+        self.server: Server | None = None
+        self.controller: rollout.Controller | None = None
+
+    def begin(self, source: Path, params: dict) -> None:
+        """Clone, release the first model, and serve it."""
+        asked = workspace.params(source, "prepare") | params["prepare"]
+        times = self.table[asked["time_column"]]
+        known = self.table[times < pd.Timestamp(moment(self.start))]
+        as_of = {"as_of": moment(self.start)[:10]}
+        self.clone.make(source, known, {**params, "prepare": params["prepare"] | as_of}, self.start)
+        self.clock = Clock(self.place / "clock", self.start)
+        within = (times >= moment(self.start)) & (times < moment(self.end))
+        self.traffic = Traffic(self.table[within], asked, self.lost)
+        self.turn(self.start)
+        self.server = Server(self.clone.root, self.place / "clock", self.place / "server.log", self.clone.env)  # fmt: skip
+        self.log = rollout.open_log(self.clone.root)
+
+    def day(self, at: int) -> None:
+        """One day: labels, rows, and looks at a rollout, hour by hour."""
+        for now in range(at, at + DAY, HOUR):
+            self.clock.move(now)
+            self.traffic.hourly(self.server, now)
+            if now % (LOOK * HOUR) == 0:
+                self.look(now)
+
+    def look(self, now: int) -> None:
+        """Let the controller look, if a rollout goes on; the server follows at once."""
+        if self.controller is None:
+            return
+        before = self.controller.found and (self.controller.found.share, self.controller.found.end)
+        found = self.controller.turn()
+        if (found.share, found.end) == before:
+            return
+        self.server.follow()
+        self.happened(now, "rollout", id=found.opening.id, share=found.share, end=found.end)
+        if found.end:
+            self.controller = None
+
+    def turn(self, at: int) -> None:
+        """One turn of the loop; what it started is followed."""
+        began = time.monotonic()
+        self.happened(at, "turn", **update(self.clone, at))
+        self.events[-1]["seconds"] = time.monotonic() - began
+        self._follow()
+
+    def plant(self, at: int) -> None:
+        """A bad model goes into a canary by force."""
+        self.clone.commit(at, "What the last rollout left")
+        version, gate = self.clone.plant(at)
+        self.happened(at, "planted", version=version, gate=gate)
+        self._follow()
+
+    def _follow(self) -> None:
+        path = journal.newest(self.clone.root)
+        if self.server is None or path is None or journal.read(path).end:
+            return
+        self.server.follow()
+        self.controller = rollout.Controller(self.clone.root, self.log, self.clock.seconds)
+
+    def happened(self, at: int, what: str, **said: object) -> None:
+        """Put an event on record, for the page."""
+        self.events.append({"at": moment(at), "what": what, **said})
+        with open(self.place / "events.jsonl", "a") as file:
+            file.write(json.dumps(self.events[-1]) + "\n")
+
+    def run(self, turn_days: int, plant_after: int, say: Callable[[int], None]) -> None:
+        """From the first day to the last; `say` is told each day."""
+        planted = False
+        for at in range(self.start, self.end, DAY):
+            days = (at - self.start) // DAY
+            self.clock.move(at)
+            if days and days % turn_days == 0:
+                self.turn(at)
+            elif days >= plant_after and not planted and self.controller is None:
+                self.plant(at)
+                planted = True
+            self.day(at)
+            say(days + 1)
+        self.clock.move(self.end)
+
+    def stop(self) -> None:
+        """End the server."""
+        if self.server:
+            self.server.stop()
+
+
+class Progress:
+    """One line a simulated week, with a bar and the time left."""
+
+    def __init__(self, year: Year) -> None:
+        self.year, self.began, self.days = year, time.monotonic(), (year.end - year.start) // DAY
+
+    def __call__(self, days: int) -> None:
+        """Say where the year stands, once a week."""
+        if days % 7 and days != self.days:
+            return
+        part, spent = days / self.days, time.monotonic() - self.began
+        bar = "█" * round(20 * part) + "·" * (20 - round(20 * part))
+        told = {e["what"]: e for e in self.year.events}
+        last = [f"{k} {v.get('version') or v.get('state') or v.get('end') or format(v.get('share', 0), '.0%')}" for k, v in told.items()]  # fmt: skip
+        answered = self.year.traffic.counts["answered"]
+        print(f"{moment(self.year.start + DAY * days)[:10]} {bar} {answered:>7,} answers, {spent * (1 - part) / part / 60:4.1f} min left; {', '.join(last)}", flush=True)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--start", default="2013-04-01", help="the first release (%(default)s)")
+    parser.add_argument("--end", default="2014-01-01", help="the day after the last (%(default)s)")
+    parser.add_argument("--plant-after", type=int, default=7 * PLANT_AFTER, help="days (%(default)s)")  # fmt: skip
+    parser.add_argument("--weeks", type=int, default=4, help="between two turns (%(default)s)")
+    told = parser.parse_args()
+    root = workspace.root(Path(__file__).parent)
+    place = root / ".dvc" / "tmp" / "year"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    from modelkeep import sources
+
+    table = sources.read("flights", root).drop(columns="tailnum")
+    year = Year(place, table, told.start, told.end)
+    try:
+        year.begin(root, PARAMS)
+        year.run(7 * told.weeks, told.plant_after, Progress(year))
+    finally:
+        year.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
