@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from http.client import HTTPConnection
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-HOUR = 3600
+HOUR, IDLE = 3600, 2  # seconds
 MOST = 900  # rows or labels in one body
 
 
@@ -29,14 +30,18 @@ class Server:
         if not (found := re.search(r"http://[0-9.]+:([0-9]+);", line)):
             self.process.wait()
             raise RuntimeError(f"the server did not start: {line}{said.read_text()[-2000:]}")
-        self.connection = HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+        self.connection, self.used = HTTPConnection("127.0.0.1", int(found[1]), timeout=60), 0.0
 
     def post(self, path: str, body: object) -> tuple[int, dict]:
         """Status and answer of one request."""
         text, head = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        if time.monotonic() - self.used > IDLE:  # it closes a connection that rests
+            self.connection.close()
         self.connection.request("POST", path, text, head)
         reply = self.connection.getresponse()
-        return reply.status, json.loads(reply.read())
+        said = reply.status, json.loads(reply.read())
+        self.used = time.monotonic()
+        return said
 
     def follow(self) -> dict[str, str]:
         """Let it look at the store's pointer now; who answers then, by role."""
