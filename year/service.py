@@ -24,8 +24,9 @@ class Server:
 
     def __init__(self, root: Path, clock: Path, said: Path, env: Mapping[str, str]) -> None:
         command = [sys.executable, str(Path(__file__).with_name("server.py")), str(clock)]
-        kept = {"stdout": subprocess.PIPE, "stderr": open(said, "ab"), "text": True}
-        self.process = subprocess.Popen(command, cwd=root, env=dict(env), **kept)
+        with open(said, "ab") as errors:
+            kept = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
+            self.process = subprocess.Popen(command, cwd=root, env=dict(env), **kept)
         line = self.process.stdout.readline()
         if not (found := re.search(r"http://[0-9.]+:([0-9]+);", line)):
             self.process.wait()

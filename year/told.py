@@ -1,6 +1,5 @@
 """What a year comes to: every answer in the log checked against what was asked and told, and quality by week."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 from clone import HISTORY
 
-from modelkeep import bundle, frontier, journal, log, past, rollout, scores, store, traffic
+from modelkeep import bundle, frontier, journal, log, past, record, rollout, scores, traffic
 from modelkeep.columns import as_text
 from modelkeep.journal import Journal
 from modelkeep.schema import Schema
@@ -22,7 +21,9 @@ WEEK = np.timedelta64(7, "D")
 class Told:
     """The year's answers in the order of time, quality by week of what was served and of the first model left alone, and what was checked."""
 
-    rows: pd.DataFrame  # with the columns `by` (a model) and `role`
+    by: np.ndarray  # the short name of the model that answered each row
+    role: np.ndarray
+    days: np.ndarray
     task: str
     starts: np.ndarray
     served: dict[str, np.ndarray]
@@ -47,15 +48,18 @@ def tell(root: Path, table: pd.DataFrame, asked: Mapping, seen, first: str) -> T
     rows, _ = traffic.logged(batches, of)
     raw = pd.concat([b.select(["id", "model", "role", "label"]).to_pandas() for b in batches])
     truth = pd.Series(as_text(table[of.label]).to_numpy(), table[of.id].to_numpy())
-    checks = {**Counter(), **_once(raw, seen), **_same(rows, of, models, seen)}
+    checks = _once(raw, seen) | _same(rows, of, models, seen)
     checks |= _labels(raw, truth, seen) | _history(root, rows, asked, truth, of)
     said = traffic.answers(rows, of)
-    rows = rows.assign(role=raw.set_index("id")["role"].reindex(rows[of.id]).to_numpy())
+    role = raw.drop_duplicates("id").set_index("id")["role"].reindex(rows[of.id]).to_numpy()
     rows[of.label] = truth.reindex(rows[of.id]).to_numpy()  # also of those whose label never came
     alone = models[first[:10]].answer(rows)
     starts, week = _weeks(rows[of.time])
     journals = [journal.read(p) for p in sorted((root / "rollouts").glob("*.jsonl"))]
-    return Told(rows, of.task, starts, _quality(rows, said, of, week, len(starts)), _quality(rows, alone, of, week, len(starts)), checks, journals)  # fmt: skip
+    days = rows[of.time].to_numpy().astype("datetime64[D]")
+    quality = [_quality(rows, each, of, week, len(starts)) for each in (said, alone)]
+    by = rows[traffic.ANSWERED_BY].to_numpy()
+    return Told(by, role, days, of.task, starts, *quality, checks, journals)
 
 
 def _once(raw: pd.DataFrame, seen) -> dict[str, int]:
@@ -130,11 +134,7 @@ def wrong(told: Told) -> dict[str, int]:
     return {k: v for k, v in zero.items() if v}
 
 
-def served_by(told: Told, root: Path) -> dict[str, str]:
-    """The version of each model that has answered, by its short name."""
-    from modelkeep import record
-
+def versions(root: Path) -> dict[str, str]:
+    """The version of each released model, by its short name."""
     at = record.read(root)
-    found = {record.evidence(tag)["hashes"]["bundle"][:10]: v for v, tag in at.versions.items()}
-    now = store.now(rollout.folder(root))
-    return {now.champion.sha256[:10]: "", **found}
+    return {record.evidence(t)["hashes"]["bundle"][:10]: v for v, t in at.versions.items()}

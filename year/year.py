@@ -10,7 +10,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +18,7 @@ from clone import Clone, moment
 from fallback import turn as update
 from service import Server, Traffic
 
-from modelkeep import journal, rollout, workspace
+from modelkeep import files, journal, rollout, sources, store, workspace
 from modelkeep.history import moment as seconds
 
 DAY, HOUR, LOOK = 86_400, 3_600, 6
@@ -63,6 +62,7 @@ class Year:
         self.turn(self.start)
         self.server = Server(self.clone.root, self.place / "clock", self.place / "server.log", self.clone.env)  # fmt: skip
         self.log = rollout.open_log(self.clone.root)
+        self.first = store.now(rollout.folder(self.clone.root)).champion.sha256
 
     def day(self, at: int) -> None:
         """One day: labels, rows, and looks at a rollout, hour by hour."""
@@ -162,16 +162,30 @@ def main() -> int:
     place = root / ".dvc" / "tmp" / "year"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    from modelkeep import sources
-
     table = sources.read("flights", root).drop(columns="tailnum")
     year = Year(place, table, told.start, told.end)
+    began = time.monotonic()
     try:
         year.begin(root, PARAMS)
         year.run(7 * told.weeks, told.plant_after, Progress(year))
     finally:
         year.stop()
-    return 0
+    return finish(year, root, time.monotonic() - began)
+
+
+def finish(year: Year, root: Path, spent: float) -> int:
+    """Check the year, write its page, and say what came of it; 1 if it was not as it should be."""
+    from page import page, verdict
+    from told import tell
+
+    asked, first = workspace.params(root, "prepare"), year.first
+    found = tell(year.clone.root, year.table, asked, year.traffic, first)
+    text = page(found, year.events, year.clone.root, root, PARAMS, spent)
+    files.write_text(root / "reports" / "year.html", text)
+    files.write_json(year.place / "checks.json", found.checks)
+    said = verdict(found, year.events, spent)
+    print(f"{said}\nreports/year.html; its clone stays in {year.clone.root.relative_to(root)}")
+    return int(said.text.startswith("failed"))
 
 
 if __name__ == "__main__":
