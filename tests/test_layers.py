@@ -11,15 +11,15 @@ LADDER = (  # from low to high; a module imports only from lower levels
     "bins cohorts columns engine entries eprocess figures files parents report scores sealed settings tags tails trees",
     "charts frontier gate postgres profile ramp schema sources sqlite store verdicts workspace",
     "canary contract experiments log models notebooks rows sweep tables traffic twosample",
-    "alerts drift exposition journal looks openapi parameters proof record reference rules windows",
+    "alerts drift exposition journal looks openapi parameters partitions proof record reference rules windows",
     "bundle dashboards evidence live livebins policies runner shadow story watch",
     "collect compare evaluate history investigations monitor panels past prepare train",  # what the pages say
     "monitoring served serving",
     "inference releases telemetry trials",
-    "labels replay web",
+    "labels replay turns web",
     "answers backtest replies rollout wire",
     "server",
-    "investigate serve steering",
+    "investigate serve steering update",
     "cli",
     "__main__",
 )

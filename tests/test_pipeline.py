@@ -18,7 +18,7 @@ NOT_A_DEP = {"cli", "parents"}
 STAGES = workspace.stages(ROOT)
 NOTEBOOKS = [name for name in STAGES if name != "index"]
 OTHER_NOTEBOOKS = {"explore", "rollout"}  # no stages: a person asks, a rollout has ended
-PROGRAMS = {"investigate", "rollout", "serve"}  # what runs beside the stages
+PROGRAMS = {"investigate", "rollout", "serve", "update"}  # what runs beside the stages
 
 
 def named(entries: list | None) -> list[str]:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps({"state": "failed", "error": str(error), **told}, indent=1))
         return FAILED if page else BAD_INPUT
     print(json.dumps(result["json"], indent=1) if arguments.json else result["text"])
-    return 0
+    return result.get("code", 0)
 
 
 def run(root: Path, arguments: argparse.Namespace) -> dict:
@@ -158,6 +158,14 @@ def live(root: Path, arguments: argparse.Namespace) -> dict:
     return history.live(record.read(root), moment)
 
 
+def update(root: Path, arguments: argparse.Namespace) -> dict:
+    """Take one unattended turn: rows into history, monitor, perhaps a candidate, its gate and its rollout."""
+    from modelkeep import history, update
+
+    now = float(history.moment(arguments.at)) if arguments.at else time.time()
+    return update.run(root, now, arguments.dry_run)
+
+
 def _done(done: Any) -> dict:
     return {"json": done.as_dict(), "text": str(done)}
 
@@ -213,7 +221,10 @@ def _releases(commands: argparse._SubParsersAction) -> None:
     what = _add(commands, explain, "modelkeep explain v1.2.0")
     what.add_argument("version", metavar="VERSION", help="one of `modelkeep history`")
     then = _add(commands, live, "modelkeep live --at 2026-06-01T14:30")
-    then.add_argument("--at", metavar="DATE", default="", help="a date or time, UTC (now)")
+    turn = _add(commands, update, "modelkeep update --dry-run")
+    turn.add_argument("--dry-run", action="store_true", help="say what it would do, change nothing")
+    for each in (then, turn):
+        each.add_argument("--at", metavar="DATE", default="", help="a date or time, UTC (now)")
 
 
 def _takes_parameters(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ class NotFit(RuntimeError):
 
 def gather(root: Path, at: Record, forced: str = "") -> dict:
     """The evidence for the candidate of this commit; NotFit unless it is whole, committed and has passed the gate (`forced`: why it is let through)."""
-    commit = _on_a_branch(root)
+    commit = on_a_branch(root)
     _committed(root)
     locked = _locked(root)
     judged = _judged(root, at, forced)
@@ -79,24 +79,30 @@ def _sorted(rows: "pd.DataFrame") -> str:
     return "\n".join(sorted(rows.astype(str).agg("\t".join, axis=1)))
 
 
-def _on_a_branch(root: Path) -> str:
+def on_a_branch(root: Path) -> str:
+    """The commit of HEAD; NotFit if HEAD is on no branch."""
     try:
         tags.git(root, "symbolic-ref", "--quiet", "HEAD")
     except tags.GitError:
         raise NotFit(
             "HEAD is detached, so what comes after this version would be on no branch; "
-            "`git switch -c NAME` makes one here, then release"
+            "`git switch -c NAME` makes one here, then try again"
         ) from None
     return tags.git(root, "rev-parse", "HEAD").strip()
 
 
-def _committed(root: Path) -> None:
+def changed(root: Path) -> list[str]:
+    """What a candidate is made from, or a run makes, that is not as the last commit has it."""
     paths = {*READ, *_read_or_made(root)}
     options = ("--porcelain", "--untracked-files=all", "--", *sorted(paths))
     said = tags.git(root, "--literal-pathspecs", "status", *options)
-    if changed := [line[3:] for line in said.splitlines()]:
+    return [line[3:] for line in said.splitlines()]
+
+
+def _committed(root: Path) -> None:
+    if found := changed(root):
         raise NotFit(
-            f"{several(changed)} {'has' if len(changed) == 1 else 'have'} uncommitted changes, and a version is a commit; "
+            f"{several(found)} {'has' if len(found) == 1 else 'have'} uncommitted changes, and a version is a commit; "
             f"{TURN} makes one of them, or `git checkout -- FILE` takes a change back"
         )
 
@@ -171,10 +177,9 @@ def _reproduced(root: Path) -> None:
 def _stale(root: Path) -> dict:
     from dvc.repo import Repo
 
+    # what comes after `evaluate` makes no candidate: it may wait for the rows that the next one is to answer
     with Repo(str(root)) as repo:
-        found = repo.status()
-    # a backtest makes no candidate, and may never have been run
-    return {name: why for name, why in found.items() if not name.startswith("backtest")}
+        return repo.status(targets=[f"{root / 'dvc.yaml'}:evaluate"], with_deps=True)
 
 
 def _bundle(root: Path, commit: str) -> str:

@@ -206,7 +206,10 @@ class App:
         place = self.root / self.settings.store
         work = await asyncio.to_thread(investigations.copy, self.root, place, case)
         try:
-            log, asked = _absolute(self.settings.log, self.root), self.settings.prometheus
+            log, asked = (
+                investigations.reached(self.settings.log, self.root),
+                self.settings.prometheus,
+            )
             for command in investigations.commands(case, log, asked):
                 wrong = await self._run(command, work)
                 stage = command[5]
@@ -239,11 +242,6 @@ class App:
                     await process.wait()
             printed.seek(0)
             return (printed.read() or "it said nothing") if code else ""
-
-
-def _absolute(log: str, root: Path) -> str:
-    path = log.removeprefix("sqlite:///")
-    return log if path == log else f"sqlite:///{root / path}"
 
 
 def settings(root: Path, overrides: dict[str, object]) -> Settings:

@@ -116,9 +116,9 @@ def _read(path: Path) -> Case | None:
     return replace(case, said=tuple(case.said)) if ours else None
 
 
-def copy(root: Path, place: Path, case: Case) -> Path:
-    """A workspace of this case: the library, notebooks and parameters as they are now, and the model that the alert is about."""
-    work = root / FOLDER / f".work-{case.id}-{case.tries}"
+def copy(root: Path, place: Path, case: Case, work: Path | None = None) -> Path:
+    """A workspace of this case (at `work`, by default beside the reports): the library, notebooks and parameters as they are now, and the model that the alert is about."""
+    work = work or root / FOLDER / f".work-{case.id}-{case.tries}"
     shutil.rmtree(work, ignore_errors=True)
     _history(root, work)
     work.mkdir(parents=True, exist_ok=True)
@@ -141,6 +141,12 @@ def _history(root: Path, work: Path) -> None:
     clone = ["git", "clone", "--quiet", "--shared", "--no-checkout", str(root), str(work)]
     if subprocess.run(clone, capture_output=True).returncode == 0:
         subprocess.run(["git", "-C", str(work), "reset", "--quiet"], capture_output=True)
+
+
+def reached(log: str, root: Path) -> str:
+    """The address of a log as it is reached from any folder."""
+    path = log.removeprefix("sqlite:///")
+    return log if path == log else f"sqlite:///{root / path}"
 
 
 def commands(case: Case, log: str, prometheus: str) -> list[list[str]]:

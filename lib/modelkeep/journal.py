@@ -119,6 +119,15 @@ def newest(root: Path) -> Path | None:
     return paths[-1] if paths else None
 
 
+def openings(root: Path) -> list[Opening]:
+    """What every rollout on record was about, the oldest first."""
+    found = []
+    for path in sorted((root / FOLDER).glob("*.jsonl")):
+        with open(path, encoding="utf-8") as file:
+            found.append(Opening(**json.loads(file.readline())["rollout"]))
+    return found
+
+
 def find(root: Path, id: str = "") -> Journal:
     """The rollout of that id, by default the last one."""
     path = root / FOLDER / f"{id}.jsonl" if id else newest(root)
