@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 from clock import Clock
-from clone import Clone, moment
-from fallback import turn as update
+from clone import Clone, YearError, moment
 from service import Server, Traffic
 
 from modelkeep import files, journal, rollout, sources, store, workspace
@@ -33,6 +32,7 @@ PARAMS = {
         "dwell_minutes": 1440,
         "max_hours": 504,
     },
+    "update": {"retrain": "every_days", "every_days": 28.0, "shadow": "never"},
 }
 LOST = 0.02  # labels that never come
 PLANT_AFTER = 13  # weeks; later if a rollout goes on
@@ -88,8 +88,10 @@ class Year:
     def turn(self, at: int) -> None:
         """One turn of the loop; what it started is followed."""
         began = time.monotonic()
-        self.happened(at, "turn", **update(self.clone, at))
-        self.events[-1]["seconds"] = time.monotonic() - began
+        said = self.clone.turn(at)
+        self.happened(at, "turn", **said | {"seconds": round(time.monotonic() - began)})
+        if said["state"] == "alarm" and self.server is None:
+            raise YearError(f"the first turn ended in an alarm: {said['sentence']}")
         self._follow()
 
     def plant(self, at: int) -> None:
@@ -108,7 +110,7 @@ class Year:
 
     def happened(self, at: int, what: str, **said: object) -> None:
         """Put an event on record, for the page."""
-        self.events.append({"at": moment(at), "what": what, **said})
+        self.events.append({**said, "at": moment(at), "what": what})
         with open(self.place / "events.jsonl", "a") as file:
             file.write(json.dumps(self.events[-1]) + "\n")
 
