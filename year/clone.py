@@ -85,7 +85,7 @@ class Clone:
         said = self.run(at, "modelkeep", "update", "--at", moment(at), fails=True).splitlines()
         if len(said) < 2 or not said[-2].startswith("{"):
             raise YearError(f"`modelkeep update --at {moment(at)}` did not say what it did: {said[-5:]}")  # fmt: skip
-        return json.loads(said[-2]) | {"sentence": said[-1]}
+        return json.loads(said[-2])
 
     def plant(self, at: float, seed: int = 0) -> tuple[str, str]:
         """Train on shuffled labels, release it by force, and start it as canary; its version, and what the gate said."""

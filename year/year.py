@@ -54,7 +54,8 @@ class Year:
         asked = workspace.params(source, "prepare") | params["prepare"]
         times = self.table[asked["time_column"]]
         known = self.table[times < pd.Timestamp(moment(self.start))]
-        as_of = {"as_of": moment(self.start)[:10]}
+        # the candidate of the repository that is cloned is no candidate of this year: the first turn is due
+        as_of = {"as_of": moment(self.start - 365 * DAY)[:10]}
         self.clone.make(source, known, {**params, "prepare": params["prepare"] | as_of}, self.start)
         self.clock = Clock(self.place / "clock", self.start)
         within = (times >= moment(self.start)) & (times < moment(self.end))
@@ -108,7 +109,7 @@ class Year:
         self.server.follow()
         self.controller = rollout.Controller(self.clone.root, self.log, self.clock.seconds)
 
-    def happened(self, at: int, what: str, **said: object) -> None:
+    def happened(self, at: int, what: str, /, **said: object) -> None:
         """Put an event on record, for the page."""
         self.events.append({**said, "at": moment(at), "what": what})
         with open(self.place / "events.jsonl", "a") as file:
