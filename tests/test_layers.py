@@ -12,14 +12,15 @@ LADDER = (  # from low to high; a module imports only from lower levels
     "charts frontier gate postgres profile ramp schema sources sqlite store verdicts workspace",
     "canary contract experiments log models notebooks rows sweep tables traffic twosample",
     "alerts drift exposition journal looks openapi parameters partitions proof record reference rules windows",
-    "bundle dashboards evidence live livebins policies runner shadow story watch",
+    "bundle dashboards evidence live livebins policies runner shadow story turns watch",
     "collect compare evaluate history investigations monitor panels past prepare train",  # what the pages say
     "monitoring served serving",
     "inference releases telemetry trials",
-    "labels replay turns web",
+    "commits labels replay web",
     "answers backtest replies rollout wire",
     "server",
-    "investigate serve steering update",
+    "candidates investigate serve steering",
+    "update",
     "cli",
     "__main__",
 )

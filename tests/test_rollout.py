@@ -115,6 +115,13 @@ def test_a_champion_that_was_changed_meanwhile_ends_the_rollout(world):
     assert world.serving() == ("good", None, None)  # what has ended leaves others alone
 
 
+def test_a_look_that_has_begun_puts_no_canary_beside_a_champion_of_after_a_rollback(world):
+    found = world.begin().turn()
+    store.point(world.root / "serving", Now(Role(world.hashes["bad"])))  # what a rollback does
+    assert rollout.settle(world.root, found) is False
+    assert world.serving() == ("bad", None, None)
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -33,6 +33,11 @@ class Found:
     unfit: int  # their label is none that history's column can hold
 
     @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each."""
+        return {k: len(v) if k == "rows" else v for k, v in vars(self).items()}
+
+    @property
     def sentence(self) -> str:
         """How many rows there are, and why others are none."""
         also = {

@@ -113,10 +113,12 @@ def settle(root: Path, at: Record) -> list[str]:
     version = at.champion.version
     said = record.evidence(at.versions[version])
     place, sha256 = folder(root), said["hashes"]["bundle"]
-    serves, changed = store.now(place), []
-    if serves is None or (serves.champion.sha256, serves.champion.version) != (sha256, version):
-        store.point(place, Now(Role(sha256, version)))
-        changed.append(f"{place.name}/{store.POINTER}")
+    changed = []
+    with store.changing(place):  # a rollout's look may be at it
+        serves = store.now(place)
+        if serves is None or (serves.champion.sha256, serves.champion.version) != (sha256, version):
+            store.point(place, Now(Role(sha256, version)))
+            changed.append(f"{place.name}/{store.POINTER}")
     return changed + _compare_with(root, version, said)
 
 

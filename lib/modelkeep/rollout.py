@@ -83,17 +83,25 @@ def start(
 def settle(root: Path, found: Journal) -> bool:
     """Bring the pointer to what the record's last line says; whether it was not there. A rollout that has ended touches only what is still its own."""
     place, opening = folder(root), found.opening
-    at = store.now(place)
-    mine = any(role and role.salt == opening.id for role in (at.canary, at.shadow))
-    if found.end == PROMOTED and mine:
+    if found.end == PROMOTED and _mine(store.now(place), opening):
         promote(root, found)
         return True
     role = Role(**opening.canary, share=found.share or 1.0, salt=opening.id)
-    want = Now(at.champion, **({} if found.end else {opening.kind: role}))
-    if (at.canary, at.shadow) == (want.canary, want.shadow) or (found.end and not mine):
-        return False
-    store.point(place, want)
+    with store.changing(place):
+        at = store.now(place)
+        if found.end:
+            want, ours = Now(at.champion), _mine(at, opening)
+        else:  # beside another champion, as after a rollback, it is not put: the next look ends it
+            want = Now(at.champion, **{opening.kind: role})
+            ours = at.champion.sha256 == opening.champion["sha256"]
+        if not ours or (at.canary, at.shadow) == (want.canary, want.shadow):
+            return False
+        store.point(place, want)
     return True
+
+
+def _mine(at: Now, opening: Opening) -> bool:
+    return any(role and role.salt == opening.id for role in (at.canary, at.shadow))
 
 
 def promote(root: Path, found: Journal) -> None:

@@ -1,9 +1,12 @@
 """The sealed store that serves: bundles by content hash, and one small file that says which of them answers."""
 
+import fcntl
 import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -98,6 +101,14 @@ def point(store: Path, new: Now) -> Now:
     new = Now(new.champion, new.canary, new.shadow, before.serial + 1 if before else 1)
     files.write_json(store / POINTER, asdict(new))
     return new
+
+
+@contextmanager
+def changing(store: Path) -> Iterator[None]:
+    """Hold the pointer while what is to be there is made from what is there; a killed holder holds it no more."""
+    with open(store / "now.lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sweep(store: Path, keep: set[str]) -> list[str]:

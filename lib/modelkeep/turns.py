@@ -1,266 +1,86 @@
-"""Unattended turns in a Git repository: one at a time, from a clean commit; what a killed one left is undone, and each step is a commit"""
+"""A turn on its way: what it was asked, what it has done, and the two lines in which it ends"""
 
-import fcntl
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from modelkeep import evidence, files, record, releases, tags, workspace
-from modelkeep.report import several
+from modelkeep import parameters, record, workspace
 
-LOCK = "modelkeep-update.lock"
-MADE = ("dvc.lock", "metrics", "verdicts", "plots")  # by a run of the pipeline, beside as_of
-PREPARE = "params/prepare.yaml"
-FOLLOWS = (f"{releases.COPY}.dvc", evidence.CHAMPION, "rollouts")  # the record, not this commit
-# DVC in a process of its own, which ends with its stages when this one is killed
-DVC = (
-    "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
-    "from modelkeep import parents; parents.watch(); "
-    "from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
-)
-PATIENCE = 3.0  # seconds after which a lock of Git's that nobody holds is one of a killed Git
+RETRAIN = ("on_decision", "every_days", "never")
+WHISPERS = ("if_unsure", "always", "never")
+STATES = SAME, BETTER, WAITING, ALARM = ("same", "better", "waiting", "alarm")
+CODES = {ALARM: 3}
 
 
-class Held(RuntimeError):
-    """Another turn is at work here."""
+class TurnError(ValueError):
+    """Parameters or a moment that no turn can be taken with."""
 
 
-class TurnError(RuntimeError):
-    """A turn that cannot begin, or a step of it that failed."""
+@dataclass(frozen=True)
+class Settings:
+    """What params/update.yaml holds; each line there says what it means."""
+
+    retrain: str = "on_decision"
+    every_days: float = 7.0
+    wait_days: float = 2.0
+    shadow: str = "if_unsure"
+    rollout: bool = True
 
 
 @dataclass
-class Mark:
-    """What the lock's file tells: when the turn before began if it was killed (else 0), and whether this one leaves the tree whole."""
+class Turn:
+    """A turn on its way: what it was asked, and what it has done."""
 
-    since: float
-    whole: bool = True
+    root: Path
+    now: float
+    dry: bool = False
+    settings: Settings = field(default_factory=Settings)
+    state: str = SAME
+    sentence: str = ""
+    steps: list[str] = field(default_factory=list)
+    facts: dict = field(default_factory=dict)
 
+    @property
+    def at(self) -> str:
+        """The moment of the turn as ISO text, UTC."""
+        return datetime.fromtimestamp(self.now, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
-@contextmanager
-def hold(root: Path, now: float) -> Iterator[Mark]:
-    """Hold the one lock of turns; Held says who has it.
+    def step(self, text: str) -> None:
+        """Tell what was done, or would be."""
+        self.steps.append(text)
+        print(f"update: {text}", file=sys.stderr, flush=True)
 
-    Its file says who works, and is emptied at the end: text in it that nobody holds is of a turn that was killed.
-    """
-    with open(_lock(root), "a+b") as file:
-        _flock(file)
-        file.seek(0)
-        left = file.read()
-        mark = Mark(_since(left))
-        said = {"pid": os.getpid(), "host": os.uname().nodename, "since": time.time(), "at": now}
-        # never empty in between: whoever comes after a kill must see that there was one
-        file.write(json.dumps(said).encode() + b"\n")
-        file.flush()
-        try:
-            yield mark
-        finally:
-            if mark.whole:
-                file.truncate(0)
+    def end(self, state: str, sentence: str) -> None:
+        """What the turn ends in; what weighs more is not forgotten for what comes later."""
+        if STATES.index(state) >= STATES.index(self.state):
+            self.state, self.sentence = state, sentence
+        self.step(sentence)
 
+    @property
+    def champion(self) -> str:
+        """The champion on record, in words."""
+        term = record.read(self.root).champion
+        return f"The champion {term.version}" if term else "No champion"
 
-def free(root: Path) -> None:
-    """Raise Held if a turn is at work; nothing is changed."""
-    if _lock(root).exists():
-        with open(_lock(root), "rb") as file:
-            _flock(file)
-
-
-def _lock(root: Path) -> Path:
-    return root / tags.git(root, "rev-parse", "--git-common-dir").strip() / LOCK
-
-
-def _flock(file) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        said = _last(file.read())
-        since = datetime.fromtimestamp(said.get("since", time.time()), UTC)
-        raise Held(
-            f"process {said.get('pid', '?')} on {said.get('host', 'this machine')} is at a turn here since {since:%Y-%m-%d %H:%M:%S} UTC; "
-            "wait for its end, one turn at a time"
-        ) from None
+    def told(self) -> dict:
+        """The two lines in which a turn ends, and its exit code."""
+        said = {"state": self.state, "at": self.at, "dry_run": self.dry, "sentence": self.sentence}
+        said |= {"steps": self.steps, **self.facts}
+        text = f"{json.dumps(said)}\n{self.state}: {self.sentence}"
+        return {"json": said, "text": text, "code": CODES.get(self.state, 0)}
 
 
-def _since(left: bytes) -> float:
-    return float(_last(left).get("since", 1.0)) if left else 0.0  # 1: it was killed while it wrote
-
-
-def _last(text: bytes) -> dict:
-    with suppress(ValueError, IndexError):
-        return json.loads(text.splitlines()[-1])
-    return {}
-
-
-def ready(root: Path) -> None:
-    """Whether turns can be committed here: a repository with commits, whole, on a branch, and somebody to commit as; RecordError, NotFit or TurnError."""
-    record.ready(root)
-    evidence.on_a_branch(root)
-    try:
-        tags.git(root, "var", "GIT_COMMITTER_IDENT")
-        tags.git(root, "var", "GIT_AUTHOR_IDENT")
-    except tags.GitError:
-        raise TurnError(
-            "Git does not know who commits here; `git config user.name NAME && git config user.email ADDRESS` says it"
-        ) from None
-
-
-def clean(root: Path, own: Sequence[str] = ()) -> None:
-    """Raise TurnError if what a turn reads or commits has changes of somebody else; `own` is left out."""
-    left = (*FOLLOWS, *own)
-    changed = [p for p in evidence.changed(root) if not p.startswith(left)]
-    if changed:
-        raise TurnError(
-            f"{several(changed)} {'has' if len(changed) == 1 else 'have'} uncommitted changes, and a turn commits what it reads and makes; "
-            "`git add -A && git commit` keeps them, `git checkout -- FILE` takes a change back"
-        )
-
-
-def changes(root: Path, source: str) -> dict[str, str]:
-    """The files of a folder that DVC tracks which are not as its `.dvc` has them: added, modified or deleted."""
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        said = repo.data_status(targets=[str(root / source)], granular=True)["uncommitted"]
-    kinds = ("added", "modified", "deleted")
-    named = {str(path): kind for kind in kinds for path in said.get(kind, ())}
-    return {path: kind for path, kind in named.items() if path.rstrip("/") != source}
-
-
-def restore(root: Path, since: float = 0.0) -> None:
-    """Bring back what the last commit has of all that a run of the pipeline writes: what was not committed never was. `since`: when a killed turn began."""
-    if since:
-        _unlock(root, since)
-    with suppress(OSError, ValueError):
-        _readable(root / ".dvc" / "tmp" / "rwlock")
-    source = str(workspace.params(root, "prepare")["source"]).rstrip("/")
-    for path in (*MADE, f"{source}.dvc"):
-        if tags.git(root, "ls-tree", "HEAD", "--", path).strip():
-            tags.git(root, "reset", "--quiet", "--", path)
-            tags.git(root, "checkout", "--quiet", "HEAD", "--", path)
-        if path in MADE:
-            tags.git(root, "clean", "-fdq", "--", path)
-    before = workspace.value(tags.git(root, "show", f"HEAD:./{PREPARE}")).get("as_of")
-    set_as_of(root, before)
-    if (root / "dvc.lock").is_file():
-        dvc(root, "checkout", "--quiet", "--force", "--allow-missing", "dvc.yaml")
-
-
-def _readable(path: Path) -> None:
-    """A file of DVC's that a kill left half written goes."""
-    try:
-        json.loads(path.read_bytes() or b"{}")
-    except ValueError:
-        path.unlink()
-
-
-def _unlock(root: Path, since: float) -> None:
-    """Remove the locks that a killed Git has left, unless a Git may be at work."""
-    folders = {
-        root / tags.git(root, "rev-parse", f"--git-{d}").strip() for d in ("dir", "common-dir")
-    }
-    every = {p for at in folders for w in ("*.lock", "refs/heads/**/*.lock") for p in at.glob(w)}
-    every = [p for p in every if p.name not in (LOCK, tags.LOCK)]
-    found = [p for p in every if p.stat().st_mtime >= since - 1]
-    if not found:
-        return
-    time.sleep(PATIENCE)
-    if _git_works(root):
-        raise TurnError(f"{several([p.name for p in found])} in .git is held by a Git that is at work; wait for its end")  # fmt: skip
-    for path in found:
-        path.unlink(missing_ok=True)
-
-
-def _git_works(root: Path) -> bool:
-    import psutil
-
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, ValueError):
-            if process.name() == "git" and Path(process.cwd()).is_relative_to(root.resolve()):
-                return True
-    return False
-
-
-def set_as_of(root: Path, moment: object) -> None:
-    """Put a moment into params/prepare.yaml, all else kept as it is written."""
-    from ruamel.yaml import YAML
-
-    path = root / PREPARE
-    text = path.read_text(encoding="utf-8")
-    if workspace.value(text).get("as_of") == moment:
-        return
-    lines = text.splitlines(keepends=True)
-    place = next(k for k, line in enumerate(lines) if line.startswith("as_of:"))
-    line = lines[place]
-    column = len(line[: line.index("#")]) if "#" in line else 0
-    said = f"as_of: {json.dumps(moment).replace(chr(34), chr(39))}"
-    comment = line[line.index("#") :] if column else "\n"
-    lines[place] = f"{said.ljust(column - 1)} {comment}" if column else f"{said}{comment}"
-    changed = "".join(lines)
-    if YAML(typ="safe").load(changed).get("as_of") != moment:
-        raise TurnError(f"{PREPARE}: as_of is not on a line of its own, so it cannot be set to {moment!r}; write it so")  # fmt: skip
-    files.write_text(path, changed)
-
-
-def commit(root: Path, paths: Sequence[str], message: str, at: float, **trailers: object) -> str:
-    """Commit these paths alone, if they have changed; the commit, or nothing. `at` is the time on it."""
-    named = [p for p in paths if (root / p).exists() or tags.git(root, "ls-files", "--", p)]
-    if not named:
-        return ""
-    tags.git(root, "add", "--all", "--", *named)
-    if not tags.git(root, "diff", "--cached", "--name-only", "--", *named).strip():
-        return ""
-    when = datetime.fromtimestamp(at, UTC)
-    said = {"Turn": f"{when:%Y-%m-%dT%H:%M:%SZ}", **trailers}
-    text = "\n".join([message.rstrip(), "", *(f"Modelkeep-{k}: {v}" for k, v in said.items()), ""])
-    options = ("--quiet", "--cleanup=verbatim", f"--date=@{int(at)} +0000", "--file=-")
-    tags.git(root, "commit", *options, "--only", "--", *named, text=text, at=int(at))
-    return tags.git(root, "rev-parse", "HEAD").strip()
-
-
-def trailed(root: Path, name: str) -> tuple[str, str]:
-    """The newest commit of this branch that has a trailer of ours, and what it says there; nothing if there is none."""
-    form = f"--format=%H%x00%(trailers:key=Modelkeep-{name},valueonly,separator=%x20)"
-    said = tags.git(root, "log", "-1", f"--grep=^Modelkeep-{name}: ", form).strip()
-    commit, _, value = said.partition("\0")
-    return commit, value.strip()
-
-
-def dvc(root: Path, *words: str) -> str:
-    """Run DVC of this environment, its lines shown as they come; TurnError with the one that tells why if it fails."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", DVC, *words],
-        cwd=root,
-        env=os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1", "DVC_IGNORE_ISATTY": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=False,
-    ) as process:
-        lines = []
-        for line in process.stdout:
-            print(line, end="", file=sys.stderr, flush=True)
-            lines.append(line.rstrip())
-    if process.returncode:
-        raise TurnError(f"`dvc {' '.join(words)}` failed: {_why(lines, process.returncode)}")
-    return "\n".join(lines)
-
-
-def _why(lines: Sequence[str], code: int) -> str:
-    ours = [line for line in lines if line.startswith("modelkeep: ")]
-    theirs = [line for line in lines if line.startswith("ERROR: ")]
-    found = (ours or theirs or [line for line in lines if line] or [f"exit code {code}"])[-1]
-    ended = f" (ended by {signal.Signals(-code).name})" if code < 0 else ""
-    return found.removeprefix("modelkeep: ").removeprefix("ERROR: ") + ended
+def settings(root: Path) -> Settings:
+    """The settings of params/update.yaml, checked by name, type and range."""
+    found = Settings(**parameters.program(root, "update", Settings, {}))
+    for name, known in (("retrain", RETRAIN), ("shadow", WHISPERS)):
+        value = getattr(found, name)
+        if value not in known:
+            hint = workspace.meant(value, list(known)) or f"; take {', '.join(known)}"
+            raise TurnError(f"params/update.yaml: {name}: {value!r} is not known{hint}")
+    for name in ("every_days", "wait_days"):
+        if getattr(found, name) < 0:
+            raise TurnError(f"params/update.yaml: {name} is {getattr(found, name)}; days are 0 or more")  # fmt: skip
+    return found
