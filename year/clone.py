@@ -29,7 +29,8 @@ class Clone:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
         path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
         site = str(root / ".dvc" / "tmp" / "site")
-        self.env = {**kept, "PATH": path, "PYTHONPATH": str(root / "lib"), "DVC_SITE_CACHE_DIR": site}  # fmt: skip
+        lib = os.pathsep.join([str(root / "lib"), *filter(None, [kept.get("PYTHONPATH")])])
+        self.env = {**kept, "PATH": path, "PYTHONPATH": lib, "DVC_SITE_CACHE_DIR": site}  # fmt: skip
         self.env |= {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
 
     def make(self, source: Path, history: pd.DataFrame, params: Mapping[str, Mapping], at: float) -> None:  # fmt: skip

@@ -1,11 +1,9 @@
 """The page of a year: what happened, how good it was, and what was checked."""
 
-from pathlib import Path
-
 import numpy as np
-from told import Told, versions, wrong
+from told import Told, wrong
 
-from modelkeep import charts, figures, history, record, report, scores, story, workspace
+from modelkeep import charts, figures, report, scores, story
 from modelkeep.journal import Journal
 from modelkeep.ramp import span
 from modelkeep.report import Html, count, number, several
@@ -13,6 +11,8 @@ from modelkeep.report import Html, count, number, several
 REASONS = {
     "source": "a folder that grows; the bundled example is one table of the whole year",
     "entity_column": "one decision is about one flight; 900 a day are too few to wait for new aircraft",
+    "folds": "the year trains eleven models, and shall take minutes",
+    "days": "the monitor looks at the answers since the turn before",
     "steps": "at 1 % of 900 flights a day the first step alone would take months",
     "margins": "what 900 flights a day can refute within two weeks",
     "floor": "the server fails almost nobody, so a share must be named that nobody would mind",
@@ -26,8 +26,8 @@ REASONS = {
 }
 
 
-def page(told: Told, events: list[dict], root: Path, source: Path, params: dict, spent: float) -> str:  # fmt: skip
-    """The page as HTML; `root` is the clone of the year, `source` the repository that it was cloned from."""
+def page(told: Told, events: list[dict], params: dict, made: dict, spent: float) -> str:  # fmt: skip
+    """The page as HTML; `made` is what it was made from (see `workspace.provenance`)."""
     first, second = scores.METRICS[told.task]
     planted = _planted(told, events)
     parts = [
@@ -36,12 +36,12 @@ def page(told: Told, events: list[dict], root: Path, source: Path, params: dict,
         _text(
             "A model of the flights of January to March 2013 is released on the first day. From then on a real server answers each flight before it departs, at a clock that runs fast; a day later what came true is posted, of two in a hundred never. Every four weeks `modelkeep update` takes one turn: it adds the flights that came true to the history, trains a candidate on it, asks the gate, and lets what passes answer a few flights as a canary, until the evidence says more or back. Nobody looks at it, except that once a bad model is let past the gate by force."
         ),
-        report.provenance(_facts(told, root, source)).markup,
+        report.provenance(_facts(told, made)).markup,
         "<h2>What happened, turn by turn?</h2>",
         _text("The gate compares each candidate with the champion on the newest thirty days, which neither has learned from. What it cannot tell from no difference is refused as well."),
         report.table(_acts(told, events)).markup,
         "<h2>Who answered?</h2>",
-        _who(told, root, planted)._repr_html_(),
+        _who(told, planted)._repr_html_(),
         "<h2>Was it worth it?</h2>",
         _text("Blue is what was served, whoever answered. Dotted grey is the model of the first day on the same flights, as if nobody had ever updated. All that ever came true is counted, also where the server was not told."),
         _course(told, first)._repr_html_(),
@@ -55,7 +55,7 @@ def page(told: Told, events: list[dict], root: Path, source: Path, params: dict,
         "<h2>How did each rollout go?</h2>",
         report.table(_rollouts(told), "There was no rollout.").markup,
         "<h2>What does the record say?</h2>",
-        f"<pre>{_escaped(history.told(record.read(root))['text'])}</pre>",
+        f"<pre>{_escaped(told.record['text'])}</pre>",
         "<h2>What was checked?</h2>",
         _text("Every flight was compared in three places: what the client was told, what the log holds, and what the model says that the answer names. A difference would be an answer of two models mixed, a lost row or one counted twice."),
         report.table([{"": k, "number": v} for k, v in told.checks.items()]).markup,
@@ -87,8 +87,8 @@ def _promoted(told: Told) -> list[Journal]:
 
 
 def _planted(told: Told, events: list[dict]) -> Journal | None:
-    versions = {e["version"] for e in events if e["what"] == "planted"}
-    return next((j for j in told.journals if j.opening.canary["version"] in versions), None)
+    ids = {e["rollout"] for e in events if e["what"] == "planted"}
+    return next((j for j in told.journals if j.opening.id in ids), None)
 
 
 def verdict(told: Told, events: list[dict], spent: float) -> Html:
@@ -127,26 +127,25 @@ def _exposed(told: Told, planted: Journal | None) -> int:
     return int((told.by == planted.opening.canary["sha256"][:10]).sum()) if planted else 0
 
 
-def _facts(told: Told, root: Path, source: Path) -> dict[str, object]:
-    at = record.read(root)
-    made = workspace.provenance(source, "prepare")
+def _facts(told: Told, made: dict) -> dict[str, object]:
+    said = told.record["json"]
     return {
         "code": f"commit {made['short']}",
         "flights": f"{len(told.by):,}, of {told.days.min()} to {told.days.max()}",
         "labels sent": f"{told.checks['labels sent']:,}",
-        "versions": several(list(at.versions), 20),
-        "changes of champion": f"{len(at.terms)}",
+        "versions": several([v["version"] for v in reversed(said["versions"])], 20),
+        "changes of champion": f"{len(said['terms'])}",
     }
 
 
 def _acts(told: Told, events: list[dict]) -> list[dict]:
     """A row for each turn, and for what was planted."""
-    ends = {j.opening.canary["version"]: j for j in told.journals}
+    ends = {j.opening.id: j for j in told.journals}
     rows = []
     for e in events:
         if e["what"] == "rollout":
             continue
-        found = ends.get(e.get("version", ""))
+        found = ends.get(e.get("rollout"))
         gate = str(e.get("gate", "–")).partition(":")[0].replace("_", " ")
         rows.append(
             {
@@ -188,7 +187,7 @@ def _rollouts(told: Told) -> list[dict]:
     return rows
 
 
-def _who(told: Told, root: Path, planted: Journal | None) -> figures.Figure:
+def _who(told: Told, planted: Journal | None) -> figures.Figure:
     by, role = told.by, told.role
     bad = planted.opening.canary["sha256"][:10] if planted else ""
     first = by[0]
@@ -200,8 +199,7 @@ def _who(told: Told, root: Path, planted: Journal | None) -> figures.Figure:
     }
     week = (told.days - told.starts[0]).astype(int) // 7
     n = {k: np.bincount(week[v], minlength=len(told.starts))[: len(told.starts)] for k, v in parts.items()}  # fmt: skip
-    named = versions(root)
-    each = [f"{named.get(m, m)} {int((by == m).sum()):,}" for m in dict.fromkeys(by)]
+    each = [f"{told.names.get(m, m)} {int((by == m).sum()):,}" for m in dict.fromkeys(by)]
     return figures.timeline(
         told.starts, n, title="Who answered, week by week?", caption=f"Answers by version: {', '.join(each)}."
     )  # fmt: skip

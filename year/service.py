@@ -30,6 +30,7 @@ class Server:
         line = self.process.stdout.readline()
         if not (found := re.search(r"http://[0-9.]+:([0-9]+);", line)):
             self.process.wait()
+            self.process.stdout.close()
             raise RuntimeError(f"the server did not start: {line}{said.read_text()[-2000:]}")
         self.connection, self.used = HTTPConnection("127.0.0.1", int(found[1]), timeout=60), 0.0
 
@@ -53,6 +54,7 @@ class Server:
         self.connection.close()
         os.kill(self.process.pid, signal.SIGTERM)
         self.process.wait(30)
+        self.process.stdout.close()
 
 
 class Traffic:

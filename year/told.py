@@ -8,7 +8,18 @@ import numpy as np
 import pandas as pd
 from clone import HISTORY
 
-from modelkeep import bundle, frontier, journal, log, past, record, rollout, scores, traffic
+from modelkeep import (
+    bundle,
+    frontier,
+    history,
+    journal,
+    log,
+    past,
+    record,
+    rollout,
+    scores,
+    traffic,
+)
 from modelkeep.columns import as_text
 from modelkeep.journal import Journal
 from modelkeep.schema import Schema
@@ -30,6 +41,8 @@ class Told:
     never: dict[str, np.ndarray]
     checks: dict[str, int | float]
     journals: list[Journal]
+    names: dict[str, str]  # the version of each released model, by its short name
+    record: dict  # what `modelkeep history` says
 
     def gain(self, metric: str) -> frontier.Interval:
         """By how much what was served is better than never updating, by week on average."""
@@ -59,7 +72,7 @@ def tell(root: Path, table: pd.DataFrame, asked: Mapping, seen, first: str) -> T
     days = rows[of.time].to_numpy().astype("datetime64[D]")
     quality = [_quality(rows, each, of, week, len(starts)) for each in (said, alone)]
     by = rows[traffic.ANSWERED_BY].to_numpy()
-    return Told(by, role, days, of.task, starts, *quality, checks, journals)
+    return Told(by, role, days, of.task, starts, *quality, checks, journals, *_record(root))
 
 
 def _once(raw: pd.DataFrame, seen) -> dict[str, int]:
@@ -134,7 +147,7 @@ def wrong(told: Told) -> dict[str, int]:
     return {k: v for k, v in zero.items() if v}
 
 
-def versions(root: Path) -> dict[str, str]:
-    """The version of each released model, by its short name."""
+def _record(root: Path) -> tuple[dict[str, str], dict]:
     at = record.read(root)
-    return {record.evidence(t)["hashes"]["bundle"][:10]: v for v, t in at.versions.items()}
+    names = {record.evidence(t)["hashes"]["bundle"][:10]: v for v, t in at.versions.items()}
+    return names, history.told(at)

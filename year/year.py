@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +23,8 @@ from modelkeep.history import moment as seconds
 DAY, HOUR, LOOK = 86_400, 3_600, 6
 PARAMS = {
     "prepare": {"source": "history", "entity_column": "flight_id"},
+    "train": {"folds": 2},
+    "collect": {"days": 28},
     "rollout": {
         "steps": [10, 25, 50],
         "margins": [2.0, 1.5, 1.2],
@@ -34,6 +36,7 @@ PARAMS = {
     },
     "update": {"retrain": "every_days", "every_days": 28.0, "shadow": "never"},
 }
+ENDS = {"step_up": "promoted", "roll_back": "rolled back"}
 LOST = 0.02  # labels that never come
 PLANT_AFTER = 13  # weeks; later if a rollout goes on
 
@@ -52,15 +55,19 @@ class Year:
     def begin(self, source: Path, params: dict) -> None:
         """Clone, release the first model, and serve it."""
         asked = workspace.params(source, "prepare") | params["prepare"]
-        times = self.table[asked["time_column"]]
-        known = self.table[times < pd.Timestamp(moment(self.start))]
+        known = self.table[self.table[asked["time_column"]] < moment(self.start)]
         # the candidate of the repository that is cloned is no candidate of this year: the first turn is due
         as_of = {"as_of": moment(self.start - 365 * DAY)[:10]}
         self.clone.make(source, known, {**params, "prepare": params["prepare"] | as_of}, self.start)
+        self.turn(self.start)
+        self.serve(asked)
+
+    def serve(self, asked: Mapping) -> None:
+        """Start the server on what the clone's store holds; `asked` names the table's columns."""
         self.clock = Clock(self.place / "clock", self.start)
+        times = self.table[asked["time_column"]]
         within = (times >= moment(self.start)) & (times < moment(self.end))
         self.traffic = Traffic(self.table[within], asked, self.lost)
-        self.turn(self.start)
         self.server = Server(self.clone.root, self.place / "clock", self.place / "server.log", self.clone.env)  # fmt: skip
         self.log = rollout.open_log(self.clone.root)
         self.first = store.now(rollout.folder(self.clone.root)).champion.sha256
@@ -93,27 +100,40 @@ class Year:
         self.happened(at, "turn", **said | {"seconds": round(time.monotonic() - began)})
         if said["state"] == "alarm" and self.server is None:
             raise YearError(f"the first turn ended in an alarm: {said['sentence']}")
-        self._follow()
+        self.follow()
 
     def plant(self, at: int) -> None:
         """A bad model goes into a canary by force."""
         self.clone.commit(at, "What the last rollout left")
         version, gate = self.clone.plant(at)
-        self.happened(at, "planted", version=version, gate=gate)
-        self._follow()
+        id = journal.newest(self.clone.root).stem
+        self.happened(at, "planted", version=version, gate=gate, rollout=id)
+        self.follow()
 
-    def _follow(self) -> None:
-        path = journal.newest(self.clone.root)
-        if self.server is None or path is None or journal.read(path).end:
+    def follow(self) -> None:
+        """Let the server follow what has changed; a rollout that was started is looked at from now on."""
+        if self.server is None:
             return
         self.server.follow()
-        self.controller = rollout.Controller(self.clone.root, self.log, self.clock.seconds)
+        path = journal.newest(self.clone.root)
+        if path is not None and not journal.read(path).end:
+            self.controller = rollout.Controller(self.clone.root, self.log, self.clock.seconds)
 
     def happened(self, at: int, what: str, /, **said: object) -> None:
         """Put an event on record, for the page."""
         self.events.append({**said, "at": moment(at), "what": what})
         with open(self.place / "events.jsonl", "a") as file:
             file.write(json.dumps(self.events[-1]) + "\n")
+
+    @property
+    def news(self) -> str:
+        """What happened last, in some words."""
+        last = self.events[-1]
+        if last["what"] == "rollout":
+            return f"canary {ENDS.get(last['end'], last['end']) if last['end'] else format(last['share'], '.0%')}"
+        return f"{last['what']}: {last.get('gate', '').partition(':')[0]} {last.get('version', '')}".replace(
+            "_", " "
+        ).strip()
 
     def run(self, turn_days: int, plant_after: int, say: Callable[[int], None]) -> None:
         """From the first day to the last; `say` is told each day."""
@@ -134,24 +154,32 @@ class Year:
         """End the server."""
         if self.server:
             self.server.stop()
+            self.log.close()
 
 
 class Progress:
     """One line a simulated week, with a bar and the time left."""
 
-    def __init__(self, year: Year) -> None:
-        self.year, self.began, self.days = year, time.monotonic(), (year.end - year.start) // DAY
+    def __init__(self, year: Year, turn_days: int) -> None:
+        self.year, self.turn_days, self.began = year, turn_days, time.monotonic()
+        self.days = (year.end - year.start) // DAY
 
     def __call__(self, days: int) -> None:
         """Say where the year stands, once a week."""
         if days % 7 and days != self.days:
             return
-        part, spent = days / self.days, time.monotonic() - self.began
-        bar = "█" * round(20 * part) + "·" * (20 - round(20 * part))
-        told = {e["what"]: e for e in self.year.events}
-        last = [f"{k} {v.get('version') or v.get('state') or v.get('end') or format(v.get('share', 0), '.0%')}" for k, v in told.items()]  # fmt: skip
-        answered = self.year.traffic.counts["answered"]
-        print(f"{moment(self.year.start + DAY * days)[:10]} {bar} {answered:>7,} answers, {spent * (1 - part) / part / 60:4.1f} min left; {', '.join(last)}", flush=True)  # fmt: skip
+        full = round(20 * days / self.days)
+        day, answered = moment(self.year.start + DAY * days)[:10], self.year.traffic.counts["answered"]  # fmt: skip
+        told = f"{day} {'█' * full}{'·' * (20 - full)} {answered:>7,} answers"
+        print(f"{told}, {self.left(days) / 60:4.1f} min left; {self.year.news}", flush=True)
+
+    def left(self, days: int) -> float:
+        """Seconds, if days and turns go on to take what they took until now."""
+        turns = [e["seconds"] for e in self.year.events if e["what"] == "turn"]
+        later = sum(turns[1:])  # the first one was before we began
+        to_come = (self.days - 1) // self.turn_days - (len(turns) - 1)
+        a_day = (time.monotonic() - self.began - later) / days
+        return a_day * (self.days - days) + to_come * sum(turns) / len(turns)
 
 
 def main() -> int:
@@ -170,7 +198,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         year.begin(root, PARAMS)
-        year.run(7 * told.weeks, told.plant_after, Progress(year))
+        year.run(7 * told.weeks, told.plant_after, Progress(year, 7 * told.weeks))
     finally:
         year.stop()
     return finish(year, root, time.monotonic() - began)
@@ -183,7 +211,8 @@ def finish(year: Year, root: Path, spent: float) -> int:
 
     asked, first = workspace.params(root, "prepare"), year.first
     found = tell(year.clone.root, year.table, asked, year.traffic, first)
-    text = page(found, year.events, year.clone.root, root, PARAMS, spent)
+    made = workspace.provenance(root, "prepare")
+    text = page(found, year.events, PARAMS, made, spent)
     files.write_text(root / "reports" / "year.html", text)
     files.write_json(year.place / "checks.json", found.checks)
     said = verdict(found, year.events, spent)
