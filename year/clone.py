@@ -38,6 +38,7 @@ class Clone:
         self.root.parent.mkdir(parents=True, exist_ok=True)
         command = ["git", "clone", "--quiet", str(source), str(self.root)]
         subprocess.run(command, check=True, env=self.env)
+        self.run(at, "git", "checkout", "--quiet", "-B", "year")  # also where HEAD was on no branch
         for key, value in {"name": "Year", "email": "year@localhost"}.items():
             self.run(at, "git", "config", f"user.{key}", value)
         for tag in self.run(at, "git", "tag").split():

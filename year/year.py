@@ -25,9 +25,10 @@ PARAMS = {
     "prepare": {"source": "history", "entity_column": "flight_id"},
     "train": {"folds": 2},
     "collect": {"days": 28},
+    "monitor": {"draws": 199},
     "rollout": {
         "steps": [10, 25, 50],
-        "margins": [2.0, 1.5, 1.2],
+        "margins": [2.0, 1.5, 1.25],
         "maturity_hours": {"wrong": 30},
         "floor": 0.02,
         "look_seconds": LOOK * HOUR,
