@@ -26,13 +26,15 @@ class Killer:
         words = [need("cc", "gcc"), "-shared", "-fPIC", "-O1", "-o", str(self.library), str(source)]
         subprocess.run([*words, "-ldl"], check=True)
 
-    def run(self, root: Path, words: Iterable[str], k: int) -> tuple[int, int]:
-        """Run `modelkeep` with these words; its exit code, and how often it wrote."""
+    def run(
+        self, root: Path, words: Iterable[str], k: int, start: Iterable[str] = ("-m", "modelkeep")
+    ) -> tuple[int, int]:
+        """Run `modelkeep` (or another Python program) with these words; its exit code, and how often it wrote."""
         self.count.write_bytes(bytes(8))
         env = {"LD_PRELOAD": str(self.library), "KILLER_ROOT": str(root), "KILLER_AT": str(k)}
         env |= {"KILLER_COUNT": str(self.count), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
-            [sys.executable, "-m", "modelkeep", *words],
+            [sys.executable, *start, *words],
             cwd=root,
             env=os.environ | env,
             start_new_session=True,

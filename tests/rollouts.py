@@ -158,6 +158,25 @@ class World:
                 break
         return seen
 
+    def whisper(self, days: int, wrong: float) -> None:
+        """Rows of so many days, which both answer within some seconds."""
+        for day in range(days):
+            moment, time = int(self.now * 1e6), day * 86_400_000_000
+            calls = [Call(moment, "c", "champion", 0.0, 900, "[]")]
+            calls.append(Call(moment, "s", "shadow", 0.0, 800, '["x"]'))
+            said, labels = [], []
+            for i in range(100):
+                for role, rate in (("champion", 0.3), ("shadow", wrong)):
+                    true = self.draw.random() >= rate
+                    answer = b"[0.2,0.8]" if true == bool(i % 2) else b"[0.7,0.3]"
+                    row = (f"s{day}-{i}", moment, role, role, "x", time, b"{}", answer)
+                    said.append(Entry(*row))
+                labels.append(Label(f"s{day}-{i}", str(i % 2), moment + 1000))
+            self.log.append(said, calls)
+            self.log.label(labels)
+            self.now += 0.05
+        self.now += 3
+
     def serving(self) -> tuple:
         """Who answers: champion, canary and its share, shadow."""
         at = store.now(self.root / "serving")

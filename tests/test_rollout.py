@@ -148,7 +148,7 @@ def test_one_rollout_at_a_time_and_none_without_a_plan(world):
 def test_a_shadow_is_heard_by_nobody_and_judged_by_days(world):
     controller = world.begin(kind=journal.SHADOW)
     assert world.serving() == ("champion", None, "good")
-    shadow_answers(world, days=40, wrong=0.1)
+    world.whisper(days=40, wrong=0.1)
     found = controller.turn()
     assert found.end == "judged"
     (said,) = found.events
@@ -160,30 +160,10 @@ def test_a_shadow_is_heard_by_nobody_and_judged_by_days(world):
 
 def test_a_shadow_waits_for_thirty_days(world):
     controller = world.begin(kind=journal.SHADOW)
-    shadow_answers(world, days=29, wrong=0.1)
+    world.whisper(days=29, wrong=0.1)
     assert (controller.turn().end, world.serving()) == ("", ("champion", None, "good"))
     world.now += 3700
     assert controller.turn().events[0]["verdict"] == "insufficient"
-
-
-def shadow_answers(world, days, wrong):
-    """Rows of so many days, which both answer within some seconds."""
-    for day in range(days):
-        moment, time = int(world.now * 1e6), day * 86_400_000_000
-        calls = [Call(moment, "c", "champion", 0.0, 900, "[]")]
-        calls.append(Call(moment, "s", "shadow", 0.0, 800, '["x"]'))
-        said, labels = [], []
-        for i in range(100):
-            for role, rate in (("champion", 0.3), ("shadow", wrong)):
-                true = world.draw.random() >= rate
-                answer = b"[0.2,0.8]" if true == bool(i % 2) else b"[0.7,0.3]"
-                row = (f"s{day}-{i}", moment, role, role, "x", time, b"{}", answer)
-                said.append(rollouts.Entry(*row))
-            labels.append(rollouts.Label(f"s{day}-{i}", str(i % 2), moment + 1000))
-        world.log.append(said, calls)
-        world.log.label(labels)
-        world.now += 0.05
-    world.now += 3
 
 
 def counter(world, upto, **rules):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 
@@ -10,7 +11,7 @@ import released
 import rollouts
 import synthetic
 import workspaces
-from modelkeep import log, update
+from modelkeep import log, schema, tables, update
 from modelkeep.entries import Call, Entry, Label
 from released import DAY
 from workspaces import REPOSITORY, run
@@ -18,7 +19,7 @@ from workspaces import REPOSITORY, run
 SOURCE = "data/history"
 KNOWN = 40  # days of the table that are history; what follows was asked of a server
 NEW_YEAR = 1_577_836_800  # 1 January 2020
-NOW = NEW_YEAR + 70 * DAY
+NOW = NEW_YEAR + 62 * DAY
 DVC = released.DVC.replace("stages:", "vars: [params/prepare.yaml:source]\nstages:").replace(
     "    deps: [made/prepared]",
     "    params: [{params/prepare.yaml: }]\n    deps: [made/prepared, '${source}']",
@@ -62,7 +63,7 @@ def day(n: int) -> pd.Timestamp:
     return pd.Timestamp("2020-01-01") + pd.Timedelta(days=n)
 
 
-def served(root: Path, rows: pd.DataFrame, labels: bool = True, late: float = 1.0) -> None:
+def served(root: Path, rows: pd.DataFrame, labels: bool = True, late: float = 1e-6) -> None:
     """Put rows into the log as a server would: answered when they happened, and labelled so many days later."""
     said, calls, truth = [], [], []
     for row in rows.to_dict("records"):
@@ -94,3 +95,30 @@ def history(root: Path) -> pd.DataFrame:
     """All rows of history."""
     parts = sorted((root / SOURCE).glob("*.parquet"))
     return pd.concat([pd.read_parquet(p) for p in parts], ignore_index=True)
+
+
+def first(root: Path, parts) -> Path:
+    """The same after its first turn: v1.0.0 is champion, and the rows that a server was asked are in its log."""
+    build(root, parts)
+    served(root, asked())
+    assert turn(root, NOW - DAY)["state"] == "better"
+    settle(root, "rollout", max_hours=1e6)
+    workspaces.commit(root, "Patience")
+    return root
+
+
+def parts_of(root: Path) -> SimpleNamespace:
+    """What `released.made` needs of the prepared table, from what the last turn has made."""
+    of = schema.from_json((root / "data/prepared/schema.json").read_text())
+    return SimpleNamespace(test=tables.load(root / "data/prepared/test.parquet"), schema=of)
+
+
+if (
+    __name__ == "__main__"
+):  # a turn in a process of its own, which may be killed; its monitor is not asked
+    import sys
+
+    update._monitor = lambda turn: "fine"
+    found = update.run(Path.cwd(), float(sys.argv[1]))
+    print(found["text"])
+    sys.exit(found["code"])

@@ -1,6 +1,7 @@
 """Commits that nobody watches: one turn at a time, from a clean tree; what a killed one left is undone, each step is a commit"""
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -130,13 +131,24 @@ def clean(root: Path, own: Sequence[str] = ()) -> None:
 
 def changes(root: Path, source: str) -> dict[str, str]:
     """The files of a folder that DVC tracks which are not as its `.dvc` has them: added, modified or deleted."""
+    from dvc.dvcfile import load_file
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        said = repo.data_status(targets=[str(root / source)], granular=True)["uncommitted"]
-    kinds = ("added", "modified", "deleted")
-    named = {str(path): kind for kind in kinds for path in said.get(kind, ())}
-    return {path: kind for path, kind in named.items() if path.rstrip("/") != source}
+        listed = load_file(repo, str(root / f"{source}.dvc")).stage.outs[0].get_obj()
+    if listed is None:
+        raise CommitError(f"DVC's cache has no list of the files of {source}; `dvc fetch {source}` brings it")  # fmt: skip
+    then = {"/".join(key): entry.value for key, _, entry in listed}
+    there = [p for p in sorted((root / source).rglob("*")) if p.is_file()]
+    now = {p.relative_to(root / source).as_posix(): _md5(p) for p in there}
+    kinds = {name: "added" if name not in then else "modified" for name in now}
+    kinds |= {name: "deleted" for name in then if name not in now}
+    return {f"{source}/{n}": kind for n, kind in kinds.items() if now.get(n) != then.get(n)}
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def restore(root: Path, since: float = 0.0) -> None:
@@ -152,6 +164,8 @@ def restore(root: Path, since: float = 0.0) -> None:
             tags.git(root, "checkout", "--quiet", "HEAD", "--", path)
         if path in MADE:
             tags.git(root, "clean", "-fdq", "--", path)
+    for left in (root / source).glob(".*.tmp"):  # DVC would take it for a part of history
+        left.unlink()
     before = workspace.value(tags.git(root, "show", f"HEAD:./{PREPARE}")).get("as_of")
     set_as_of(root, before)
     if (root / "dvc.lock").is_file():

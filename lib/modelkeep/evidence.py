@@ -108,12 +108,14 @@ def _committed(root: Path) -> None:
 
 
 def _read_or_made(root: Path) -> set[str]:
-    found = set()
-    for stage in workspace.stages(root).values():
-        for kind in ("deps", "outs", "metrics", "plots"):
-            entries = stage.get(kind) or ()
-            found |= {next(iter(e)) if isinstance(e, dict) else e for e in entries}
+    kinds = ("deps", "outs", "metrics", "plots")
+    found = {path for stage in workspace.stages(root).values() for path in _paths(stage, kinds)}
     return {path for path in found if "://" not in path}
+
+
+def _paths(stage: dict, kinds: tuple[str, ...]) -> list[str]:
+    entries = [entry for kind in kinds for entry in stage.get(kind) or ()]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
 def _locked(root: Path) -> dict:
@@ -177,9 +179,24 @@ def _reproduced(root: Path) -> None:
 def _stale(root: Path) -> dict:
     from dvc.repo import Repo
 
-    # what comes after `evaluate` makes no candidate: it may wait for the rows that the next one is to answer
     with Repo(str(root)) as repo:
-        return repo.status(targets=[f"{root / 'dvc.yaml'}:evaluate"], with_deps=True)
+        found = repo.status()
+    # what comes after `evaluate` makes no candidate, and a backtest may never have been run
+    before = _before(root, "evaluate")
+    named = {name: name.rpartition(":")[2] for name in found}
+    return {k: found[k] for k, name in named.items() if name in before or name.endswith(".dvc")}
+
+
+def _before(root: Path, stage: str) -> set[str]:
+    """The stage, and those that make what it reads."""
+    stages = workspace.stages(root)
+    reads = {name: set(_paths(said, ("deps",))) for name, said in stages.items()}
+    makes = {name: set(_paths(said, ("outs", "metrics"))) for name, said in stages.items()}
+    found, fresh = set(), {stage}
+    while fresh := fresh - found:
+        found |= fresh
+        fresh = {name for name in makes for each in fresh if makes[name] & reads.get(each, set())}
+    return found
 
 
 def _bundle(root: Path, commit: str) -> str:
