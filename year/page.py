@@ -1,11 +1,12 @@
 """The page of a year: what happened, how good it was, and what was checked."""
 
+from datetime import datetime
+
 import numpy as np
 from told import Told, wrong
 
 from modelkeep import charts, figures, report, scores, story
 from modelkeep.journal import Journal
-from modelkeep.ramp import span
 from modelkeep.report import Html, count, number, several
 
 REASONS = {
@@ -99,7 +100,7 @@ def verdict(told: Told, events: list[dict], spent: float) -> Html:
     refused = [e for e in turns if _refused(e)]
     first = scores.METRICS[told.task][1]
     ours, alone = np.nanmean(told.served[first]), np.nanmean(told.never[first])
-    kept = bool(planted and planted.end == "roll_back" and not bad and _promoted(told) and refused)
+    missing = _missing(told, planted, refused)
     rows = len(told.by)
     sentence = (
         f"In {count(len(told.starts), 'week')} {count(len(turns), 'turn')} and {count(rows, 'flight')} the loop promoted {count(len(_promoted(told)), 'candidate')} by canary, "
@@ -108,12 +109,23 @@ def verdict(told: Told, events: list[dict], spent: float) -> Html:
     )
     gain = told.gain(first)
     reasons = [
+        *missing,
         f"{several([f'{k}: {v:,}' for k, v in bad.items()], 9) if bad else 'every answer is in the log once, as the client was told it and as the model says that it names; nobody was refused'}",
-        f"served is better than never updating by {number(gain.value)} ({number(gain.low)} to {number(gain.high)}) in {scores.NAMES[first]}, by week on average",
+        f"the gain in {scores.NAMES[first]} over never updating is {number(gain.value)} ({number(gain.low)} to {number(gain.high)}), by week on average",
         f"the planted model gave {_exposed(told, planted):,} answers of {rows:,}",
-        f"nine months took {spent / 60:.0f} minutes",
+        f"it took {spent / 60:.0f} minutes",
     ]
-    return report.verdict("done" if kept else "failed", sentence, reasons)
+    return report.verdict("failed" if missing or bad else "done", sentence, reasons)
+
+
+def _missing(told: Told, planted: Journal | None, refused: list[dict]) -> list[str]:
+    """What a year is to show, and this one did not."""
+    shown = {
+        "no candidate was promoted by canary": _promoted(told),
+        "no candidate was refused by the gate": refused,
+        "the planted model was not rolled back": planted and planted.end == "roll_back",
+    }
+    return [text for text, there in shown.items() if not there]
 
 
 def _refused(event: dict) -> bool:
@@ -121,7 +133,17 @@ def _refused(event: dict) -> bool:
 
 
 def _after(planted: Journal | None) -> str:
-    return f" after {span(planted.state.at / 3600)}" if planted else ""
+    return f" after {_days(planted)}" if planted else ""
+
+
+def _days(found: Journal) -> str:
+    return f"{found.state.at / 86_400:.1f}\N{NO-BREAK SPACE}days"
+
+
+def _day(text: str) -> str:
+    """A day as it fits in a narrow column: 1 Apr."""
+    at = datetime.fromisoformat(text)
+    return f"{at.day}\N{NO-BREAK SPACE}{at:%b}"
 
 
 def _exposed(told: Told, planted: Journal | None) -> int:
@@ -150,7 +172,7 @@ def _acts(told: Told, events: list[dict]) -> list[dict]:
         gate = str(e.get("gate", "–")).partition(":")[0].replace("_", " ")
         rows.append(
             {
-                "day": e["at"][:10],
+                "day": _day(e["at"]),
                 "what": "a turn" if e["what"] == "turn" else "planted by force",
                 "gate": gate,
                 "version": e.get("version", "–"),
@@ -164,7 +186,7 @@ def _came(event: dict, found: Journal | None) -> str:
     if found is None:
         return "refused: the champion stays" if _refused(event) else event.get("sentence", "")
     word = {"step_up": "promoted", "roll_back": "rolled back"}.get(found.end, found.end or "goes on")  # fmt: skip
-    return f"{word} after {span(found.state.at / 3600)}"
+    return f"{word} after {_days(found)}"
 
 
 def _rollouts(told: Told) -> list[dict]:
@@ -176,13 +198,13 @@ def _rollouts(told: Told) -> list[dict]:
         last = j.verdicts[-1] if j.verdicts else None
         rows.append(
             {
-                "began": story.facts(j)["began"][:10],
+                "began": _day(story.facts(j)["began"][:10]),
                 "canary": j.opening.canary["version"],
                 "against": j.opening.champion["version"],
                 "shares": " → ".join(steps),
                 "looks": len(j.verdicts),
-                "took": span(j.state.at / 3600),
-                "the last word": f"{last.word.replace('_', ' ')}: {last.reason}" if last else "–",
+                "took": _days(j),
+                "the last word": f"{last.word.replace('_', ' ')}: {last.reason.replace('`', '')}" if last else "–",
             }
         )
     return rows
