@@ -27,7 +27,7 @@ year: .venv/made  ## nine months of flights in a scratch clone: real server, log
 	python year/year.py
 
 test: .venv/made  ## what CI runs
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 serve: .venv/made  ## answer over HTTP (params/serve.yaml)
 	modelkeep serve
@@ -45,6 +45,8 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/judge.py --runs 2000
 	PYTHONPATH=tests python benchmarks/promote_race.py
 	PYTHONPATH=tests python benchmarks/release_kills.py
+	PYTHONPATH=tests python benchmarks/update_kills.py
+	MODELKEEP_EVERY_KILL=1 python -m pytest tests/test_rollout.py -k killed
 	python benchmarks/backtest.py
 
 clean:  ## forget the environment; data, models and reports stay

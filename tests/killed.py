@@ -1,8 +1,9 @@
 """Kill a rollout before each line that writes, in a process of its own; say what was found after each kill.
 
-`python killed.py WORKSPACE HASHES`: no code of the library knows of this; lines are seen by Python's own tracing.
+`python killed.py WORKSPACE HASHES EVERY`: before every line, or every third of them; no code of the library knows of this; lines are seen by Python's own tracing.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -113,8 +114,8 @@ def forked(act, at: int = 0) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def killed(place: Path, now: float, act, hashes: dict) -> dict:
-    """Kill at every line in turn, look, and let another process go on."""
+def killed(place: Path, now: float, act, hashes: dict, every: int) -> dict:
+    """Kill at one line after the other, look, and let another process go on."""
     before, beside = state(place)[0], place.with_name("beside")
 
     def acted():
@@ -130,13 +131,13 @@ def killed(place: Path, now: float, act, hashes: dict) -> dict:
 
     fresh()
     assert forked(acted) == 0
-    after, corrupt, at = state(beside), [], 0
-    while True:
-        at += 1
+    after, corrupt, kills = state(beside), [], 0
+    for at in itertools.count(1, every):
         fresh()
         status = forked(acted, at)
         if not os.WIFSIGNALED(status):
             break
+        kills += 1
         try:
             split = state(beside)[0]
             steps = (before, after[0], *between(beside, place))
@@ -146,7 +147,7 @@ def killed(place: Path, now: float, act, hashes: dict) -> dict:
                 corrupt.append(f"line {at}: then {state(beside)}, not {after}")
         except Exception as error:
             corrupt.append(f"line {at}: {type(error).__name__}: {error}")
-    return {"kills": at - 1, "corrupt": corrupt}
+    return {"kills": kills, "corrupt": corrupt}
 
 
 def between(beside: Path, place: Path) -> list:
@@ -158,9 +159,9 @@ def between(beside: Path, place: Path) -> list:
 
 
 if __name__ == "__main__":
-    workspace, names = Path(sys.argv[1]), json.loads(sys.argv[2])
+    workspace, names, every = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
     # what only reads, and slowly: once is enough for all the children
     truth = rollout._truth(workspace / "serving", names["champion"])
     rollout._truth, rollout.serving.load = lambda *_: truth, lambda *_: None
     cases = prepared(workspace, names)
-    print(json.dumps({name: killed(*case, names) for name, case in cases.items()}))
+    print(json.dumps({name: killed(*case, names, every) for name, case in cases.items()}))

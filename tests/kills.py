@@ -79,7 +79,7 @@ def kills(killer: Killer, template: Path, name: str, folder: Path, some: int = 0
         code, _ = killer.run(root, words, k)
         found += Counter(killed=int(code == -signal.SIGKILL), ended=int(code == 0))
         found += Counter(other=int(code not in (0, -signal.SIGKILL)))
-        found += _torn(start, root)
+        found += torn(start, root)
         found += _uncompleted(root, name, words)
         shutil.rmtree(root.parent)
     return found
@@ -90,7 +90,7 @@ def _copy(start: Path, to: Path) -> Path:
     return to / start.name
 
 
-def _torn(start: Path, root: Path) -> Counter:
+def torn(start: Path, root: Path) -> Counter:
     """What is broken right after the kill: the repository, the record, what serves."""
     sound = "error" not in workspaces.run(root, "git", "fsck", "--no-dangling")
     at, before = record.read(root), record.read(start)

@@ -84,7 +84,7 @@ def test_the_least_time_counts():
         ({}, 1, BASE, "cannot finish: .* `max_hours` is 24; raise `max_hours` to [0-9]+, or relax the slowest step, 50.0%"),
         ({"maturity": {"failed": 86_400.0}}, 100, BASE, "cannot finish: an equal canary needs 96.4 h on average"),
         ({}, 0, BASE, "0 answers a second: without traffic nothing can be shown; start when"),
-        ({}, 100, {}, "bad share of failed is not known; take it from the prediction log"),
+        ({}, 100, {}, "bad share of failed is not known: no answer"),
         ({}, 100, {"failed": 2}, "is not known"),
         ({}, 100, {"failed": 0.0}, "`failed`: of a champion that is bad in 0.000% .* raise `floor`"),
     ],

@@ -58,7 +58,8 @@ def test_what_make_run_prints_is_what_is_on_record():
 
 
 def test_the_module_table_is_the_library():
-    table = dict(re.findall(r"^\| `([a-z_]+)` \| (.+?) \|$", README, re.MULTILINE))
+    text = (ROOT / "lib" / "README.md").read_text()
+    table = dict(re.findall(r"^\| `([a-z_]+)` \| (.+?) \|$", text, re.MULTILINE))
     sources = sorted((ROOT / "lib" / "modelkeep").glob("[a-z]*.py"))
     first = {
         path.stem: ast.get_docstring(ast.parse(path.read_text())).splitlines()[0].rstrip(".")

@@ -8,6 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
+import kills
 import released
 import rollouts
 import turned
@@ -137,30 +138,29 @@ def test_late_doubled_and_corrected_labels_bring_each_row_once(root, monitor):
     assert rows.loc["odd", ["size", "shop"]].to_list() == [1.0, "moon"]
 
 
-def begun(root, k=1, at=NOW, state="better"):
-    """A turn that trains the k-th spare bundle."""
-    parts = turned.parts_of(root)
-    released.made(root, parts, k, state)
-    return turn(root, at)
+def begun(root, state="better"):
+    """A turn in the midst of traffic that trains another bundle."""
+    turned.busy(root, NOW).log.close()
+    released.made(root, turned.parts_of(root), 1, state)
+    return turn(root)
 
 
 def test_a_better_candidate_is_released_tried_and_in_the_end_champion(root, monitor):
     said = begun(root)
     assert (said["state"], said["gate"], said["version"]) == ("waiting", "better", "v1.1.0")
     assert released.pointer(root)["canary"]["version"] == "v1.1.0"
-    world = rollouts.World(root, {}, NOW + 1)
-    states, n = [], 0
-    while "waiting" in (states or ["waiting"])[-1] and n < 40:
+    world, states = rollouts.World(root, {}, NOW + 1), ["waiting"]
+    while states[-1] == "waiting" and len(states) < 40:
         world.traffic(2500)
-        said, n = turn(root, world.now + 2), n + 1
+        said = turn(root, world.now + 2)
         states.append(said["state"])
     world.log.close()
-    assert set(states[:-1]) == {"waiting"} and states[-1] == "better"
+    assert set(states[:-1]) == {"waiting"} and states[-1] == "better", said
     assert record.read(root).champion.version == "v1.1.0"
     assert released.load(root).sha256 == released.sha256(root, 1)
-    assert "step_up" in said["sentence"] or "promoted" in said["sentence"]
+    assert "The canary was promoted" in said["sentence"]
     assert any(s.startswith("Rollout ") and s.endswith(": promoted") for s in subjects(root))
-    assert is_clean(root) and said["rows"]["rows"] >= 0
+    assert is_clean(root)
 
 
 @pytest.mark.parametrize("word", ["worse", "insufficient"])
@@ -205,20 +205,23 @@ def test_whether_to_train_hangs_on_the_decision_and_on_the_time_since(root, moni
 
 
 def test_a_plan_that_is_refused_is_an_alarm_at_every_turn_and_history_grows(root, monitor):
-    turned.settle(root, "rollout", max_hours=0.1)
-    workspaces.commit(root, "No patience")
-    said = begun(root)
-    assert said["state"] == "alarm" and "v1.1.0 cannot begin as canary" in said["sentence"]
-    book = log.open_log("sqlite:///data/log/predictions.db", root=root)
-    at = int(NOW * 1e6)
-    book.append([Entry("new", at, "m", "champion", None, at, b"{}", b"[0.6,0.4]")])
-    book.label([Label("new", "1", at)])
+    released.made(root, turned.parts_of(root), 1)
+    said = turn(root)
+    assert said["state"] == "alarm"
+    assert "v1.1.0 cannot begin as canary: 0.0 answers a second" in said["sentence"]
+    added(root, "new", NOW - 5 * DAY)
+    said = turn(root, NOW + 60)
+    assert (said["state"], said["rows"]["rows"]) == ("alarm", 1)
+    turned.busy(root, NOW + 99).log.close()
+    assert turn(root, NOW + 99)["state"] == "waiting"
+
+
+def added(root, id, at):
+    """One answer more, with its label."""
+    book, at = log.open_log("sqlite:///data/log/predictions.db", root=root), int(at * 1e6)
+    book.append([Entry(id, at, "m", "champion", None, at, b"{}", b"[0.6,0.4]")])
+    book.label([Label(id, "1", at)])
     book.close()
-    said = turn(root, NOW + 3 * DAY)
-    assert said["state"] == "alarm" and said["rows"]["rows"] == 1
-    turned.settle(root, "rollout", max_hours=1e6)
-    workspaces.commit(root, "Patience")
-    assert turn(root, NOW + 3 * DAY)["state"] == "waiting"
 
 
 def test_a_stage_that_fails_is_an_alarm_and_leaves_the_last_commit(root, monitor):
@@ -379,3 +382,14 @@ def test_kinds_of_columns_of_history_are_kept():
         given = values[:2] if "date" not in name else pd.Series(["2020-03-01", "2020-03-02"])
         assert str(partitions._like(given, column).dtype) == name
     assert partitions._like(values, kinds["int64"]).isna().to_list() == [False, False, True]
+
+
+def test_killed_at_a_write_nothing_is_torn_lost_or_doubled_and_the_next_turn_completes_it(
+    template, tmp_path, monitor
+):
+    """Some of the writes; benchmarks/update_kills.py kills before each of them."""
+    killer = kills.Killer(tmp_path)
+    for name, (start, at) in turned.scenes(template, tmp_path / "scenes").items():
+        found = turned.kill(killer, start, at, tmp_path / name, slice(7, None, 150))
+        assert found["killed"] >= 1
+        assert {k: n for k, n in found.items() if k not in turned.FINE} == {}

@@ -120,8 +120,8 @@ def test_fine_says_what_was_looked_at():
     found = decide(weeks(), np.full(5, 1.5), np.full(5, 2.5))
     assert found.state == "fine"
     assert found.reasons == (
-        "no decline of realised quality: evidence 2.5, 2,000 would page",
-        "no drift: evidence 1.5, 2,000 would page",
+        "no decline of realised quality: evidence 2.5 of the 2,000 that page",
+        "no drift: evidence 1.5 of the 2,000 that page",
     )
 
 
@@ -130,7 +130,7 @@ def test_a_decline_means_retrain_even_when_evidence_fell_again():
     found = decide(windows, quality_path=np.array([0, 1, 2500.0, 800, 100]))
     assert found.state == "retrain"
     assert found.reasons[:2] == (
-        "realised quality has declined: evidence 2.5e+03 in the window from 2020-01-06, 2,000 pages",
+        "realised quality has declined: evidence 2,500 of the 2,000 that page, in the window from 2020-01-06",
         "log loss was 0.6 there, 0.54 on average before",
     )
 
@@ -144,7 +144,7 @@ def test_drift_alone_means_look_and_says_when():
     found = decide(weeks(), np.array([0, 2600.0, 10, 5, 1]))
     assert found.state == "look"
     assert found.reasons[0] == (
-        "inputs have moved: evidence 2.6e+03 in the window from 2020-01-05, 2,000 pages"
+        "inputs have moved: evidence 2,600 of the 2,000 that page, in the window from 2020-01-05"
     )
     assert found.reasons[1].startswith("no decline of realised quality")
 

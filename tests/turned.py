@@ -2,16 +2,20 @@
 
 import json
 import shutil
+import signal
+import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 
+import kills
 import released
 import rollouts
 import synthetic
 import workspaces
-from modelkeep import log, schema, tables, update
+from modelkeep import commits, journal, log, record, schema, store, tables, update
 from modelkeep.entries import Call, Entry, Label
 from released import DAY
 from workspaces import REPOSITORY, run
@@ -19,13 +23,14 @@ from workspaces import REPOSITORY, run
 SOURCE = "data/history"
 KNOWN = 40  # days of the table that are history; what follows was asked of a server
 NEW_YEAR = 1_577_836_800  # 1 January 2020
-NOW = NEW_YEAR + 62 * DAY
+NOW = NEW_YEAR + 70 * DAY
 DVC = released.DVC.replace("stages:", "vars: [params/prepare.yaml:source]\nstages:").replace(
     "    deps: [made/prepared]",
     "    params: [{params/prepare.yaml: }]\n    deps: [made/prepared, '${source}']",
 )
 PREPARE = {"source": SOURCE, "label": "late", "time_column": "when", "entity_column": ""}
 PREPARE |= {"id_column": "key", "as_of": "2020-02-10", "test_days": 35}
+FINE = ("writes", "killed", "ended")
 LINE = r"^({}: )(.*?)(\s+#)"
 
 
@@ -102,9 +107,16 @@ def first(root: Path, parts) -> Path:
     build(root, parts)
     served(root, asked())
     assert turn(root, NOW - DAY)["state"] == "better"
-    settle(root, "rollout", max_hours=1e6)
-    workspaces.commit(root, "Patience")
     return root
+
+
+def busy(root: Path, until: float) -> rollouts.World:
+    """Traffic for which a rollout can be planned: 300 rows a second up to a moment; and what makes more of it."""
+    world = rollouts.World(root, {}, until - 12)
+    for _ in range(10):
+        world.traffic(300)
+    world.now = until
+    return world
 
 
 def parts_of(root: Path) -> SimpleNamespace:
@@ -113,12 +125,79 @@ def parts_of(root: Path) -> SimpleNamespace:
     return SimpleNamespace(test=tables.load(root / "data/prepared/test.parquet"), schema=of)
 
 
-if (
-    __name__ == "__main__"
-):  # a turn in a process of its own, which may be killed; its monitor is not asked
-    import sys
+def scenes(first: Path, folder: Path) -> dict[str, tuple[Path, float]]:
+    """Repositories at a moment from which a turn has something to do: rows to take; a candidate that is to be tried; a rollout that is about to end."""
 
+    def copied(name: str) -> Path:
+        shutil.copytree(first.parent, folder / name, symlinks=True)
+        return folder / name / first.name
+
+    rows = copied("rows")
+    settle(rows, "update", retrain="never")
+    workspaces.commit(rows, "Never")
+    candidate = copied("candidate")
+    busy(candidate, NOW).log.close()
+    released.made(candidate, parts_of(candidate), 1)
+    ends = copied("ends")
+    busy(ends, NOW).log.close()
+    released.made(ends, parts_of(ends), 1)
+    assert turn(ends)["state"] == "waiting"
+    world = rollouts.World(ends, {}, NOW + 1)
+    for _ in range(2):
+        world.traffic(600, failed=0.95)
+    world.log.close()
+    return {"rows": (rows, NOW), "candidate": (candidate, NOW), "ends": (ends, world.now + 2)}
+
+
+def kill(killer: kills.Killer, start: Path, at: float, folder: Path, each: slice) -> Counter:
+    """Kill a turn before each of its writes (or those of a slice), let the next turn follow; counts of what was found."""
+    program = [str(Path(__file__).resolve())]
+    whole = _copy(start, folder / "whole")
+    code, writes = killer.run(whole, [str(at)], 0, program)
+    assert code == 0 and writes > 0, code
+    expected, found = _outcome(whole, at), Counter(writes=writes)
+    for k in list(range(1, writes + 1))[each]:
+        root = _copy(start, folder / str(k))
+        code, _ = killer.run(root, [str(at)], k, program)
+        found["killed" if code == -signal.SIGKILL else "ended" if code == 0 else "other"] += 1
+        found += kills.torn(start, root)
+        after = _outcome(root, at)
+        wrong = {name: 1 for name, value in expected.items() if after[name] != value}
+        if wrong:
+            print(f"killed before write {k}: {wrong} {after}", flush=True)
+        found += Counter(wrong)
+        shutil.rmtree(root.parent)
+    shutil.rmtree(whole.parent)
+    return found
+
+
+def _copy(start: Path, to: Path) -> Path:
+    shutil.copytree(start.parent, to, symlinks=True)
+    return to / start.name
+
+
+def _outcome(root: Path, at: float) -> dict[str, object]:
+    """What holds after another turn."""
+    said = turn(root, at + 60)
+    rows, serves = history(root), store.now(root / "serving")
+    litter = run(root, "git", "status", "--porcelain", "--", ".", ":!rollouts").splitlines()
+    litter += [p.name for p in (root / SOURCE).iterdir() if p.name.startswith(".")]
+    return {
+        "alarm": said["sentence"] if said["state"] == "alarm" else "",
+        "lost": sorted(set(table()["key"]) - set(rows["key"])),
+        "doubled": int(rows["key"].duplicated().sum()),
+        "unrecorded": commits.changes(root, SOURCE),
+        "versions": sorted(record.read(root).versions),
+        "champion": (record.read(root).champion.version, serves.champion.version),
+        "canary": serves.canary and (serves.canary.version, serves.canary.share),
+        "rollouts": sorted(journal.read(p).end for p in (root / "rollouts").glob("*.jsonl")),
+        "litter": litter,
+    }
+
+
+# a turn in a process of its own, which may be killed; its monitor, which writes a page alone, is not asked
+if __name__ == "__main__":
     update._monitor = lambda turn: "fine"
-    found = update.run(Path.cwd(), float(sys.argv[1]))
-    print(found["text"])
-    sys.exit(found["code"])
+    told = update.run(Path.cwd(), float(sys.argv[1]))
+    print(told["text"])
+    sys.exit(told["code"])

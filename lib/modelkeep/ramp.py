@@ -108,7 +108,7 @@ def plan(
         raise RampError(f"{rows_a_second} answers a second: without traffic nothing can be shown; start when there is some")  # fmt: skip
     missing = [name for name in rules.metrics if not 0 <= base.get(name, -1) <= 1]
     if missing:
-        raise RampError(f"the champion's bad share of {', '.join(missing)} is not known; take it from the prediction log (0 to 1)")  # fmt: skip
+        raise RampError(f"the champion's bad share of {', '.join(missing)} is not known: no answer in the days looked at counts for it yet; wait until labels have come (maturity_hours), look back farther, or leave it out of `metrics` in params/rollout.yaml")  # fmt: skip
     draw, rows, seconds = np.random.default_rng(seed), [], []
     rates = {name: rows_a_second * (counted or {}).get(name, 1.0) for name in rules.metrics}
     late = np.array([[rules.maturity.get(name, 0)] for name in rules.metrics])

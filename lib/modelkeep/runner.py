@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -88,8 +87,7 @@ def _execute(
     from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of names that we checked
-    # the page's exporter takes .4 s to import: meanwhile the kernel starts
-    threading.Thread(target=import_module, args=["nbconvert"], daemon=True).start()
+    threading.Thread(target=_warm, daemon=True).start()
     error = None
     try:
         papermill.execute_notebook(
@@ -117,6 +115,15 @@ def _execute(
     if error is None and executed.metadata.papermill.exception:
         error = new_output("error", ename="SystemExit", evalue="the notebook ended itself early")
     return executed, error
+
+
+def _warm() -> None:
+    """Make an empty page: importing the exporter and compiling its patterns take a second, in which the kernel is at work."""
+    from nbformat.v4 import new_notebook
+
+    from modelkeep import report
+
+    report.render(new_notebook(), "")
 
 
 @contextmanager

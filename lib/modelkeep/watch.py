@@ -172,12 +172,17 @@ def decide(
     ]
     if declined := _quality_reasons(windows, quality_path, limit):
         return Decision("retrain", (*declined, *reasons, *noted))
-    held = f"no decline of realised quality: evidence {_last(quality_path):.3g}, {limit:,.0f} would page"
+    held = f"no decline of realised quality: {_against(_last(quality_path), limit)}"
     if reasons:
         known = [] if np.isnan(quality_path[-1]) else [held]
         return Decision("look", (*reasons, *known, *noted))
-    still = f"no drift: evidence {_last(drift_path):.3g}, {limit:,.0f} would page"
+    still = f"no drift: {_against(_last(drift_path), limit)}"
     return Decision("fine", (held, still, *noted))
+
+
+def _against(evidence: float, limit: float) -> str:
+    shown = f"{evidence:,.0f}" if evidence >= 100 else f"{evidence:.2g}"
+    return f"evidence {shown} of the {limit:,.0f} that page"
 
 
 def _last(path: np.ndarray) -> float:
@@ -189,7 +194,7 @@ def _crossed(now: Sequence[Window], path: np.ndarray, limit: float) -> tuple[int
     if not (path >= limit).any():
         return -1, ""
     at = int(np.argmax(path >= limit))
-    return at, f"evidence {path[at]:,.3g} in the window from {now[at].start}, {limit:,.0f} pages"
+    return at, f"{_against(path[at], limit)}, in the window from {now[at].start}"
 
 
 def _quality_reasons(windows: Sequence[Window], path: np.ndarray, limit: float) -> list[str]:
