@@ -204,7 +204,9 @@ def _rollouts(told: Told) -> list[dict]:
                 "shares": " → ".join(steps),
                 "looks": len(j.verdicts),
                 "took": _days(j),
-                "the last word": f"{last.word.replace('_', ' ')}: {last.reason.replace('`', '')}" if last else "–",
+                "the last word": f"{last.word.replace('_', ' ')}: {last.reason.replace('`', '')}"
+                if last
+                else "–",
             }
         )
     return rows
