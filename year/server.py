@@ -5,9 +5,10 @@ from pathlib import Path
 
 from clock import Clock
 
-from modelkeep import serve, workspace
+from modelkeep import parents, serve, workspace
 
 if __name__ == "__main__":
+    parents.watch()  # a year that is killed leaves no server
     root = workspace.root()
     moved = Clock(Path(sys.argv[1]))
     serve.run(root, serve.settings(root, {"port": "0"}), moved.nanoseconds)
