@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 import kills
+import live
 import released
 import rollouts
+import synthetic
 import turned
 import workspaces
 from modelkeep import (
@@ -382,6 +384,47 @@ def test_kinds_of_columns_of_history_are_kept():
         given = values[:2] if "date" not in name else pd.Series(["2020-03-01", "2020-03-02"])
         assert str(partitions._like(given, column).dtype) == name
     assert partitions._like(values, kinds["int64"]).isna().to_list() == [False, False, True]
+
+
+def command(root, *words):
+    """`modelkeep update` as cron runs it: its exit code, and what it said."""
+    said = turned.surrounded(root)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "modelkeep", "update", *words],
+        cwd=root,
+        env=said,
+        capture_output=True,
+        text=True,
+    )
+    line, words = done.stdout.splitlines()[-2:]
+    found = json.loads(line)
+    assert words == f"{found['state']}: {found['sentence']}", done.stderr
+    return done.returncode, found
+
+
+def test_two_whole_turns_with_the_real_stages_and_a_real_server(tmp_path):
+    root = turned.whole(tmp_path / "clone")
+    code, said = command(root, "--at", "2020-03-16")
+    assert (code, said["state"], said["gate"]) == (0, "better", "better"), said
+    rows = synthetic.table(rows=3000, days=90)
+    rows = rows[rows["when"] >= turned.day(75)]
+    asked = rows.drop(columns="late").assign(when=rows["when"].astype(str)).astype(object)
+    body = {"rows": asked.where(asked.notna(), None).to_dict("records")}
+    truth = zip(rows["key"], rows["late"].tolist(), strict=True)
+    with live.served(root) as server:
+        assert server.ask("POST", "/predict", body)[0] == 200
+        labels = {"labels": [{"id": key, "label": late} for key, late in truth]}
+        assert server.ask("POST", "/labels", labels)[0] == 200
+        code, said = command(root)
+        assert server.ask("GET", "/health/ready")[0] == 200
+    assert (code, said["rows"]["rows"]) == (0, len(rows)), said
+    assert said["state"] in ("same", "waiting") and said["gate"] and said["monitor"]
+    assert "v1.0.0" in (root / "reports/update.html").read_text() or said["monitor"]
+    assert is_clean(root) or said["state"] == "waiting"
+    history = turned.history(root)
+    assert len(history) == 3000 and history["key"].is_unique
+    code, said = command(root, "--dry-run")
+    assert code == 0 and said["dry_run"]
 
 
 def test_killed_at_a_write_nothing_is_torn_lost_or_doubled_and_the_next_turn_completes_it(

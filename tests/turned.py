@@ -1,6 +1,7 @@
 """Small repositories that take unattended turns: real Git, DVC, log and store; stages that only copy, history that grows."""
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -30,6 +31,17 @@ DVC = released.DVC.replace("stages:", "vars: [params/prepare.yaml:source]\nstage
 )
 PREPARE = {"source": SOURCE, "label": "late", "time_column": "when", "entity_column": ""}
 PREPARE |= {"id_column": "key", "as_of": "2020-02-10", "test_days": 35}
+WHOLE = (
+    ".dvc/",
+    ".dvcignore",
+    ".gitignore",
+    "dvc.yaml",
+    "flights/",
+    "lib/",
+    "models/",
+    "monitoring/",
+)
+WHOLE += ("notebooks/", "params/", "requirements.lock")
 FINE = ("writes", "killed", "ended")
 LINE = r"^({}: )(.*?)(\s+#)"
 
@@ -50,6 +62,25 @@ def build(root: Path, parts) -> Path:
     run(root, "dvc", "add", "-q", SOURCE)
     run(root, "dvc", "repro", "-q")
     workspaces.commit(root, "History")
+    return root
+
+
+def whole(root: Path) -> Path:
+    """This repository with its real stages, on 75 days of a small table; nothing has run in it."""
+    for name in workspaces.tracked():
+        if name.startswith(WHOLE) and not name.startswith("models/candidate"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, root / name)
+    settle(root, "prepare", **PREPARE | {"as_of": "", "test_days": 30})
+    settle(root, "train", trees=20, folds=3)
+    settle(root, "monitor", draws=99, min_labels=50)
+    settle(root, "update", retrain="every_days", wait_days=0.0)
+    (root / SOURCE).mkdir(parents=True)
+    rows = synthetic.table(rows=3000, days=90)
+    rows[rows["when"] < day(75)].to_parquet(root / SOURCE / "first.parquet")
+    run(root, "git", "init", "-q", "-b", "main")
+    run(root, "dvc", "add", "-q", SOURCE)
+    workspaces.commit(root, "Start")
     return root
 
 
@@ -94,6 +125,12 @@ def asked() -> pd.DataFrame:
 def turn(root: Path, at: float = NOW, **more: object) -> dict:
     """Take a turn, and return what it says."""
     return update.run(root, at, **more)["json"]
+
+
+def surrounded(root: Path) -> dict[str, str]:
+    """The environment of a turn as cron has it: this library first, and no environment activated."""
+    path = [str(root / "lib"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PATH": os.defpath}
 
 
 def history(root: Path) -> pd.DataFrame:

@@ -22,7 +22,6 @@ from modelkeep.record import Record
 from modelkeep.turns import ALARM, BETTER, SAME, WAITING, Turn
 
 NAME = "Candidate"  # of the trailer on its commit: the gate's word, and its bundle
-PUSH = "git push --follow-tags origin HEAD && dvc push"
 
 
 def judge(turn: Turn, word: str) -> None:
@@ -134,7 +133,7 @@ def _release(turn: Turn, forced: str) -> bool:
         return True
     done = releases.release(turn.root, at, turn.now, forced=forced)
     turn.step(done.sentence)
-    turn.facts |= {"version": done.version, "push": PUSH}
+    turn.facts["version"] = done.version
     if at.champion is None:
         return _first(turn, done.version)
     _try(turn, done.version)
