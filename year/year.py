@@ -77,9 +77,9 @@ class Year:
         """One day: labels, rows, and looks at a rollout, hour by hour."""
         for now in range(at, at + DAY, HOUR):
             self.clock.move(now)
-            self.traffic.hourly(self.server, now)
             if now % (LOOK * HOUR) == 0:
                 self.look(now)
+            self.traffic.hourly(self.server, now)
 
     def look(self, now: int) -> None:
         """Let the controller look, if a rollout goes on; the server follows at once."""
