@@ -10,7 +10,7 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/cache/matplotlib
 export JUPYTER_DATA_DIR := $(CURDIR)/.venv/share/jupyter
 export JUPYTER_CONFIG_DIR := $(CURDIR)/.venv/etc/jupyter
 
-.PHONY: run backtest test serve lab proof clean help
+.PHONY: run backtest year test serve lab proof clean help
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,6 +22,9 @@ run: .venv/made  ## one turn of the loop, then the verdicts
 backtest: .venv/made  ## what the policy of params/backtest.yaml would have done (some minutes)
 	cp -n backtest/stage.yaml backtest/dvc.yaml
 	dvc repro backtest/dvc.yaml
+
+year: .venv/made  ## nine months of flights in a scratch clone: real server, log, tags and rollouts (half an hour)
+	python year/year.py
 
 test: .venv/made  ## what CI runs
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -245,6 +245,32 @@ def test_wrong_is_no_better_than_the_share_of_all():
     assert looks.wrong([5.0], "6.5", {"apart": 1.0}) is True
 
 
+def test_of_each_class_equally_many_count_as_right_or_wrong():
+    late = {"classes": ["0", "1"], "share": [0.8, 0.2]}
+    kept = [[looks.drawn(f"r{i}", label, late) for i in range(8000)] for label in ("0", "1")]
+    assert abs(sum(kept[0]) / 8000 - 0.25) < 4 * (0.25 * 0.75 / 8000) ** 0.5
+    assert all(kept[1])
+    assert all(looks.drawn("r", "6.5", {"apart": 1.0}) for _ in range(3))
+
+
+def test_a_model_that_has_learned_of_a_worse_season_is_not_called_wrong_for_it():
+    """The truth has become more common: who knows it tells more rows of it, and is right to."""
+    late = {"classes": ["0", "1"], "share": [0.8, 0.2]}
+    draw = np.random.default_rng(0)
+    now = 1 / (1 + np.exp(-draw.normal(-0.6, 1.2, 20_000)))
+    stale = now / (now + 3 * (1 - now))  # it believes in a third of the odds
+    truth = np.where(draw.random(len(now)) < now, "1", "0")
+    rates = {}
+    for name, p in {"stale": stale, "fresh": now}.items():
+        bad = [
+            looks.wrong([1 - each, each], label, late) for each, label in zip(p, truth, strict=True)
+        ]
+        used = [looks.drawn(f"r{i}", label, late) for i, label in enumerate(truth)]
+        rates[name] = np.mean(bad), np.mean(np.array(bad)[used])
+    assert rates["fresh"][0] > rates["stale"][0] + 0.02  # counting all of them would be unfair
+    assert rates["fresh"][1] < rates["stale"][1] - 0.02
+
+
 @pytest.mark.parametrize("left", [1, 20, 300, 5000])
 def test_a_line_that_was_never_finished_is_no_line(world, left):
     controller = world.begin()

@@ -47,9 +47,16 @@ class Desk:
     """Takes rows, answers them together, remembers each answer before it is given; for one event loop."""
 
     def __init__(
-        self, log: Log, telemetry: Telemetry, *, wait: float, unlogged: str, service: Service
+        self,
+        log: Log,
+        telemetry: Telemetry,
+        *,
+        wait: float,
+        unlogged: str,
+        service: Service,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.log, self.telemetry, self.service = log, telemetry, service
+        self.log, self.telemetry, self.service, self.clock = log, telemetry, service, clock
         self.wait, self.serve_unlogged = wait, unlogged == "serve"
         # seconds that a row takes, by the newest turns, without its commit: that takes no longer for more rows
         self.pace, self.committing = 5e-5, 0.0
@@ -97,7 +104,7 @@ class Desk:
         self.pace += 0.1 * (took / depth - self.pace)
 
     def _answer(self, service: Service, rows: list[msgspec.Struct]) -> list[Said | Refused]:
-        now = time.time_ns() // 1000
+        now = self.clock() // 1000
         given = self._name(rows)
         try:
             said, parts = service.answer(rows)

@@ -180,8 +180,9 @@ def outcome(
     used = ~failed & new["label"].notna().to_numpy() & (arrived - new["at"].to_numpy() <= wait)
     bad = np.zeros(len(new), bool)
     for i in np.flatnonzero(used):
-        told = wrong(json.loads(new["answer"].iloc[i]), new["label"].iloc[i], truth)
-        used[i], bad[i] = told is not None, bool(told)
+        label = new["label"].iloc[i]
+        told = wrong(json.loads(new["answer"].iloc[i]), label, truth)
+        used[i], bad[i] = told is not None and drawn(new["id"].iloc[i], label, truth), bool(told)
     return used, bad
 
 
@@ -210,20 +211,34 @@ def wrong(answer: Sequence[float], label: str, truth: Mapping) -> bool | None:
     return not answer[k] > truth["share"][k]
 
 
+def drawn(id: str, label: str, truth: Mapping) -> bool:
+    """Whether a row is among those that count as right or wrong: of each class equally many are drawn, always the same.
+
+    Counting all would favour whoever tells fewer of the rare class: with a limit at its share, being wrong is a proper score (Gneiting and Raftery 2007)
+    only if a missed rare outcome weighs as much more than a false alarm as it is rarer.
+    """
+    if "apart" in truth:
+        return True
+    share = truth["share"][truth["classes"].index(label)]
+    rarest = min(s for s in truth["share"] if s > 0)
+    return _key(id) / 2**64 * share < rarest
+
+
 @dataclass(frozen=True)
 class Before:
-    """How the champion did before a rollout: entities a second, how many there are, its bad share by metric."""
+    """How the champion did before a rollout: entities a second, how many there are, its bad share by metric, and which share of answers counts for it."""
 
     rate: float
     entities: int
     base: dict[str, float]
+    counted: dict[str, float]
 
 
 def before(
     log: Log, rules: Rules, since: int, until: int, *, slow_ms: float, truth: Mapping
 ) -> Before:
     """What the log says of the champion between two moments; a metric without rows is left out."""
-    cursor, total, bad = Cursor(since, np.zeros(0, np.uint64)), Tally(), Tally()
+    cursor, total, bad, every = Cursor(since, np.zeros(0, np.uint64)), Tally(), Tally(), Tally()
     moments: list[int] = []
     for start in range(since, until, CHUNK):
         new = rows(log, start, min(start + CHUNK, until), until, rollout=False)
@@ -233,11 +248,13 @@ def before(
             wait = round(1e6 * rules.maturity.get(name, 0))
             old = new[new["at"] + wait <= until]
             used, found = outcome(name, old, slow=slow_ms * 1e3, wait=wait, truth=truth)
+            every[name] += len(old)
             total[name] += int(used.sum())
             bad[name] += int(found[used].sum())
     span = max((moments[-1] - moments[0]) / 1e6, 1.0) if moments else 1.0
     base = {name: bad[name] / total[name] for name in rules.metrics if total[name]}
-    return Before(len(cursor.met) / span, len(cursor.met), base)
+    counted = {name: total[name] / every[name] for name in base}
+    return Before(len(cursor.met) / span, len(cursor.met), base, counted)
 
 
 def _key(name: str) -> int:

@@ -96,12 +96,13 @@ def plan(
     base: Mapping[str, float],
     *,
     entities: float = math.inf,
+    counted: Mapping[str, float] | None = None,
     runs: int = 500,
     seed: int = 0,
 ) -> Plan:
     """Say what each step needs if the canary is equal, by drawing rollouts; refuse what cannot finish.
 
-    `rows_a_second` counts one answer an entity, of which there are `entities`; `base` is the champion's bad share by metric. Labels mature at each step anew.
+    `rows_a_second` counts one answer an entity, of which there are `entities`; `base` is the champion's bad share by metric, `counted` the share of answers that count for it (all). Labels mature at each step anew.
     """
     if not rows_a_second > 0:
         raise RampError(f"{rows_a_second} answers a second: without traffic nothing can be shown; start when there is some")  # fmt: skip
@@ -109,11 +110,12 @@ def plan(
     if missing:
         raise RampError(f"the champion's bad share of {', '.join(missing)} is not known: no answer in the days looked at counts for it yet; wait until labels have come (maturity_hours), look back farther, or leave it out of `metrics` in params/rollout.yaml")  # fmt: skip
     draw, rows, seconds = np.random.default_rng(seed), [], []
+    rates = {name: rows_a_second * (counted or {}).get(name, 1.0) for name in rules.metrics}
     late = np.array([[rules.maturity.get(name, 0)] for name in rules.metrics])
     for step in range(len(rules.shares)):
         needed = np.stack(
             [
-                _seconds(rules, step, name, rows_a_second, base[name], runs, draw)
+                _seconds(rules, step, name, rates[name], base[name], runs, draw)
                 for name in rules.metrics
             ]
         )

@@ -4,6 +4,8 @@ import gc
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +29,13 @@ def settings(root: Path, overrides: dict[str, object]) -> Settings:
     return Settings(**parameters.program(root, "serve", Settings, overrides))
 
 
-def run(root: Path, found: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def run(root: Path, found: Settings, clock: Callable[[], int] = time.time_ns) -> None:
+    """Serve until SIGTERM or SIGINT; `clock` gives nanoseconds since 1970, each later than the one before."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # requests of one turn are one call of the model
     _first(root, found)
     log = open_log(found.log, durability=found.durability, root=root)
     token = os.environ.get(TOKEN, "")
-    app = App(found, root, log, Telemetry(contract.read(root / contract.FILE)), token)
+    app = App(found, root, log, Telemetry(contract.read(root / contract.FILE)), token, clock)
     ways = {"http": Protocol, "date_header": False}
     server, bound = listening(app, found.host, found.port, int(found.drain_seconds), **ways)
     _heed(server)

@@ -30,9 +30,15 @@ class App:
     """The ASGI application; everything in it happens in one event loop."""
 
     def __init__(
-        self, settings: Settings, root: Path, log: Log, telemetry: Telemetry, token: str = ""
+        self,
+        settings: Settings,
+        root: Path,
+        log: Log,
+        telemetry: Telemetry,
+        token: str = "",
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.settings, self.log, self.telemetry = settings, log, telemetry
+        self.settings, self.log, self.telemetry, self.clock = settings, log, telemetry, clock
         self.store, self.token = root / settings.store, token.encode()
         self.encode = msgspec.json.Encoder().encode
         self.at = store.now(self.store)
@@ -42,7 +48,7 @@ class App:
             )
         service, bins = self._load(self.at)
         limits = {"wait": settings.max_wait_ms / 1000, "unlogged": settings.unlogged}
-        self.desk = Desk(log, telemetry, service=service, **limits)
+        self.desk = Desk(log, telemetry, service=service, clock=clock, **limits)
         self._announce(service, bins)
         self.routes = self._routes()
 
@@ -161,10 +167,9 @@ class App:
         return given
 
     async def _labels(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
-        return Reply(
-            200,
-            self.encode(labels.take(body, self.service.champion.schema, self.log, self.telemetry)),
-        )
+        of = self.service.champion.schema
+        told = labels.take(body, of, self.log, self.telemetry, self.clock)
+        return Reply(200, self.encode(told))
 
     async def _swap(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         """Look at the store's pointer now, and say who answers then."""
@@ -207,7 +212,7 @@ class App:
         return Reply(200 if ready else 503, self.encode(told | ({"wrong": wrong} if wrong else {})))
 
     async def _metrics(self) -> Reply:
-        return Reply(200, self.telemetry.render(), TEXT)
+        return Reply(200, self.telemetry.render(self.clock() / 1e9), TEXT)
 
     async def _v2(self) -> Reply:
         return Reply(200, b'{"name":"modelkeep","version":"1","extensions":["binary_tensor_data"]}')
@@ -241,7 +246,7 @@ class App:
         """Count again what the log holds of the last days, for quality by the age of answers; while it is read, others are answered."""
         if not self.settings.log.startswith("sqlite:"):
             return  # a shared log: each of several replicas would count all of it
-        now, named = time.time_ns() // 1000, {m.name for _, m in self.service.models}
+        now, named = self.clock() // 1000, {m.name for _, m in self.service.models}
         with ThreadPoolExecutor(1) as reader:  # a connection belongs to one thread
             loop = asyncio.get_running_loop()
             batches = self.log.read(now - labels.RECALLED, now, known=now)
@@ -289,4 +294,5 @@ class App:
 
     def _announce(self, service: Service, bins: dict[str, LiveBins]) -> None:
         for role, model in reversed(service.models):
-            self.telemetry.serve(model, role, bins=bins[model.name])
+            now = self.clock() / 1e9
+            self.telemetry.serve(model, role, bins=bins[model.name], now=now)

@@ -1,0 +1,14 @@
+"""`modelkeep serve` at a clock that another program moves: python year/server.py CLOCK, in a workspace."""
+
+import sys
+from pathlib import Path
+
+from clock import Clock
+
+from modelkeep import parents, serve, workspace
+
+if __name__ == "__main__":
+    parents.watch()  # a year that is killed leaves no server
+    root = workspace.root()
+    moved = Clock(Path(sys.argv[1]))
+    serve.run(root, serve.settings(root, {"port": "0"}), moved.nanoseconds)
