@@ -1,9 +1,12 @@
 """The year's machinery on some days of a small table: its clock, its traffic, its checks, and a planted model that goes back."""
 
+import json
 import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import year
 from clock import Clock
@@ -18,6 +21,7 @@ from modelkeep import rollout
 
 ASKED = {"label": "late", "id_column": "key", "time_column": "when", "label_delay_days": 1}
 RULES = {"maturity_hours": {"wrong": 30}, "look_seconds": 21_600, "max_hours": 240, "bake_hours": 6}
+CHANGE = "UPDATE answers SET ids = ?, answers = ? WHERE n = ?"
 START, DAYS = "2020-03-01", 17
 
 
@@ -84,13 +88,15 @@ def test_the_good_one_is_promoted_and_the_planted_one_goes_back(lived, told):
 
 
 def test_answers_and_labels_are_of_the_time_of_the_year(lived):
-    with sqlite3.connect(lived.clone.root / "data/log/predictions.db") as base:
-        first, last, n = base.execute("SELECT min(at), max(at), count(DISTINCT at) FROM calls").fetchone()  # fmt: skip
-        late = base.execute("SELECT min(labels.at - answers.at), max(labels.at - answers.at) FROM labels JOIN answers USING (id)").fetchone()  # fmt: skip
+    with closing(rollout.open_log(lived.clone.root)) as book:
+        asked = [call.at for call in book.calls(0, 2**62)]
+        rows = pa.Table.from_batches(book.read(0, 2**62)).to_pandas()
+    first, last, n = min(asked), max(asked), len(set(asked))
+    late = (rows["labelled_at"] - rows["at"]).dropna().agg(["min", "max"])
     assert 0 <= first - 1e6 * lived.start < 100
     assert lived.end - year.DAY < last / 1e6 < lived.end
     assert n >= DAYS * 20
-    assert np.allclose(np.array(late) / 1e6, year.DAY, atol=1)
+    assert np.allclose(late.dt.total_seconds(), year.DAY, atol=1)
 
 
 def test_quality_by_week_is_that_of_who_served(told):
@@ -103,17 +109,19 @@ def test_quality_by_week_is_that_of_who_served(told):
 def test_a_row_that_is_lost_doubled_or_changed_is_found(lived, told):
     path = lived.clone.root / "data/log/predictions.db"
     with sqlite3.connect(path) as base:
-        kept = base.execute("SELECT n, id, answer FROM answers ORDER BY n LIMIT 3").fetchall()
-        base.execute("UPDATE answers SET id = 'nobody' WHERE n = ?", kept[0][:1])
-        base.execute("UPDATE answers SET id = ? WHERE n = ?", (kept[2][1], kept[1][0]))
-        base.execute("UPDATE answers SET answer = ? WHERE n = ?", (b"[0.5,0.5]", kept[2][0]))
+        n, ids, said = base.execute(
+            "SELECT n, ids, answers FROM answers WHERE json_array_length(ids) > 2 LIMIT 1"
+        ).fetchone()
+        names, given = json.loads(ids), json.loads(said)
+        other = ["nobody", names[2], *names[2:]], [*given[:2], [0.5, 0.5], *given[3:]]
+        changed = [json.dumps(each) for each in other]
+        base.execute(CHANGE, (changed[0], changed[1].encode(), n))
     base.close()
     try:
         found = wrong(tell(lived.clone.root, lived.table, ASKED, lived.traffic, lived.first))
     finally:
         with sqlite3.connect(path) as base:
-            for n, id, answer in kept:
-                base.execute("UPDATE answers SET id = ?, answer = ? WHERE n = ?", (id, answer, n))
+            base.execute(CHANGE, (ids, said, n))
         base.close()
     assert found["asked and not in the log"] == 2
     assert found["in the log and not asked"] == found["in the log twice"] == 1

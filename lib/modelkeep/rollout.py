@@ -64,7 +64,7 @@ def start(
         with closing(open_log(root)) as log:
             seen = _before(log, rules, now, DAYS, slow_ms, truth) if kind == SHADOW or anyway else planned(root, log, now)[1]  # fmt: skip
         opening = Opening(
-            id=_id(now, sha256),
+            id=f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{sha256[:8]}",
             kind=kind,
             started=int(now * 1e6),
             champion={"sha256": at.champion.sha256, "version": at.champion.version},
@@ -196,7 +196,7 @@ class Controller:
         try:
             term = record.read(self.root).champion
         except (record.RecordError, tags.GitError):
-            return False  # without a record there was neither a promotion nor a rollback
+            return False  # where nothing is on record nothing was promoted
         return bool(term) and term.tag.at > opening.started / 1e6
 
     def _note(self, event: str, **said: object) -> None:
@@ -295,7 +295,3 @@ def _entities(root: Path, at: Now, seen: looks.Before) -> float:
     content = store.check(folder(root), at.champion.sha256)
     of = schema.from_json(content["schema.json"].decode())
     return seen.entities if of.entity and of.entity != of.id else float("inf")
-
-
-def _id(now: float, sha256: str) -> str:
-    return f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{sha256[:8]}"
