@@ -122,8 +122,7 @@ def test_a_row_that_is_lost_doubled_or_changed_is_found(lived, told):
 
 
 def test_its_page_says_first_what_the_year_comes_to(lived, told):
-    made = {"short": "0" * 10, "changed": False}
-    text = page(told, lived.events, year.PARAMS, made, 60.0)
+    text = page(told, lived.events, year.PARAMS, "0" * 10, 60.0)
     assert "rolled back after" in verdict(told, lived.events, 60.0).text
     assert text.index('class="verdict') < text.index("<h2>")
     assert text.count("<figure") <= 6 and "http" not in text.split("<svg")[0]
