@@ -42,12 +42,14 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	MODELKEEP_CALM_DAYS=31 python -m pytest tests/test_alarms.py -k calm
 	python benchmarks/log_kills.py --times 200
 	python benchmarks/log_kills.py --times 200 --durability normal
+	python benchmarks/gate.py
 	python benchmarks/judge.py --runs 2000
 	PYTHONPATH=tests python benchmarks/promote_race.py
-	PYTHONPATH=tests python benchmarks/release_kills.py
-	PYTHONPATH=tests python benchmarks/update_kills.py
+	PYTHONPATH=tests python -P benchmarks/release_kills.py
+	PYTHONPATH=tests python -P benchmarks/update_kills.py
 	MODELKEEP_EVERY_KILL=1 python -m pytest tests/test_rollout.py -k killed
 	python benchmarks/backtest.py
+	python benchmarks/backtest.py --memory
 
 clean:  ## forget the environment; data, models and reports stay
 	rm -rf .venv

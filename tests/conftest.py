@@ -9,7 +9,17 @@ import pytest
 import synthetic
 
 # Files that take minutes, the longest first: two workers that meet them last wait for each other.
-LONG = ("versions", "rollout", "alerts", "alarms", "releases", "replay", "sweep", "parents")
+LONG = (
+    "versions",
+    "rollout",
+    "alerts",
+    "alarms",
+    "releases",
+    "update",
+    "replay",
+    "sweep",
+    "parents",
+)
 
 
 def pytest_collection_modifyitems(items):

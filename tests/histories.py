@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from modelkeep import replay, trials
+from modelkeep import replay
 from modelkeep.past import Past
 
 START, BEFORE, WEEKS, ROWS = "2020-03-01", 60, 14, 60  # days before the start; rows a day
 KNOBS = {"window_days": 7, "window_rows": 300, "pages_a_year": 0.05, "fdr": 0.05, "draws": 99}
 KNOBS |= {"min_labels": 50, "min_coverage": 0.8, "seed": 0}
-RULES = replay.Rules(trials.Bounds(), KNOBS)
+BOUNDS = {"margin_auc": 0.005, "margin_loss": 0.005, "alpha": 0.05, "slices": []}
+RULES = replay.Rules(BOUNDS, KNOBS)
 ASKED = {"label": "y", "time_column": "at", "entity_column": "", "id_column": "id"}
 ASKED |= {"features": ["a", "b", "c"], "task": "auto", "rules": {}}
 LEARNING = {"model": "linear", "penalty": 1.0, "folds": 3, "seed": 0}

@@ -29,7 +29,7 @@ def events(seed, n=120):
     """Batches of answers and of labels in a random order: labels before, after, twice, corrected, never, of nothing; rows that are asked twice; clocks that differ."""
     draw = np.random.default_rng(seed)
     found, ids = [], [f"r{i}" for i in range(n)]
-    for id in [*ids, *draw.choice(ids, n // 10)]:
+    for id in [*ids, *draw.choice(ids, n // 10).tolist()]:
         at = FIRST + int(draw.integers(0, 3 * DAY))
         role = str(draw.choice(["champion", "canary", "shadow"], p=[0.7, 0.2, 0.1]))
         entity = None if draw.random() < 0.3 else f"é{draw.integers(5)}"

@@ -2,7 +2,7 @@ import pytest
 
 from logs import FIRST, entry
 from modelkeep import entries
-from modelkeep.entries import Label, Said
+from modelkeep.entries import Call, Label, Said
 
 SAID = Said(FIRST, "m" * 10, "champion", b"[0.25, 0.75]")
 ROW = ("a", *SAID)
@@ -50,5 +50,31 @@ def test_a_label_without_an_answer_is_early_until_there_is_one():
     ],
 )
 def test_a_label_is_known_since_its_value_came(labels, expected):
-    rows = [(1, "before", "0", 1), *((2, "x", *label) for label in labels), (3, "y", "0", 1)]
-    assert entries.joined(rows) == [["before", "0", 1], ["x", *expected], ["y", "0", 1]]
+    known = [("before", "0", 1), *(("a", *label) for label in labels if label[0])]
+    rows = [entry("before"), entry("a"), entry("never")]
+    found = entries.joined(rows, known)
+    assert [row[:8] for row in found] == rows
+    assert [row[8:] for row in found] == [("0", 1), expected, (None, None)]
+
+
+def test_answers_are_kept_by_model_and_moment_and_come_back_as_they_were():
+    rows = [entry("é"), entry("b", entity="x", time=None), entry("c", role="canary"), entry("d")]
+    groups = [*entries.grouped([*rows, entry("e", FIRST + 1)])]
+    assert [(g.at - FIRST, g.role, g.ids) for g in groups] == [
+        (0, "champion", '["é","b"]'),
+        (0, "canary", '["c"]'),
+        (0, "champion", '["d"]'),
+        (1, "champion", '["e"]'),
+    ]
+    assert [e for g in groups[:3] for e in entries.ungrouped(*g[:3], *g[6:])] == rows
+
+
+def test_a_call_is_kept_with_its_answers_or_alone():
+    rows = [entry("a"), entry("b", role="canary")]
+    calls = [Call(FIRST, "m" * 10, role, 0.5, 7, "[]") for role in ("canary", "shadow")]
+    found = [(g.role, g.share, g.took, g.ids) for g in entries.grouped(rows, calls)]
+    assert found == [
+        ("champion", None, None, '["a"]'),
+        ("canary", 0.5, 7, '["b"]'),
+        ("shadow", 0.5, 7, "[]"),
+    ]

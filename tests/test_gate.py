@@ -1,3 +1,7 @@
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -116,6 +120,35 @@ def test_an_equal_model_is_rarely_called_better(count, stated):
     wrong = _false_better(count, rounds, np.random.default_rng(count))
     assert wrong["blocks"] <= binom.isf(1e-4, rounds, stated)
     assert wrong["rows"] > binom.isf(1e-4, rounds, 0.05)  # a test of rows does not keep 5 %
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    path = Path(__file__).parents[1] / "benchmarks" / "gate.py"
+    spec = importlib.util.spec_from_file_location("gate_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look for it there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.mark.parametrize(("days", "stated"), [(30, 0.07), (60, 0.04)])
+def test_who_is_worse_by_the_margin_rarely_passes(benchmark, days, stated):
+    """The benchmark's simulation, on days that are made up: the rates that it shows on flights."""
+    draw, rounds = np.random.default_rng(days), 150
+    day = np.repeat(np.arange(120), 60)
+    mood, *errors = draw.normal(0, 1, (3, 120))[:, day]
+    truth = draw.normal(-1, 1, len(day)) + mood
+    y = (draw.random(len(day)) < expit(truth)).astype(int)
+    answers = (np.column_stack([1 - q, q]) for q in (expit(truth + e) for e in errors))
+    found = benchmark.study(benchmark.Answered(y, day, *answers), days, rounds, days)
+    most = binom.isf(1e-4, rounds, stated) / rounds
+    assert found["equal"]["better"] <= most
+    assert found["worse by the margin in both"]["passes"] <= most
+    for world in list(found)[2:4]:  # in one metric, the other clear: each limit is a test at 5 %
+        assert found[world]["passes"] <= binom.isf(1e-4, rounds, 0.05) / rounds
+    assert found["worse by the margin in both"]["paired t: passes"] > most
 
 
 def test_no_named_slice_may_be_worse():

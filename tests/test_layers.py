@@ -9,7 +9,7 @@ LIB = Path(__file__).parents[1] / "lib" / "modelkeep"
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(LIB.glob("*.py"))}
 LADDER = (  # from low to high; a module imports only from lower levels
     "bins cohorts columns engine entries eprocess figures files parents report scores sealed settings tags tails trees",
-    "charts frontier gate postgres profile ramp schema sources sqlite store verdicts workspace",
+    "charts frontier gate postgres profile ramp schema shelf sources sqlite store verdicts workspace",
     "canary contract experiments log models notebooks rows sweep tables traffic twosample",
     "alerts drift exposition journal looks openapi parameters partitions proof record reference rules windows",
     "bundle dashboards evidence live livebins policies runner shadow story turns watch",

@@ -34,6 +34,18 @@ def test_lines_have_legends_and_the_highest_is_first():
     assert said(figure)
 
 
+def test_what_was_promised_is_not_what_is_drawn():
+    """A promise's limit is above what was measured while all is well."""
+    labels = {"version": "a", "cohort": "0", "bound": "limit"}
+    results = [[{"metric": labels, "values": [[0, value]]}] for value in ("0.5", "0.9")]
+    replies = [json.dumps({"data": {"result": each}}).encode() for each in results]
+    with monitors.serving(lambda *_: replies.pop(0)) as at:
+        read = live.read(f"http://{at}", PANELS["log_loss"], 0, 60)
+    assert [line.legend for line in read] == ["a 0", "a promise, limit"]
+    figure = live.draw(PANELS["log_loss"], read)
+    assert "a 0" in figure.svg and "1 point from Prometheus" in figure.caption
+
+
 def test_no_line_is_no_figure():
     with answering() as at:
         assert live.draw(PANELS["drift"], live.read(f"http://{at}", PANELS["drift"], 0, 60)) is None

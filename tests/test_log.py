@@ -70,7 +70,7 @@ def test_a_window_is_half_open_and_has_the_roles_that_were_asked_for(log):
 
 
 def test_nothing_is_a_batch_too(log):
-    assert log.append([]) == log.label([]) == logs.table(log) == log.cohorts(0, FIRST) == []
+    assert log.append([]) == log.label([]) == logs.table(log) == []
     assert log.newest() is None
 
 
@@ -104,17 +104,6 @@ def counted(told):
                 found[*answer, each.before] -= 1
     assert min(found.values()) >= 0
     return +found
-
-
-def test_cohorts_are_the_counts_of_the_table(log):
-    happened = logs.events(5)
-    logs.keep(log, happened)
-    rows = logs.joined(happened, FIRST, FIRST + 2 * DAY, ("champion", "canary", "shadow"))
-    answered = Counter((row[1] // DAY, row[2], row[3]) for row in rows)
-    known = Counter((row[1] // DAY, row[2], row[3]) for row in rows if row[8] is not None)
-    found = log.cohorts(FIRST, FIRST + 2 * DAY)
-    assert {c[:3]: c.answered for c in found} == answered
-    assert {c[:3]: c.labelled for c in found if c.labelled} == known
 
 
 def test_who_reads_sees_one_state_while_others_write(log, monkeypatch):

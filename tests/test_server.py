@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import socket
 import struct
@@ -16,6 +17,7 @@ from modelkeep import log, store
 from modelkeep.store import Now, Role
 
 GOOD = {"size": 0.5, "weight": 100.0, "shop": "north"}
+SWAPS = int(os.environ.get("MODELKEEP_SWAPS", "10"))
 
 
 @pytest.fixture(scope="session")
@@ -261,6 +263,32 @@ def test_other_tasks(task, folders, tmp_path, bundles):
         assert server.metrics()
 
 
+KSERVE = (  # what InferenceRESTClient of kserve 0.21 sends, with and without binary_data
+    b'{"id":"q","model_name":"flights","inputs":[{"name":"size","shape":[2,1],"datatype":"FP64","data":[0.5,0.5]},'
+    b'{"name":"weight","shape":[2,1],"datatype":"FP64","data":[100.0,100.0]},{"name":"shop","shape":[2,1],'
+    b'"datatype":"BYTES","data":["north","north"]}]}',
+    b'{"id":"q","model_name":"flights","inputs":[{"name":"size","shape":[2,1],"datatype":"FP64",'
+    b'"parameters":{"binary_data_size":16}},{"name":"weight","shape":[2,1],"datatype":"FP64",'
+    b'"parameters":{"binary_data_size":16}},{"name":"shop","shape":[2,1],"datatype":"BYTES",'
+    b'"parameters":{"binary_data_size":18}}]}',
+)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_what_the_client_of_kserve_sends_is_answered(binary, server):
+    body, head = KSERVE[binary], {}
+    if binary:
+        head = {"inference_header_content_length": str(len(body))}
+        head["content_type"] = "application/octet-stream"
+        body += struct.pack("<4d", 0.5, 0.5, 100, 100) + 2 * b"\x05\x00\x00\x00north"
+    status, told = server.ask("POST", "/v2/models/flights/infer", body, **head)
+    expected = server.ask("POST", "/predict", {"rows": [GOOD]})[1]["predictions"][0]
+    assert (status, told["id"], told["model_name"]) == (200, "q", "flights")
+    found = {o["name"]: o["data"] for o in told["outputs"]}
+    assert found["probabilities"] == 2 * [*expected["probabilities"].values()]
+    assert found["label"] == 2 * [expected["label"]]
+
+
 def test_the_pointer_is_followed_under_load_and_no_answer_mixes_two(folders, tmp_path, bundles):
     """Two models of one schema take turns; each answer is whole, and names who gave it."""
     root = live.workspace(tmp_path / "w", folders["binary"])
@@ -290,7 +318,7 @@ def test_the_pointer_is_followed_under_load_and_no_answer_mixes_two(folders, tmp
         threads = [threading.Thread(target=load) for _ in range(4)]
         for thread in threads:
             thread.start()
-        for i in range(10):
+        for i in range(SWAPS):
             store.point(root / "serving", Now(Role(shas[1 - i % 2])))
             told = server.ask("POST", "/model", {})[1]
             assert told["models"]["champion"]["sha256"] == shas[1 - i % 2]

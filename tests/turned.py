@@ -75,6 +75,9 @@ def whole(root: Path) -> Path:
     settle(root, "train", trees=20, folds=3)
     settle(root, "monitor", draws=99, min_labels=50)
     settle(root, "update", retrain="every_days", wait_days=0.0)
+    settle(
+        root, "rollout", metrics=["failed", "slow"], maturity_hours={}
+    )  # nobody waits two days for labels here
     (root / SOURCE).mkdir(parents=True)
     rows = synthetic.table(rows=3000, days=90)
     rows[rows["when"] < day(75)].to_parquet(root / SOURCE / "first.parquet")
@@ -99,20 +102,19 @@ def day(n: int) -> pd.Timestamp:
     return pd.Timestamp("2020-01-01") + pd.Timedelta(days=n)
 
 
-def served(root: Path, rows: pd.DataFrame, labels: bool = True, late: float = 1e-6) -> None:
-    """Put rows into the log as a server would: answered when they happened, and labelled so many days later."""
+def served(root: Path, rows: pd.DataFrame, model: str = "m") -> None:
+    """Put rows into the log as a server would: answered when they happened, and labelled at once."""
     said, calls, truth = [], [], []
     for row in rows.to_dict("records"):
         at = int(row["when"].value // 1000)
         features = {k: None if pd.isna(row[k]) else row[k] for k in ("size", "weight", "shop")}
-        own = (row["key"], at, "m", "champion", None, at, json.dumps(features).encode())
+        own = (row["key"], at, model, "champion", None, at, json.dumps(features).encode())
         said.append(Entry(*own, b"[0.6,0.4]"))
-        calls.append(Call(at, "m", "champion", 0.0, 900, "[]"))
-        truth.append(Label(row["key"], str(row["late"]), at + int(late * DAY * 1e6)))
+        calls.append(Call(at, model, "champion", 0.0, 900, "[]"))
+        truth.append(Label(row["key"], str(row["late"]), at + 100_000))
     book = log.open_log("sqlite:///data/log/predictions.db", root=root)
     book.append(said, calls)
-    if labels:
-        book.label(truth)
+    book.label(truth)
     book.close()
 
 

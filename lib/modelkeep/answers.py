@@ -18,9 +18,8 @@ from modelkeep.serving import Answered, Said, Service, entity
 from modelkeep.telemetry import Telemetry
 
 BATCH = 512  # rows that one call of the model takes
-FEW = (
-    64  # rows that may wait however slow the newest turns were: one slow disk write is no overload
-)
+# so many rows, or so few requests, may wait however slow the newest turns were: a slow disk write is no overload
+FEW, FEW_REQUESTS = 64, 4
 RETRY = 1  # seconds after which a client that was sent away may come back
 
 
@@ -32,9 +31,8 @@ class Busy(RuntimeError):
         self.retry_after = retry_after
 
 
-Given = Callable[
-    [list[Said | Refused] | Exception], None
-]  # takes the answers, or why there are none
+# takes the answers, or why there are none
+Given = Callable[[list[Said | Refused] | Exception], None]
 
 
 class Asked(NamedTuple):
@@ -60,7 +58,8 @@ class Desk:
     ) -> None:
         self.log, self.telemetry, self.service, self.clock = log, telemetry, service, clock
         self.wait, self.serve_unlogged = wait, unlogged == "serve"
-        self.pace = 5e-5  # seconds that a row takes, by the newest turns
+        # seconds that a row takes, by the newest turns, without its commit: that takes no longer for more rows
+        self.pace, self.committing = 5e-5, 0.0
         self.waiting: list[Asked] = []
         self.depth, self.made = 0, 0
         # ids of one process are neighbours in the log's index; those of a later one come after
@@ -71,7 +70,8 @@ class Desk:
     @property
     def full(self) -> bool:
         """Whether the rows that wait already will take longer than one may wait; a few never do."""
-        return self.depth > FEW and self.depth * self.pace > self.wait
+        few = self.depth <= FEW or len(self.waiting) < FEW_REQUESTS
+        return not few and self.depth * self.pace > self.wait
 
     def ask(self, service: Service, rows: list[msgspec.Struct], give: Given) -> None:
         """Let `give` have what is said of each row, later in this turn of the loop; or Busy, if the answers cannot be logged."""
@@ -83,6 +83,7 @@ class Desk:
     def _turn(self) -> None:
         asked, self.waiting = self.waiting, []
         depth, self.depth, started = self.depth, 0, time.perf_counter()
+        self.committing = 0.0
         while asked:
             # a model may have been changed between two requests of one turn
             service, rows, part = asked[0].service, 0, []
@@ -99,33 +100,42 @@ class Desk:
             for each in part:
                 each.give(said[first : first + len(each.rows)])
                 first += len(each.rows)
-        self.pace += 0.1 * ((time.perf_counter() - started) / depth - self.pace)
+        took = time.perf_counter() - started - self.committing
+        self.pace += 0.1 * (took / depth - self.pace)
 
     def _answer(self, service: Service, rows: list[msgspec.Struct]) -> list[Said | Refused]:
         now = self.clock() // 1000
-        self._name(rows)
+        given = self._name(rows)
         try:
             said, parts = service.answer(rows)
         except Exception:
-            self._remember([], service.unanswered(rows), service.share, now)
+            self._remember([], service.unanswered(rows), service.share, now, given)
             raise
-        self._remember([s for s in said if isinstance(s, Said)], parts, service.share, now)
+        answered = [s for s in said if type(s) is Said]
+        self._remember(answered, parts, service.share, now, given)
         self._count(parts, now)
         if service.shadow is not None:
-            asyncio.get_running_loop().call_soon(self._whisper, service, rows, now)
+            asyncio.get_running_loop().call_soon(self._whisper, service, rows, now, given)
         return said
 
-    def _name(self, rows: Sequence[msgspec.Struct]) -> None:
-        """Give each row that came without an id one."""
-        first, self.made = self.made, self.made + len(rows)
+    def _name(self, rows: Sequence[msgspec.Struct]) -> list[str]:
+        """Give each row that came without an id one; return the ids that were given, of which a label may be here already."""
+        first, self.made, given = self.made, self.made + len(rows), []
         for i, row in enumerate(rows, start=first + 1):
             if row.id is UNSET:
                 row.id = f"{self.process}-{i:x}"
-            elif type(row.id) is int:
+            else:
                 row.id = str(row.id)
+                given.append(row.id)
+        return given
 
     def _remember(
-        self, said: Sequence[Said], parts: Sequence[Answered], share: float, now: int
+        self,
+        said: Sequence[Said],
+        parts: Sequence[Answered],
+        share: float,
+        now: int,
+        given: Sequence[str],
     ) -> None:
         """Commit the answers; Busy if that cannot be, unless answers may go unlogged."""
         if not said and not share:  # nobody counts failures then
@@ -133,7 +143,7 @@ class Desk:
         calls = [self._call(part, share, now) for part in parts]
         started = time.perf_counter()
         try:
-            known = self.log.append([self._entry(s, now) for s in said], calls)
+            known = self.log.append([self._entry(s, now) for s in said], calls, given)
         except LogError as error:
             self.blocked = time.monotonic() + error.retry_after
             self.telemetry.unlogged(len(said) if self.serve_unlogged else 0)
@@ -142,24 +152,16 @@ class Desk:
                     f"the prediction log cannot be written: {error}", error.retry_after
                 ) from None
         else:
-            self.blocked = 0.0
-            self.telemetry.log_committed(len(said), time.perf_counter() - started)
+            self.blocked, took = 0.0, time.perf_counter() - started
+            self.committing += took
+            self.telemetry.log_committed(len(said), took)
             if known:  # their labels were here before them
                 labels.count(known, said[0].model.schema, self.telemetry, None)
 
     def _entry(self, said: Said, now: int) -> Entry:
-        row, answer = said.row, said.answer
-        time = getattr(row, "time", UNSET)
-        return Entry(
-            row.id,
-            now,
-            said.model.name,
-            said.role,
-            entity(row),
-            requests.when(time),
-            self.encode(row),
-            self.encode(answer if isinstance(answer, list) else [answer]),
-        )
+        row, happened = said.row, requests.when(getattr(said.row, "time", UNSET))
+        what = (entity(row), happened, self.encode(row), said.text)
+        return Entry(row.id, now, said.model.name, said.role, *what)
 
     def _call(self, part: Answered, share: float, now: int) -> Call:
         took, failed = int(part.seconds * 1e6), self.encode(part.failed).decode()
@@ -188,11 +190,13 @@ class Desk:
                 for kind, n in part.checked.problems.items():
                     self.telemetry.problem(kind, n)
 
-    def _whisper(self, service: Service, rows: Sequence[msgspec.Struct], now: int) -> None:
+    def _whisper(
+        self, service: Service, rows: Sequence[msgspec.Struct], now: int, given: Sequence[str]
+    ) -> None:
         """Let the shadow answer the same rows; nothing of it reaches a user, not even its failure."""
         try:
             said, parts = service.whisper(rows)
-            self._remember(said, parts, service.share, now)
+            self._remember(said, parts, service.share, now, given)
             self._count(parts, now)
         except Exception:
             self.telemetry.problem("shadow")

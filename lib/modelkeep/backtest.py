@@ -1,7 +1,7 @@
 """What the page of `backtest` says: what a maintenance policy would have kept of the quality that was to be had, and at what price"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from modelkeep.frontier import Course, Interval
 from modelkeep.past import Past
 from modelkeep.policies import Policy
 from modelkeep.replay import Replay, Rules, Week, hindsight, replay
-from modelkeep.report import Html, count, number, several
+from modelkeep.report import Html, between, count, number, several
+from modelkeep.shelf import Shelf
 from modelkeep.verdicts import Verdict
 
 AHEAD = 4  # weeks over which a model is worse or not, when a call is judged
@@ -42,19 +43,25 @@ def history(root: Path, start: str, end: str, label_delay_days: float) -> Past:
     roles = {name: asked[name] for name in tables.ROLES}
     table = tables.read(asked["source"], root, **roles)
     stated = {name: value for name, value in asked.items() if name not in MADE_ANEW}
-    return Past(table, stated, learning, start, end, label_delay_days)
+    kept = Shelf(_clone(root) / "data" / "backtest" / "kept")
+    return Past(table, stated, learning, start, end, label_delay_days, kept)
+
+
+def _clone(root: Path) -> Path:
+    """The clone that `dvc exp run --temp` or `--queue` has copied to its .dvc/tmp, or the root itself."""
+    outer = (p.parent for p in root.parents if p.name == ".dvc")
+    return next(outer, root)
 
 
 def rules(root: Path, policy: Policy, past: Past) -> Rules:
     """What production goes by: the params of evaluate, monitor, collect and rollout."""
-    bounds = workspace.params(root, "evaluate")
-    bounds = trials.Bounds(**{**bounds, "slices": tuple(bounds["slices"])})
     rollout = None
     if policy.canary:
         task = past.learn(0).schema.task
         rollout = trials.rules(workspace.params(root, "rollout"), task, past.label_delay_days)
     days = workspace.params(root, "collect")["days"]
-    return Rules(bounds, workspace.params(root, "monitor"), rollout, days)
+    bounds, knobs = (workspace.params(root, stage) for stage in ("evaluate", "monitor"))
+    return Rules(bounds, knobs, rollout, days)
 
 
 def run(past: Past, policy: Policy, by: Rules, block_weeks: int, draws: int, seed: int) -> Found:
@@ -71,7 +78,7 @@ def run(past: Past, policy: Policy, by: Rules, block_weeks: int, draws: int, see
     best = hindsight(past, ours)
     values = {m: np.array([week[m] for week in best]) for m in metrics}
     courses["hindsight"] = Course(TOLD["hindsight"], 0, values)
-    counts = _counts(past, ours, plain["weekly"], by.bounds.margin_loss)
+    counts = _counts(past, ours, plain["weekly"], by.bounds["margin_loss"])
     return Found(task, ours, courses, drawn, counts)
 
 
@@ -135,8 +142,10 @@ def verdict(found: Found) -> Verdict:
     spent = count(found.counts["retrains"], "retrain")
     sentence = f"{found.replay.policy.name.capitalize()}: with {spent} in {count(len(found.starts), 'week')} it would have had {' and '.join(parts)}."
     share, enough = kept(found, first)
-    gain = _said(difference(found, first, "never"))
-    reasons = [f"{scores.NAMES[first]} is better by {gain} than never updating"]
+    gain = difference(found, first, "never")
+    reasons = [
+        f"{scores.NAMES[first]} is better by {between(gain.value, gain.low, gain.high)} than never updating"
+    ]
     if np.isfinite(share.value):
         reasons.append(
             f"it keeps {share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of what retraining every week gains, "
@@ -145,11 +154,9 @@ def verdict(found: Found) -> Verdict:
     else:
         reasons.append("retraining every week gains nothing here, so there is nothing to keep")
     reasons.append(several([f"{name.replace('_', ' ')} {value:,}" for name, value in found.counts.items() if name != "retrains"], 9))  # fmt: skip
-    return Verdict("backtest", "done", sentence, tuple(reasons), metrics(found))
-
-
-def _said(x: Interval) -> str:
-    return f"{number(x.value)} ({number(x.low)} to {number(x.high)})"
+    apart = {m: {k: asdict(difference(found, m, k)) for k in TOLD} for m in scores.METRICS[found.task]}  # fmt: skip
+    evidence = {**metrics(found), "better_than": apart}
+    return Verdict("backtest", "done", sentence, tuple(reasons), evidence)
 
 
 def _means(found: Found) -> dict[str, dict[str, float]]:
@@ -160,18 +167,14 @@ def _means(found: Found) -> dict[str, dict[str, float]]:
 
 
 def metrics(found: Found) -> dict:
-    """The numbers for `dvc metrics` and for a sweep: the price, quality, and each difference with its limits."""
+    """The numbers for `dvc metrics` and for a sweep: the price, quality, and what of the weekly gain is kept."""
     told: dict = dict(found.counts)
     for name, mean in _means(found)["policy"].items():
-        told[name] = mean
         share, enough = kept(found, name)
-        told |= {f"{name}_kept": share.value, f"{name}_kept_low": share.low}
-        told |= {f"{name}_kept_high": share.high, f"{name}_kept_enough": enough}
-        for other in TOLD:
-            gain = difference(found, name, other)
-            told |= {f"{name}_over_{other}": gain.value, f"{name}_over_{other}_low": gain.low}
-            told[f"{name}_over_{other}_high"] = gain.high
-    return {k: None if v != v else v for k, v in told.items()}
+        parts = {"": mean, "_kept": share.value, "_kept_low": share.low, "_kept_high": share.high}
+        parts["_kept_enough"] = enough
+        told |= {f"{name}{part}": None if x != x else x for part, x in parts.items()}
+    return told
 
 
 def course(found: Found, metric: str) -> Figure:

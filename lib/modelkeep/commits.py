@@ -21,6 +21,7 @@ from modelkeep.report import several
 LOCK = "modelkeep-update.lock"
 MADE = ("dvc.lock", "metrics", "verdicts", "plots")  # by a run of the pipeline, beside as_of
 PREPARE = "params/prepare.yaml"
+AS_OF = re.compile(r"^as_of:.*$", re.MULTILINE)
 TURN = "Modelkeep-Turn"  # what each commit of ours ends in
 FOLLOWS = (f"{releases.COPY}.dvc", evidence.CHAMPION, "rollouts")  # the record, not this commit
 # DVC in a process of its own, which ends with its stages when this one is killed
@@ -87,7 +88,7 @@ def _flock(file) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.seek(0)
-        said = _last(file.read())
+        said = _said(file.read(), -1)
         since = datetime.fromtimestamp(said.get("since", time.time()), UTC)
         raise Held(
             f"process {said.get('pid', '?')} on {said.get('host', 'this machine')} is at a turn here since {since:%Y-%m-%d %H:%M:%S} UTC; "
@@ -96,12 +97,13 @@ def _flock(file) -> None:
 
 
 def _since(left: bytes) -> float:
-    return float(_last(left).get("since", 1.0)) if left else 0.0  # 1: it was killed while it wrote
+    """When the first of the turns began that were killed one after another; a torn line is of any time."""
+    return float(_said(left, 0).get("since", 1.0)) if left else 0.0
 
 
-def _last(text: bytes) -> dict:
+def _said(text: bytes, line: int) -> dict:
     with suppress(ValueError, IndexError):
-        return json.loads(text.splitlines()[-1])
+        return json.loads(text.splitlines()[line])
     return {}
 
 
@@ -166,16 +168,16 @@ def restore(root: Path, since: float = 0.0) -> None:
             tags.git(root, "clean", "-fdq", "--", path)
     for left in (root / source).glob(".*.tmp"):  # DVC would take it for a part of history
         left.unlink()
-    before = workspace.value(tags.git(root, "show", f"HEAD:./{PREPARE}")).get("as_of")
-    set_as_of(root, before)
+    if then := AS_OF.search(tags.git(root, "show", f"HEAD:./{PREPARE}")):
+        _put(root, then[0])
     if (root / "dvc.lock").is_file():
-        dvc(root, "checkout", "--quiet", "--force", "--allow-missing", "dvc.yaml")
+        dvc(root, "checkout", "--force", "--allow-missing", "dvc.yaml")
 
 
 def _readable(path: Path) -> None:
     """A file of DVC's that a kill left half written goes."""
     try:
-        json.loads(path.read_bytes() or b"{}")
+        json.loads(path.read_bytes())
     except ValueError:
         path.unlink()
 
@@ -207,25 +209,21 @@ def _git_works(root: Path) -> bool:
     return False
 
 
-def set_as_of(root: Path, moment: object) -> None:
+def set_as_of(root: Path, moment: str) -> None:
     """Put a moment into params/prepare.yaml, all else kept as it is written."""
-    from ruamel.yaml import YAML
+    line = AS_OF.search((root / PREPARE).read_text(encoding="utf-8"))
+    if line is None:
+        raise CommitError(f"{PREPARE} has no line that begins with `as_of:`, so none can be set; write one")  # fmt: skip
+    value, mark, comment = line[0].partition("#")
+    said = f"as_of: '{moment}'"
+    _put(root, f"{said} ".ljust(len(value)) + mark + comment if mark else said)
 
-    path = root / PREPARE
-    text = path.read_text(encoding="utf-8")
-    if workspace.value(text).get("as_of") == moment:
-        return
-    lines = text.splitlines(keepends=True)
-    place = next(k for k, line in enumerate(lines) if line.startswith("as_of:"))
-    line = lines[place]
-    column = len(line[: line.index("#")]) if "#" in line else 0
-    said = f"as_of: {json.dumps(moment).replace(chr(34), chr(39))}"
-    comment = line[line.index("#") :] if column else "\n"
-    lines[place] = f"{said.ljust(column - 1)} {comment}" if column else f"{said}{comment}"
-    changed = "".join(lines)
-    if YAML(typ="safe").load(changed).get("as_of") != moment:
-        raise CommitError(f"{PREPARE}: as_of is not on a line of its own, so it cannot be set to {moment!r}; write it so")  # fmt: skip
-    files.write_text(path, changed)
+
+def _put(root: Path, line: str) -> None:
+    text = (root / PREPARE).read_text(encoding="utf-8")
+    changed = AS_OF.sub(lambda _: line, text, count=1)
+    if changed != text:
+        files.write_text(root / PREPARE, changed)
 
 
 def commit(root: Path, paths: Sequence[str], message: str, at: float, **trailers: object) -> str:
@@ -269,8 +267,9 @@ def dvc(root: Path, *words: str) -> str:
         lines = []
         for line in (each.rstrip() for each in process.stdout):
             if re.search(r"\w", line) and not BAR.search(line):
-                print(line, file=sys.stderr, flush=True)
                 lines.append(line)
+                if words[0] == "repro":  # the rest takes a moment
+                    print(line, file=sys.stderr, flush=True)
     if process.returncode:
         raise CommitError(f"`dvc {' '.join(words)}` failed: {_why(lines, process.returncode)}")
     return "\n".join(lines)

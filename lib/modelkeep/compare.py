@@ -49,13 +49,13 @@ def _said(changed: Sequence[str], moved: Sequence[str]) -> str:
 
 
 def _results(runs: Sequence[Run]) -> list[str]:
-    metrics = [run.metrics for run in runs]
-    first = escape(runs[0].name)
-    parts = ["<h2>What came of it?</h2>", _table(runs, metrics, "metric", measured=True)]
-    parts.append(f"<p>In brackets: the difference from <code>{first}</code>.</p>")
     told = {r.name: (r.backtest, r.verdicts["backtest"]) for r in runs}
     chosen = sweep.section({name: both for name, both in told.items() if all(both)})
-    parts += [_own_ids(part, f"sweep-{place}-") for place, part in enumerate(chosen)]
+    parts = [_own_ids(part, f"sweep-{place}-") for place, part in enumerate(chosen)]
+    metrics = [run.metrics for run in runs]
+    first = escape(runs[0].name)
+    parts += ["<h2>What came of it?</h2>", _table(runs, metrics, "metric", measured=True)]
+    parts.append(f"<p>In brackets: the difference from <code>{first}</code>.</p>")
     parts.append("<h2>What did each stage conclude?</h2>")
     beside = [stage for stage in report.BESIDE if any(run.verdicts[stage] for run in runs)]
     for stage in (*report.STAGES, *beside):

@@ -1,8 +1,13 @@
 """What the prediction log holds: answers, labels, and what a label changes."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
+
+import msgspec
 
 CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"
 
@@ -29,6 +34,22 @@ class Call(NamedTuple):
     share: float  # of the canary at that moment; 0 if there was none
     took: int  # microseconds of the model itself: what rows wait for together says nothing of one model
     failed: str  # a JSON array of entities
+
+
+class Group(NamedTuple):
+    """Answers that one model gave at one moment, as they are kept: JSON arrays of what differs, for a row of a table each costs as much as the rest of an answer."""
+
+    at: int
+    model: str
+    role: str
+    share: float | None  # with the next two: of the call that gave the answers, where it is told
+    took: int | None
+    failed: str | None
+    ids: str
+    entities: str
+    times: str
+    features: bytes
+    answers: bytes
 
 
 class Label(NamedTuple):
@@ -122,17 +143,44 @@ def _said(rows: Iterable[tuple]) -> dict[str, list[Said]]:
     return found
 
 
-def joined(rows: Iterable[tuple]) -> list[list]:
-    """Answers with their label from rows (n, ..., value, label_at) of one answer and one of its labels, in order of n and then of the label's arrival.
+def grouped(entries: Iterable[Entry], calls: Iterable[Call] = ()) -> Iterator[Group]:
+    """Answers as they are kept, in their order, with their calls; then the calls that gave none."""
+    told = {call[:3]: call[3:] for call in calls}
+    for shared, group in groupby(entries, key=itemgetter(1, 2, 3)):
+        ids, _, _, _, entities, times, *parts = zip(*group, strict=True)
+        texts = [msgspec.json.encode(each).decode() for each in (ids, entities, times)]
+        texts += [b"[" + b",".join(part) + b"]" for part in parts]
+        yield Group(*shared, *told.pop(shared, (None, None, None)), *texts)
+    for shared, call in told.items():
+        yield Group(*shared, *call, "[]", "[]", "[]", b"[]", b"[]")
+
+
+def ungrouped(*kept: object) -> Iterator[Entry]:
+    """The answers of a group, of which its call is left out."""
+    shared, texts = kept[:3], map(msgspec.json.decode, kept[3:6])
+    for id, *own in zip(*texts, *map(_parts, kept[6:]), strict=True):
+        yield Entry(id, *shared, *own)
+
+
+def picked(row: tuple) -> tuple:
+    """Of (id, at, model, role, answers, place) the one answer."""
+    *known, answers, place = row
+    return *known, _parts(answers)[place]
+
+
+@lru_cache(maxsize=1)  # labels of one turn follow each other
+def _parts(array: bytes) -> list[bytes]:
+    return [*map(bytes, msgspec.json.decode(array, type=list[msgspec.Raw]))]
+
+
+def joined(rows: Sequence[Entry], labels: Iterable[tuple]) -> list[tuple]:
+    """Answers with their label and since when it is known, from the labels (id, value, at) in the order of their arrival.
 
     The newest label counts; it is known since it came first without another one after it, so that a label that is sent twice
     changes nothing.
     """
-    found, last = [], None
-    for n, *answer, value, at in rows:
-        if n != last:
-            found.append([*answer, value, at])
-            last = n
-        elif value != found[-1][-2]:
-            found[-1][-2:] = value, at
-    return found
+    newest: dict[str, tuple] = {}
+    for id, value, at in labels:
+        if id not in newest or value != newest[id][0]:
+            newest[id] = value, at
+    return [(*row, *newest.get(row.id, (None, None))) for row in rows]

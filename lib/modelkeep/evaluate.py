@@ -11,7 +11,7 @@ import pandas as pd
 from modelkeep import bundle, figures, gate, models, report, scores, tables
 from modelkeep.bundle import Bundle
 from modelkeep.figures import Figure
-from modelkeep.report import Html, count, number, several
+from modelkeep.report import Html, between, count, number, several
 from modelkeep.schema import Schema
 from modelkeep.verdicts import Verdict
 
@@ -215,11 +215,7 @@ def side_by_side(
     rows = []
     for name, said in (("candidate", ours), (against, theirs)):
         found = scores.summary(task, y, said, blocks)
-        shown = {
-            scores.NAMES[k]: number(e.value)
-            + (f" ({number(e.low)} to {number(e.high)})" if np.isfinite(e.low) else "")
-            for k, e in found.items()
-        }
+        shown = {scores.NAMES[k]: between(e.value, e.low, e.high) for k, e in found.items()}
         rows.append({"model": name, **shown})
     return report.table(rows)
 

@@ -60,12 +60,14 @@ class Figure:
         return f"{self.title} ({self.caption})"
 
 
-def _axes(height: float = 2.9) -> Axes:
+def canvas(height: float = 2.9) -> Axes:
+    """Axes in the house's style, as wide as all of them."""
     with matplotlib.rc_context(STYLE):
         return Canvas(figsize=(WIDTH, height), layout="constrained").add_subplot()
 
 
-def _finish(axes: Axes, title: str, caption: str) -> Figure:
+def finished(axes: Axes, title: str, caption: str) -> Figure:
+    """The drawing with its legend above it, the same bytes each time."""
     with matplotlib.rc_context(STYLE):
         if axes.get_legend_handles_labels()[0]:
             axes.figure.legend(loc="outside upper left", ncols=2, handlelength=1.6)
@@ -77,39 +79,32 @@ def _finish(axes: Axes, title: str, caption: str) -> Figure:
     return Figure(title, caption, text[text.index("<svg") :].strip())
 
 
-def _name(text: str, most: int = 36) -> str:
+def shown(text: str, most: int = 36) -> str:
     """A name from the data as a drawing can hold it: not wider than itself, and never a formula."""
     text = "".join(c if c.isprintable() else " " for c in text)
     text = text if len(text) <= most else f"{text[: most - 1]}…"
     return text.replace("$", r"\$")
 
 
-def _dates(axes: Axes) -> None:
-    locator = AutoDateLocator(minticks=3, maxticks=6)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-
-
-def _moments(x: Sequence) -> np.ndarray:
-    """Dates as dates, anything else as 1, 2, 3, ..."""
+def on_time(axes: Axes, x: Sequence) -> np.ndarray:
+    """Put dates below as dates, anything else as 1, 2, 3, ..., and return where they are."""
     x = np.asarray(x)
-    return x if x.dtype.kind == "M" else np.arange(1, len(x) + 1)
-
-
-def _on_time(axes: Axes, x: Sequence) -> np.ndarray:
-    moments = _moments(x)
-    if moments.dtype.kind == "M":
-        _dates(axes)
-    else:
-        axes.set_xlabel("part of the file, in its order")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return moments
+    if x.dtype.kind == "M":
+        locator = AutoDateLocator(minticks=3, maxticks=6)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        if len(x) == 1:  # else it stands alone among four years
+            axes.set_xlim(*(x + np.array([-12, 12], "timedelta64[h]")))
+        return x
+    axes.set_xlabel("part of the file, in its order")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return np.arange(1, len(x) + 1)
 
 
 def timeline(x: Sequence, parts: dict[str, np.ndarray], *, title: str, caption: str) -> Figure:
     """Rows over time, one line a part: the first grey, the second blue, the third orange, the fourth red."""
-    axes = _axes()
-    moments = _on_time(axes, x)
+    axes = canvas()
+    moments = on_time(axes, x)
     colours = (REFERENCE, CURRENT, CANDIDATE, BREACH)
     width = np.median(np.diff(moments)) * 0.85 if len(moments) > 1 else 0.8
     bottom = np.zeros(len(moments))
@@ -118,7 +113,7 @@ def timeline(x: Sequence, parts: dict[str, np.ndarray], *, title: str, caption: 
         bottom = bottom + rows
     axes.set_ylabel("rows")
     axes.grid(axis="x", visible=False)
-    return _finish(axes, title, caption)
+    return finished(axes, title, caption)
 
 
 def course(
@@ -133,13 +128,13 @@ def course(
     share: bool = False,
 ) -> Figure:
     """One number over time against an optional limit."""
-    axes = _axes(2.6)
-    axes.plot(_on_time(axes, x), values, "o-", color=CURRENT, markersize=4, label=_name(name))
+    axes = canvas(2.6)
+    axes.plot(on_time(axes, x), values, "o-", color=CURRENT, markersize=4, label=shown(name))
     if limit is not None:
         axes.axhline(limit, color=BREACH, linestyle="--", label=limit_name)
     if share:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return _finish(axes, title, caption)
+    return finished(axes, title, caption)
 
 
 def bars(
@@ -154,18 +149,18 @@ def bars(
 ) -> Figure:
     """One bar a name, longest on top; beyond the limit it is red."""
     ordered = sorted(values.items(), key=lambda item: item[1])
-    axes = _axes(0.9 + 0.27 * max(len(ordered), 2))
+    axes = canvas(0.9 + 0.27 * max(len(ordered), 2))
     sizes = [v for _, v in ordered]
     colours = [BREACH if limit is not None and v > limit else CURRENT for v in sizes]
     axes.barh(range(len(ordered)), sizes, color=colours, height=0.62)
-    axes.set_yticks(range(len(ordered)), [_name(k) for k, _ in ordered])
+    axes.set_yticks(range(len(ordered)), [shown(k) for k, _ in ordered])
     if limit is not None:
         axes.axvline(limit, color=BREACH, linestyle="--", label=limit_name)
     if share:
         axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_xlabel(_name(name, 70))
+    axes.set_xlabel(shown(name, 70))
     axes.grid(axis="y", visible=False)
-    return _finish(axes, title, caption)
+    return finished(axes, title, caption)
 
 
 def forest(
@@ -178,7 +173,7 @@ def forest(
     zero: str = "no difference",
 ) -> Figure:
     """Value and interval a row (keys name, value, low, high, breach); right of zero is better."""
-    axes = _axes(1.1 + 0.3 * max(len(rows), 2))
+    axes = canvas(1.1 + 0.3 * max(len(rows), 2))
     axes.axvline(0, color=INK, linewidth=1, label=zero)
     if margin is not None:
         axes.axvline(-margin, color=BREACH, linestyle="--", label="margin: worse than this fails")
@@ -186,17 +181,17 @@ def forest(
         colour = BREACH if row.get("breach") else CANDIDATE
         axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3)
         axes.plot(row["value"], place, "D", color=colour, markeredgecolor=INK, markersize=6)
-    axes.set_yticks(range(len(rows)), [_name(r["name"]) for r in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [shown(r["name"]) for r in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(_name(name, 70))
+    axes.set_xlabel(shown(name, 70))
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    return _finish(axes, title, caption)
+    return finished(axes, title, caption)
 
 
 def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
     """Observed against predicted rate with intervals; on the diagonal a prediction means what it says."""
-    axes = _axes(3.4)
+    axes = canvas(3.4)
     predicted = [r["predicted"] for r in rows]
     top = max([*predicted, *(r["high"] for r in rows if np.isfinite(r["high"])), 0.05]) * 1.05
     axes.plot([0, top], [0, top], color=REFERENCE, linestyle="--", label="right on average")
@@ -213,7 +208,7 @@ def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
         f"{sum(r['rows'] for r in rows):,} rows in {len(rows)} groups of equal size, with 95 % intervals by block: {says}. "
         f"The largest gap is {abs(worst['predicted'] - worst['observed']):.1%}, at a predicted {worst['predicted']:.0%}."
     )
-    return _finish(axes, title, caption)
+    return finished(axes, title, caption)
 
 
 def moved(
@@ -225,8 +220,8 @@ def moved(
     caption: str,
 ) -> Figure:
     """Which column moved when: one row a column, one square a window, darker for a larger effect, red from the highest level on."""
-    axes = _axes(1.2 + 0.27 * len(effects))
-    moments = _on_time(axes, x)
+    axes = canvas(1.2 + 0.27 * len(effects))
+    moments = on_time(axes, x)
     levels = dict(sorted(levels.items(), key=lambda item: item[1]))
     floors = list(levels.values())
     shades = [FAINT, "#9fc3e0", CURRENT, BREACH]
@@ -240,18 +235,18 @@ def moved(
     for step, shade in enumerate(shades):
         bound = f" (from {floors[step - 1]:g})" if step else ""
         axes.scatter([], [], s=14 + 16 * step, c=shade, marker="s", label=names[step] + bound)
-    axes.set_yticks(range(len(effects)), [_name(k) for k in reversed(list(effects))])
+    axes.set_yticks(range(len(effects)), [shown(k) for k in reversed(list(effects))])
     axes.set_ylim(-0.7, len(effects) - 0.3)
     axes.grid(visible=False)
-    return _finish(axes, title, caption)
+    return finished(axes, title, caption)
 
 
 def evidence(
     x: Sequence, paths: dict, threshold: float, *, title: str, caption: str, then: str = "pages"
 ) -> Figure:
     """How evidence adds up over windows against the threshold at which something happens, on a logarithmic scale."""
-    axes = _axes()
-    moments = _on_time(axes, x)
+    axes = canvas()
+    moments = on_time(axes, x)
     colours, marks = (CURRENT, CANDIDATE, REFERENCE), ("o-", "s-", "^-")
     top = threshold * 1e3  # beyond that the line says nothing more
     for (name, path), colour, mark in zip(paths.items(), colours, marks, strict=False):
@@ -259,7 +254,7 @@ def evidence(
     axes.axhline(threshold, color=BREACH, linestyle="--", label=f"{then} at {threshold:,.0f}")
     axes.set_yscale("log")
     axes.set_ylabel("evidence (log scale)")
-    return _finish(axes, title, caption)
+    return finished(axes, title, caption)
 
 
 def quality(
@@ -275,8 +270,8 @@ def quality(
     caption: str,
 ) -> Figure:
     """Three lines: what came true, what the model believed, and that belief corrected by late labels with its band."""
-    axes = _axes(3.2)
-    moments = _on_time(axes, x)
+    axes = canvas(3.2)
+    moments = on_time(axes, x)
     axes.fill_between(moments, *band, color=CANDIDATE, alpha=0.18, linewidth=0, label="90 % band")
     axes.plot(moments, estimated, ":", color=REFERENCE, label="estimated")
     axes.plot(
@@ -286,15 +281,15 @@ def quality(
     if promised is not None:
         axes.axhline(promised, color=INK, linewidth=1, label="promised")
     axes.set_ylabel(name)
-    return _finish(axes, title, caption)
+    return finished(axes, title, caption)
 
 
 def waiting(days: np.ndarray, *, title: str, caption: str) -> Figure:
     """The share of labels that had come after so many days (`days` sorted)."""
-    axes = _axes(2.6)
+    axes = canvas(2.6)
     at = np.linspace(0, max(float(days[-1]), 1.0), 200)
     axes.plot(at, np.searchsorted(days, at, side="right") / len(days), color=CURRENT)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylim(0, 1.03)
     axes.set(xlabel="days from the answer to its label", ylabel="labels that had come")
-    return _finish(axes, title, caption)
+    return finished(axes, title, caption)

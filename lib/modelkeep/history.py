@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from modelkeep import evidence, record
 from modelkeep.record import Record, when
-from modelkeep.report import count, number
+from modelkeep.report import between, count, number
 
 
 class BadDate(ValueError):
@@ -123,10 +123,8 @@ def _version(at: Record, version: str) -> dict:
 
 
 def _gain(gain: Mapping) -> str:
-    between = (
-        f" ({number(gain['low'])} to {number(gain['high'])})" if gain["low"] is not None else ""
-    )
-    return f"  {gain['metric']}: gain {number(gain['gain'])}{between}, margin {number(gain['margin'])}: {gain['verdict'].replace('_', ' ')}"
+    measured = between(gain["gain"], gain["low"], gain["high"])
+    return f"  {gain['metric']}: gain {measured}, margin {number(gain['margin'])}: {gain['verdict'].replace('_', ' ')}"
 
 
 def _pairs(values: Mapping) -> str:

@@ -251,33 +251,19 @@ def settings(root: Path, overrides: dict[str, object]) -> Settings:
 
 def run(root: Path, found: Settings) -> None:
     """Take alerts until SIGTERM or SIGINT."""
-    import uvicorn
-
     lock = _alone(root)
     token = os.environ.get(TOKEN, "")
     known = frozenset(contract.read(root / contract.FILE).alerts)
     app = App(found, root, known, token)
-    config = uvicorn.Config(
-        app,
-        host=found.host,
-        port=found.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        proxy_headers=False,
-        timeout_graceful_shutdown=5,
-    )
-    listening = config.bind_socket()
-    listening.listen(config.backlog)
-    host, port = listening.getsockname()[:2]
+    server, bound = web.listening(app, found.host, found.port, drain_seconds=5)
+    host, port = bound.getsockname()[:2]
     waiting = f"; {len(app.book.waiting)} reports wait" if app.book.waiting else ""
     print(f"Investigating alerts on http://{host}:{port}; SIGTERM stops{waiting}.", flush=True)
     if not web.loopback(found.host) and not token:
         print(f"All alerts are refused: {TOKEN} is not set.", file=sys.stderr, flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # uvicorn sends itself the signal again
-    uvicorn.Server(config).run(sockets=[listening])
+    server.run(sockets=[bound])
     os.close(lock)
 
 

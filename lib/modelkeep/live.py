@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelkeep import figures
+from modelkeep import figures, report
 from modelkeep.rules import Panel
 
 POINTS = 240  # of a line, at most
@@ -30,18 +30,19 @@ class Line:
 
 
 def read(url: str, panel: Panel, start: float, end: float, timeout: float = 30) -> list[Line]:
-    """Read a panel's lines between two moments, in seconds since 1970; that which ends highest first."""
+    """Read a panel's lines between two moments, in seconds since 1970; what is measured before what was promised, then that which ends highest first."""
     step = max(1, int((end - start) / POINTS))
     lines = []
     for legend, expr in panel.queries.items():
+        found = []
         asked = {"query": expr, "start": start, "end": end, "step": step}
         for series in _ask(url, asked, timeout):
             times, values = np.array(series["values"], dtype=float).T
             moments = (times * 1000).astype("datetime64[ms]")
-            lines.append(Line(_legend(legend, series["metric"]), moments, values))
-    return sorted(
-        lines, key=lambda line: (-np.nan_to_num(line.values[-1], nan=-np.inf), line.legend)
-    )
+            found.append(Line(_legend(legend, series["metric"]), moments, values))
+        # a panel's first query is what it is about
+        lines += sorted(found, key=_height)
+    return lines
 
 
 def draw(panel: Panel, lines: list[Line]) -> figures.Figure | None:
@@ -50,7 +51,8 @@ def draw(panel: Panel, lines: list[Line]) -> figures.Figure | None:
     if not known:
         return None
     first, others = known[0], len(known) - 1
-    caption = f"{len(first.times)} points from Prometheus; " + " ".join(panel.shows)
+    points = report.count(len(first.times), "point")
+    caption = f"{points} from Prometheus; " + " ".join(panel.shows)
     if others:
         caption = f"the highest of {others + 1} lines, {caption}"
     return figures.course(
@@ -63,6 +65,10 @@ def draw(panel: Panel, lines: list[Line]) -> figures.Figure | None:
         limit_name="threshold",
         share=panel.unit in SHARES,
     )
+
+
+def _height(line: Line) -> tuple[float, str]:
+    return -np.nan_to_num(line.values[-1], nan=-np.inf), line.legend
 
 
 def _legend(text: str, labels: Mapping[str, str]) -> str:

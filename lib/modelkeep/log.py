@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from modelkeep import entries
 from modelkeep.entries import Call, Entry, Label, Labelled, LogError, LogMissing
@@ -16,56 +16,41 @@ if TYPE_CHECKING:
 
     from modelkeep.postgres import Postgres
 
-__all__ = ["Call", "Cohort", "Entry", "Label", "Labelled", "Log", "LogError", "LogMissing"]
-__all__ += ["open_log"]
+__all__ = ["Call", "Entry", "Label", "Labelled", "Log", "LogError", "LogMissing", "open_log"]
 DURABILITY = ("full", "normal")
 SHOWN = (entries.CHAMPION, entries.CANARY)  # the roles whose answers somebody has seen
 DAY = 86_400_000_000  # microseconds
-PAGE = 4096  # answers that are read at once
-END = 2**63 - 1
-APPEND = (
-    "INSERT INTO answers (id, at, model, role, entity, time, features, answer) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+PAGE = 128  # groups of answers that are read at once; each is of one turn of a server
+SOME = (
+    200  # labels whose answers are looked for at once: each comes with all that its turn answered
 )
-CALLED = "INSERT INTO calls (at, model, role, share, took, failed) VALUES (?, ?, ?, ?, ?, ?)"
+END = 2**63 - 1
 CALLS = """
-    SELECT at, model, role, share, took, failed FROM calls WHERE at >= ? AND at < ? ORDER BY at, n
+    SELECT at, model, role, share, took, failed FROM answers
+    WHERE at >= ? AND at < ? AND share IS NOT NULL ORDER BY at, n
 """
+APPEND = """
+    INSERT INTO answers (at, model, role, share, took, failed, ids, entities, times, features, answers)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING n
+"""
+IDS = "INSERT INTO ids (id, n, place) SELECT asked.value, ?, asked.key FROM {each}"
 LABEL = "INSERT INTO labels (id, value, at) VALUES (?, ?, ?)"
 ANSWERS = """
-    SELECT answers.id, at, model, role, answer
-    FROM {each} JOIN answers ON answers.id = asked.value ORDER BY at, n
+    SELECT ids.id, at, model, role, answers, place
+    FROM {each} JOIN ids ON ids.id = asked.value JOIN answers ON answers.n = ids.n
+    ORDER BY at, ids.n, place
 """
 LABELS = """
     SELECT labels.id, labels.value, at
-    FROM {each} JOIN labels ON labels.id = asked.value ORDER BY at, n
+    FROM {each} JOIN labels ON labels.id = asked.value AND at < ? AND n <= ? ORDER BY at, n
 """
 NEWEST = "SELECT (SELECT max(n) FROM answers), (SELECT max(n) FROM labels)"
 WINDOW = """
-    WITH page AS (
-        SELECT n, id, at, model, role, entity, time, features, answer FROM answers
-        WHERE at >= ? AND (at, n) > (?, ?) AND at < ? AND n <= ? AND role IN (SELECT value FROM {each})
-        ORDER BY at, n LIMIT ?
-    )
-    SELECT page.*, labels.value, labels.at FROM page
-    LEFT JOIN labels ON labels.id = page.id AND labels.at < ? AND labels.n <= ?
-    ORDER BY page.at, page.n, labels.at, labels.n
+    SELECT n, at, model, role, ids, entities, times, features, answers FROM answers
+    WHERE at >= ? AND (at, n) > (?, ?) AND at < ? AND n <= ?
+        AND role IN (SELECT asked.value FROM {each})
+    ORDER BY at, n LIMIT ?
 """
-COHORTS = """
-    SELECT at / ?, model, role, count(*),
-        sum(CASE WHEN EXISTS (SELECT 1 FROM labels WHERE labels.id = answers.id) THEN 1 ELSE 0 END)
-    FROM answers WHERE at >= ? AND at < ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-"""
-
-
-class Cohort(NamedTuple):
-    """How many answers a model gave on a day (counted from 1970), and how many of them have a label."""
-
-    day: int
-    model: str
-    role: str
-    answered: int
-    labelled: int
 
 
 def open_log(
@@ -97,11 +82,20 @@ class Log:
         self.promise = store.promise  # what an answer survives, in words
         self.shown = store.shown  # the address without secrets
 
-    def append(self, entries: Sequence[Entry], calls: Sequence[Call] = ()) -> list[Labelled]:
-        """Keep answers, and the calls that gave them: they are committed when this returns what is already known of them. LogError if none was kept (or if a server was lost in the middle and cannot be asked)."""
+    def append(
+        self,
+        entries: Sequence[Entry],
+        calls: Sequence[Call] = (),
+        given: Sequence[str] | None = None,
+    ) -> list[Labelled]:
+        """Keep answers, and the calls that gave them: they are committed when this returns what is already known of them. LogError if none was kept (or if a server was lost in the middle and cannot be asked).
+
+        `given`: the ids that others know, so that a label may have come before the answer (all, unless told).
+        """
         if not entries and not calls:
             return []
-        return self._store.commit(partial(_append, entries, calls))
+        given = [entry.id for entry in entries] if given is None else given
+        return self._store.commit(partial(_append, entries, calls, given))
 
     def label(self, labels: Sequence[Label]) -> list[Labelled]:
         """Keep labels, and tell what each of them changed; LogError if none was kept."""
@@ -116,14 +110,13 @@ class Log:
         """
         with self._store.look() as run:
             upto = [n or 0 for n in run(NEWEST)[0]]
-            last, sql = (start, -1), WINDOW.format(each=run.each)
-            while True:
-                some = _texts(roles)
-                page = run(sql, (last[0], *last, end, upto[0], some, PAGE, known, upto[1]))
-                if not page:
-                    return
-                last = page[-1][2], page[-1][0]
-                yield _batch(entries.joined(page))
+            last, some = (start, -1), _texts(roles)
+            window, labels = (sql.format(each=run.each) for sql in (WINDOW, LABELS))
+            while page := run(window, (last[0], *last, end, upto[0], some, PAGE)):
+                last = page[-1][1], page[-1][0]
+                rows = [row for group in page for row in entries.ungrouped(*group[1:])]
+                came = run(labels, (_texts(row.id for row in rows), known, upto[1]))
+                yield _batch(entries.joined(rows, came))
 
     def calls(self, start: int, end: int) -> list[Call]:
         """The calls with start <= at < end, in their order."""
@@ -134,11 +127,6 @@ class Log:
         """When the newest answer was given."""
         with self._store.look() as run:
             return run("SELECT max(at) FROM answers")[0][0]
-
-    def cohorts(self, since: int, until: int) -> list[Cohort]:
-        """Counts of the answers with since <= at < until, by day, model and role."""
-        with self._store.look() as run:
-            return [Cohort(*map(_plain, row)) for row in run(COHORTS, (DAY, since, until))]
 
     def rest(self) -> None:
         """Do now what would otherwise hold up a later append: for a moment in which nobody asks."""
@@ -153,29 +141,28 @@ class Log:
         self._store.close()
 
 
-def _append(new: Sequence[Entry], calls: Sequence[Call], run) -> list[Labelled]:
-    if calls:
-        run.many(CALLED, calls)
-    if not new:
-        return []
-    run.many(APPEND, new)
-    known = run(LABELS.format(each=run.each), (_texts(e.id for e in new),))
+def _append(
+    new: Sequence[Entry], calls: Sequence[Call], given: Sequence[str], run
+) -> list[Labelled]:
+    for group in entries.grouped(new, calls):
+        ((n,),) = run(APPEND, group)
+        run.many(IDS.format(each=run.each), [(n, group.ids)])
+    known = run(LABELS.format(each=run.each), (_texts(given), END, END)) if given else []
     return entries.appended(new, known) if known else []
 
 
 def _label(labels: Sequence[Label], run) -> list[Labelled]:
-    ids = _texts(label.id for label in labels)
-    answers, known = (run(sql.format(each=run.each), (ids,)) for sql in (ANSWERS, LABELS))
+    ids, answers = [*dict.fromkeys(label.id for label in labels)], []
+    for at in range(0, len(ids), SOME):
+        found = run(ANSWERS.format(each=run.each), (_texts(ids[at : at + SOME]),))
+        answers += map(entries.picked, found)
+    known = run(LABELS.format(each=run.each), (_texts(ids), END, END))
     run.many(LABEL, labels)
     return entries.labelled(labels, answers, known)
 
 
 def _texts(texts: Iterable[str]) -> str:
     return json.dumps([*dict.fromkeys(texts)])
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, str) else int(value)  # PostgreSQL's sum is a decimal
 
 
 def _batch(rows: list[list]) -> "pa.RecordBatch":

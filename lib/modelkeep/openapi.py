@@ -3,7 +3,6 @@
 import json
 from html import escape
 
-from modelkeep import report
 from modelkeep.rows import NAME, TEXT
 from modelkeep.schema import Schema
 
@@ -51,6 +50,8 @@ def page(name: str, found: dict) -> str:
             for content in told.get("requestBody", {}).get("content", {}).values():
                 blocks += _fields(content["schema"])
     body = f"<h1>{escape(name)}</h1><p>The same for programs: <a href='/openapi.json'>openapi.json</a></p>"
+    from modelkeep import report  # what reads notebooks takes a quarter of a second to import
+
     return report.page(f"{name} · Modelkeep", body + "".join(blocks), current=None)
 
 
@@ -73,6 +74,8 @@ def _fields(schema: dict) -> list[str]:
         }
         for key, kind in items["properties"].items()
     ]
+    from modelkeep import report
+
     return [report.table(rows).markup]
 
 

@@ -1,18 +1,22 @@
 """The past as it was known at any moment: what could be learned from then, and the weeks that followed"""
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
-from modelkeep import bundle, models, scores, tables
+from modelkeep import bundle, models, schema, scores, shelf, tables
 from modelkeep.columns import as_times
 from modelkeep.schema import Schema
+from modelkeep.shelf import Shelf
 from modelkeep.tables import Prepared
 
 WEEK, DAY = np.timedelta64(7, "D"), np.timedelta64(1, "D")
@@ -32,8 +36,15 @@ class Model:
     history_days: float
     held: int
     schema: Schema
-    pipeline: Pipeline
     rows: int
+    seconds: float  # of computing, when it was trained
+    name: str  # the hash of all that it was made of
+    read: Callable[[], Pipeline] = field(repr=False, compare=False)
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The fitted pipeline, not read before it is asked for."""
+        return self.read()
 
     @property
     def key(self) -> tuple[int, float, int]:
@@ -45,7 +56,7 @@ class Model:
 class Past:
     """A labelled table in the order of time, and what was made of it; nothing here shows a row before its time or a label before it came.
 
-    `asked` and `learning` are the parameters of prepare and of train; `clock` gives seconds of computing.
+    `asked` and `learning` are the parameters of prepare and of train; `clock` gives seconds of computing; models and what was measured of them are kept on the `shelf` for later runs.
     """
 
     table: pd.DataFrame
@@ -54,8 +65,8 @@ class Past:
     start: str
     end: str = ""
     label_delay_days: float = 0
+    shelf: Shelf = field(default_factory=Shelf)
     clock: Callable[[], float] = time.thread_time
-    spent: dict[tuple, float] = field(default_factory=dict)
     _models: dict[tuple, Model] = field(default_factory=dict)
     _scores: dict[tuple, dict[str, float]] = field(default_factory=dict)
     _proofs: dict[tuple, tuple[np.ndarray, pd.DataFrame]] = field(default_factory=dict)
@@ -83,14 +94,50 @@ class Past:
         """The model that training would have made when a week began; the same is made only once."""
         key = (week, history_days, held)
         if key not in self._models:
-            began = self.clock()
-            rows, test, of = self.learned_from(*key)
-            fitted = models.fit(self.unfitted(of), rows, of)
-            if held:
-                self._keep(key, rows, test, of)
-            self._models[key] = Model(*key, of, fitted, len(rows))
-            self.spent[key] = self.clock() - began
+            start = self.starts[week]
+            rows = self._content(self._times[0], start)
+            name = shelf.name(self._made_of, str(start), history_days, held, rows)
+            self._models[key] = self._recalled(key, name) or self._trained(key, name)
         return self._models[key]
+
+    def _recalled(self, key: tuple, name: str) -> Model | None:
+        head, _, sealed = self.shelf.get(name).partition(b"\n")
+        if not head:
+            return None
+        told = json.loads(head)
+        of = schema.from_json(told["schema"])
+        return Model(*key, of, told["rows"], told["seconds"], name, partial(bundle.undump, sealed))
+
+    def _trained(self, key: tuple, name: str) -> Model:
+        began = self.clock()
+        rows, test, of = self.learned_from(*key)
+        fitted = models.fit(self.unfitted(of), rows, of)
+        if key[2]:
+            self._keep(key, rows, test, of)
+        told = {"rows": len(rows), "seconds": self.clock() - began}
+        if self.shelf.folder:
+            head = json.dumps({**told, "schema": schema.to_json(of)}).encode()
+            self.shelf.put(name, head + b"\n" + bundle.dump(fitted))
+        return Model(*key, of, **told, name=name, read=lambda: fitted)
+
+    @property
+    def spent(self) -> dict[tuple, float]:
+        """Seconds of computing by model, of the time when it was trained."""
+        return {key: model.seconds for key, model in self._models.items()}
+
+    @cached_property
+    def _made_of(self) -> list:
+        columns = self.table.dtypes.astype(str).to_dict()
+        return [shelf.code(), columns, self.asked, self.learning, self.label_delay_days]
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        return pd.util.hash_pandas_object(self.table, index=False).to_numpy()
+
+    def _content(self, first: np.datetime64, last: np.datetime64) -> str:
+        """One hash over the rows of a stretch of time."""
+        inside = slice(*np.searchsorted(self._times, [first, last]))
+        return sha256(self._hashes[inside].tobytes()).hexdigest()
 
     def learned_from(
         self, week: int, history_days: float, held: int
@@ -129,7 +176,7 @@ class Past:
         """The rows of a week, clean to a model's schema."""
         if self._cleaned[0] != week:
             self._cleaned = (week, [])
-        of = replace(of, origin={}, ignored={})  # the rest decides how rows are cleaned
+        of = _as_cleaned(of)
         for known, rows in self._cleaned[1]:
             if known == of:
                 return rows
@@ -147,15 +194,28 @@ class Past:
     def quality(self, model: Model, week: int) -> dict[str, float]:
         """How good a model was in a week, by all labels that ever came."""
         if (key := (model.key, week)) not in self._scores:
-            self._scores[key] = realised(*self.answered(model, week), model.schema)
+            start = self.starts[week]
+            name = shelf.name(model.name, str(start), self._content(start, start + WEEK))
+            if not (content := self.shelf.get(name)):
+                found = realised(*self.answered(model, week), model.schema)
+                content = json.dumps(found).encode()
+                self.shelf.put(name, content)
+            self._scores[key] = json.loads(content)
         return self._scores[key]
+
+
+def _as_cleaned(of: Schema) -> Schema:
+    """What of a schema decides how rows are cleaned: categories do only where unseen ones are refused."""
+    columns = (c if c.unseen == "reject" else replace(c, categories=()) for c in of.columns)
+    return replace(of, origin={}, ignored={}, columns=tuple(columns))
 
 
 def says(model: Model, rows: pd.DataFrame) -> np.ndarray:
     """What a model says of rows, of which there may be none."""
     if rows.empty:
         return np.zeros((0, len(model.schema.classes)) if model.schema.classes else 0)
-    return models.predict(model.pipeline, rows, model.schema)
+    with threadpool_limits(1):  # boosting waits for its second thread on each of its trees
+        return models.predict(model.pipeline, rows, model.schema)
 
 
 def realised(rows: pd.DataFrame, said: np.ndarray, of: Schema) -> dict[str, float]:

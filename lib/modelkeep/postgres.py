@@ -11,9 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from modelkeep.entries import LogError, LogMissing
 
-FORMAT = (
-    1  # raise it when a table changes, and keep reading the older one; a table more is no change
-)
+FORMAT = 2  # raise it when a table changes
 LOCK = 0x4D4B4C47  # of our own: appends share it, a labelling has it alone
 CONNECT_SECONDS = 2  # the least that libpq takes
 AGAIN, REST = 5, 1.0  # seconds after which another try is worth it; between two tries to connect
@@ -25,25 +23,19 @@ TABLES = f"""
     CREATE TABLE {SCHEMA}.format (format integer NOT NULL);
     INSERT INTO {SCHEMA}.format VALUES ({FORMAT});
     CREATE TABLE {SCHEMA}.answers (
-        n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id text NOT NULL, at bigint NOT NULL,
-        model text NOT NULL, role text NOT NULL, entity text, time bigint,
-        features bytea NOT NULL, answer bytea NOT NULL
+        n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at bigint NOT NULL, model text NOT NULL,
+        role text NOT NULL, share double precision, took bigint, failed text, ids text NOT NULL, entities text NOT NULL, times text NOT NULL,
+        features bytea NOT NULL, answers bytea NOT NULL
     );
-    CREATE INDEX answers_by_id ON {SCHEMA}.answers (id);
     CREATE INDEX answers_by_time ON {SCHEMA}.answers (at, n);
+    CREATE TABLE {SCHEMA}.ids (
+        id text, n bigint, place integer, PRIMARY KEY (id, n, place)
+    );
     CREATE TABLE {SCHEMA}.labels (
         n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id text NOT NULL, value text NOT NULL,
         at bigint NOT NULL
     );
     CREATE INDEX labels_by_id ON {SCHEMA}.labels (id);
-"""
-MORE = f"""
-    CREATE TABLE IF NOT EXISTS {SCHEMA}.calls (
-        n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at bigint NOT NULL, model text NOT NULL,
-        role text NOT NULL, share double precision NOT NULL, took bigint NOT NULL,
-        failed text NOT NULL
-    );
-    CREATE INDEX IF NOT EXISTS calls_by_time ON {SCHEMA}.calls (at, n);
 """
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -51,7 +43,9 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 class Run:
     """Statements within one transaction."""
 
-    each = "json_array_elements_text(?::json) AS asked(value)"  # the texts of a JSON array
+    # the texts of a JSON array: asked.value, at asked.key
+    each = """(SELECT value, key - 1 AS key
+        FROM json_array_elements_text(?::json) WITH ORDINALITY AS text(value, key)) AS asked"""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
@@ -196,13 +190,11 @@ def _prepare(connection: psycopg.Connection, make: bool, shown: str) -> None:
         raise LogMissing(f"there is no prediction log at {shown}")
     if there is None:
         connection.execute(TABLES)
-    if connection.execute(f"SELECT to_regclass('{SCHEMA}.calls')").fetchone()[0] is None:
-        connection.execute(MORE)  # it was made before there was this table, or just now
     found = connection.execute(f"SELECT max(format) FROM {SCHEMA}.format").fetchone()[0]
     connection.commit()
-    if found > FORMAT:
+    if found != FORMAT:
         raise LogError(
-            f"{shown} has format {found}, and this code knows up to {FORMAT}; use newer code"
+            f"{shown} has format {found}, and this code knows {FORMAT}; use the code that made it, or another database"
         )
 
 

@@ -23,16 +23,16 @@ from modelkeep import (
 from modelkeep.past import Model, Past
 from modelkeep.policies import Policy
 from modelkeep.profile import Profile
-from modelkeep.trials import Bounds, Rollout
+from modelkeep.trials import Rollout
 
 EVERY = 4  # hindsight chooses among the models of every fourth week
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What production goes by: the bounds of the gate, the parameters of monitor, and of a rollout (None: canaries cannot be replayed); `log_days` of answers are looked at."""
+    """What production goes by: the parameters of evaluate, of monitor, and of a rollout (None: canaries cannot be replayed); `log_days` of answers are looked at."""
 
-    bounds: Bounds
+    bounds: Mapping
     monitor: Mapping
     rollout: ramp.Rules | None = None
     log_days: int = 84
@@ -153,7 +153,7 @@ def _promised(history: Past, champion: Model, knobs: Mapping) -> tuple[Profile, 
         history.unfitted(of), rows, of, tables.blocks(rows, of), history.learning["folds"]
     )
     promise = train.promise(rows, folds, of)
-    usual = traffic.answered(promise, of, models.predict(champion.pipeline, promise, of))
+    usual = traffic.answered(promise, of, past.says(champion, promise))
     cut = windows.cut(promise, of, knobs["window_days"], knobs["window_rows"])
     return reference.learn(usual, of), windows.follow(
         windows.Told(), of, cut, knobs["min_labels"], True
@@ -175,9 +175,11 @@ def _serve(history: Past, policy: Policy, rules: Rules, now: _Service, week: int
         rows, said, by_canary = trials.roll(now.rollout, history, champion, week)
         found = past.realised(rows, said, champion.schema)
         rows, said = rows[~by_canary], said[~by_canary]
+    elif policy.watches:
+        rows, said = history.answered(champion, week)
+        found = past.realised(rows, said, champion.schema)
     else:
         found = history.quality(champion, week)
-        rows, said = history.answered(champion, week) if policy.watches else (None, None)
     if policy.watches:
         now.log.append(traffic.answered(rows, champion.schema, said))
         now.log = now.log[-max(rules.log_days // 7, 1) :]

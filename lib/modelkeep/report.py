@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files as package_files
+from math import isfinite
 from numbers import Real
 
 from nbformat import NotebookNode
@@ -85,6 +86,12 @@ def number(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value + 0.0:.4g}"
+
+
+def between(value: float, low: float | None, high: float | None) -> str:
+    """A value with its interval: 0.52 (0.49 to 0.55); alone where that is unknown."""
+    known = low is not None and isfinite(low)
+    return f"{number(value)} ({number(low)} to {number(high)})" if known else number(value)
 
 
 def several(names: Sequence[str], most: int = 4) -> str:

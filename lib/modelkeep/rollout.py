@@ -62,10 +62,7 @@ def start(
         serving.load(place, Now(at.champion, **{kind: role}), rows)  # they must fit together
         truth = _truth(place, at.champion.sha256)
         with closing(open_log(root)) as log:
-            if kind == CANARY and not anyway:
-                seen = planned(root, log, now)[1]
-            else:
-                seen = _before(log, rules, now, DAYS, slow_ms, truth)
+            seen = _before(log, rules, now, DAYS, slow_ms, truth) if kind == SHADOW or anyway else planned(root, log, now)[1]  # fmt: skip
         opening = Opening(
             id=_id(now, sha256),
             kind=kind,
@@ -156,8 +153,8 @@ class Controller:
         """Bring the pointer to the record, and take one look if it is due."""
         with lock(folder(self.root)):
             self._read()
-            if not self.found.end and self._champion() != self.found.opening.champion["sha256"]:
-                self._note(OVERTAKEN, champion=self._champion())
+            if not self.found.end and self._overtaken():
+                self._note(OVERTAKEN, champion=store.now(folder(self.root)).champion.sha256)
             settle(self.root, self.found)
             if not self.found.end and self.clock() >= self.due:
                 self._look(int((self.clock() - LAG) * 1e6))
@@ -183,15 +180,24 @@ class Controller:
         # a person holds it: only a canary that fails outright goes back meanwhile
         if found.paused and not canary.breaks(self.counter.recent(until, RECENT)):
             return
-        counter, self.counter = (
-            self.counter,
-            None,
-        )  # counted, but not on record, is to be counted again
+        # counted, but not on record, is to be counted again
+        counter, self.counter = self.counter, None
         self.found, _ = journal.judged(found, counter.look(until, found.share))
         self.counter = counter
 
-    def _champion(self) -> str:
-        return store.now(folder(self.root)).champion.sha256
+    def _overtaken(self) -> bool:
+        """Whether another model is champion now, or was meanwhile: then the canary is gone, and the record says why."""
+        at, opening = store.now(folder(self.root)), self.found.opening
+        other = at.champion.sha256 != opening.champion["sha256"]
+        if other or _mine(at, opening):
+            return other
+        from modelkeep import record, tags
+
+        try:
+            term = record.read(self.root).champion
+        except (record.RecordError, tags.GitError):
+            return False  # without a record there was neither a promotion nor a rollback
+        return bool(term) and term.tag.at > opening.started / 1e6
 
     def _note(self, event: str, **said: object) -> None:
         self.found = journal.noted(self.found, event, int(self.clock() * 1e6), **said)
@@ -279,9 +285,7 @@ def _truth(place: Path, sha256: str) -> dict:
     return looks.truth(champion.schema, champion.promise)
 
 
-def _before(
-    log: Log, rules: Rules, now: float, days: float, slow_ms: float, truth: dict
-) -> looks.Before:
+def _before(log: Log, rules: Rules, now: float, days: float, slow_ms: float, truth: dict) -> looks.Before:  # fmt: skip
     until = int((now - LAG) * 1e6)
     since = max(until - int(days * 86_400e6), 0)
     return looks.before(log, rules, since, until, slow_ms=slow_ms, truth=truth)

@@ -94,7 +94,7 @@ class Reader:
             roles["time"] = (of.time, Id | UnsetType)
         fields += [(role, kind, UNSET) for role, (_, kind) in roles.items()]
         rename |= {role: name for role, (name, _) in roles.items()}
-        self.roles = tuple(roles)
+        self.roles = [attrgetter(role) for role in roles]
         options: dict[str, Any] = {"rename": rename, "forbid_unknown_fields": True, "gc": False}
         return msgspec.defstruct("Row", fields, **options)
 
@@ -112,8 +112,7 @@ class Reader:
         """Whether there are just as many colons as keys: a decoder keeps the last of two equal keys without a word."""
         keys = 1 + len(rows) * len(self.name)
         for role in self.roles:
-            for row in rows:
-                value = getattr(row, role)
+            for value in map(role, rows):
                 if value is not UNSET:
                     keys += 1 + (value.count(":") if type(value) is str else 0)
         return body.count(b":") == keys and b"\\" not in body
@@ -138,21 +137,19 @@ class Reader:
         """The rows as an engine takes them, with what each rule says of them; places are of this batch."""
         numbers = np.array([self._numbers(r) for r in rows], np.float64).reshape(len(rows), -1)
         given = zip(*[self._categories(r) for r in rows], strict=True)
-        categories = [
-            values
-            if place.keys() >= set(values)
-            else [v if v in place else _text(v) for v in values]
-            for place, values in zip(self.places, given, strict=False)
-        ]
+        categories, known = [], True
+        for place, values in zip(self.places, given, strict=False):
+            fitting = place.keys() >= set(values)
+            known &= fitting
+            categories.append(
+                values if fitting else [v if v in place else _text(v) for v in values]
+            )
         fits = (numbers >= self.usual[0]) & (numbers <= self.usual[1])
-        unseen, absent = self._strangers(categories)
         timeless = self._timeless(rows) if self.of.time else {}
-        if timeless:
-            found = self._judged(numbers, categories, unseen, absent)
-            return replace(found, refused=found.refused | timeless)
-        if fits.all() and not unseen and not absent:
+        if known and not timeless and fits.all():
             return Checked(numbers, categories)
-        return self._judged(numbers, categories, unseen, absent)
+        found = self._judged(numbers, categories, *self._strangers(categories))
+        return replace(found, refused=found.refused | timeless) if timeless else found
 
     def _timeless(self, rows: Sequence[msgspec.Struct]) -> dict[int, Refused]:
         """Rows whose time cannot be read."""
@@ -170,8 +167,9 @@ class Reader:
         wrong = (numbers < self.low) | (numbers > self.high) | (missing & self.strict)
         for i in {*np.flatnonzero(wrong.any(axis=1)), *self._closed_rows(unseen, absent)}:
             refused[int(i)] = self._why(int(i), numbers, categories)
-        counts = {"missing": int(missing.sum()) + len(absent), "unseen": len(unseen)}
-        counts |= {"out_of_range": int(outside.sum()), "refused": len(refused)}
+        count = np.count_nonzero
+        counts = {"missing": int(count(missing)) + len(absent), "unseen": len(unseen)}
+        counts |= {"out_of_range": int(count(outside)), "refused": len(refused)}
         notes = self._notes(numbers, outside, unseen)
         return Checked(numbers, categories, refused, notes, counts)
 
@@ -207,7 +205,7 @@ class Reader:
 
     def _notes(self, numbers: np.ndarray, outside: np.ndarray, unseen: list) -> dict[int, list]:
         notes: dict[int, list[str]] = {}
-        for i, j in np.argwhere(outside).tolist():
+        for i, j in np.argwhere(outside).tolist() if outside.any() else ():
             side = "above the largest" if numbers[i, j] > self.seen[1, j] else "below the smallest"
             text = f"{self.numbers[j].name} is {side} value of the training"
             notes.setdefault(i, []).append(text)

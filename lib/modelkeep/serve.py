@@ -1,5 +1,6 @@
 """Run the prediction server: what it needs is opened, it says where it listens, and it drains when it is told to stop."""
 
+import gc
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from modelkeep.server import App
 from modelkeep.settings import ServerError, Settings
 from modelkeep.store import Now, Role
 from modelkeep.telemetry import Telemetry
-from modelkeep.web import loopback
+from modelkeep.web import listening, loopback
 from modelkeep.wire import Protocol
 
 if TYPE_CHECKING:
@@ -30,37 +31,22 @@ def settings(root: Path, overrides: dict[str, object]) -> Settings:
 
 def run(root: Path, found: Settings, clock: Callable[[], int] = time.time_ns) -> None:
     """Serve until SIGTERM or SIGINT; `clock` gives nanoseconds since 1970, each later than the one before."""
-    import uvicorn
-
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # requests of one turn are one call of the model
     _first(root, found)
     log = open_log(found.log, durability=found.durability, root=root)
     token = os.environ.get(TOKEN, "")
     app = App(found, root, log, Telemetry(contract.read(root / contract.FILE)), token, clock)
-    config = uvicorn.Config(
-        app,
-        host=found.host,
-        port=found.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        lifespan="on",
-        http=Protocol,
-        proxy_headers=False,
-        timeout_graceful_shutdown=int(found.drain_seconds),
-    )
-    server = uvicorn.Server(config)
+    ways = {"http": Protocol, "date_header": False}
+    server, bound = listening(app, found.host, found.port, int(found.drain_seconds), **ways)
     _heed(server)
-    listening = config.bind_socket()
-    listening.listen(config.backlog)  # who connects from now on is answered
-    host, port = listening.getsockname()[:2]
+    host, port = bound.getsockname()[:2]
     model = app.service.champion
     said = f"Serving {found.name} (model {model.name}, {model.manifest['serving']['engine']}) on http://{host}:{port}; SIGTERM drains and stops."
     print(said, flush=True)
     if not loopback(found.host) and not token:
         print(f"Labels and changes of the model are refused: {TOKEN} is not set.", flush=True)
-    server.run(sockets=[listening])
+    gc.freeze()  # what was loaded stays: no request waits while it is searched for garbage
+    server.run(sockets=[bound])
 
 
 def _heed(server: "uvicorn.Server") -> None:

@@ -22,6 +22,7 @@ from modelkeep.web import Reply, refusal
 
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 WRITES = ("/labels", "/model")  # what a stranger must not post to
+RECALLED = 500  # answers that are counted again before others get their turn
 WATCH = 0.25  # seconds between two looks at the store's pointer
 
 
@@ -250,7 +251,10 @@ class App:
             loop = asyncio.get_running_loop()
             batches = self.log.read(now - labels.RECALLED, now, known=now)
             while batch := await loop.run_in_executor(reader, next, batches, None):
-                labels.recall(batch, named, self.service.champion.schema, self.telemetry)
+                for at in range(0, len(batch), RECALLED):
+                    some = batch.slice(at, RECALLED)
+                    labels.recall(some, named, self.service.champion.schema, self.telemetry)
+                    await asyncio.sleep(0)
 
     async def _watch(self) -> None:
         """Follow the store's pointer: a release or a rollback takes effect though nobody tells the server."""

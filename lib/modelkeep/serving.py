@@ -55,7 +55,8 @@ class Said(NamedTuple):
     row: msgspec.Struct
     model: Model
     role: str
-    answer: np.ndarray
+    answer: list[float] | float
+    text: bytes  # the answer as a JSON array
     notes: Sequence[str] = ()
 
 
@@ -153,11 +154,11 @@ def _answered(
     all_kept = len(kept) == len(rows)
     width = (len(model.schema.classes),) if model.schema.classes else ()
     said = model.answer(checked, None if all_kept else kept) if kept else np.zeros((0, *width))
-    answers, out = iter(said.tolist()), []
-    for i, row in enumerate(rows):
-        wrong = checked.refused.get(i)
-        notes = checked.notes.get(i, ())
-        out.append(wrong or Said(row, model, role, next(answers), notes))
+    answers = said.tolist()
+    texts = map(msgspec.json.encode, answers if width else ([number] for number in answers))
+    notes, out = checked.notes, [*map(checked.refused.get, range(len(rows)))]
+    for i, answer, text in zip(kept, answers, texts, strict=True):
+        out[i] = Said(rows[i], model, role, answer, text, notes.get(i, ()))
     failed = [entity(rows[i]) for i in checked.refused]
     seconds = time.perf_counter() - started
     return Answered(model, role, checked, kept, said, seconds, failed), out

@@ -20,6 +20,6 @@ class Settings:
     unlogged: str = "refuse"
     max_body_kb: int = 4096
     max_rows: int = 1000
-    max_wait_ms: float = 50.0
+    max_wait_ms: float = 10.0
     body_seconds: float = 10.0
     drain_seconds: float = 10.0

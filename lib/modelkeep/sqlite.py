@@ -1,7 +1,7 @@
 """The prediction log in an SQLite file: many processes of one host, one commit a batch.
 
 What bounds the WAL: a commit that finds CHECKPOINT_PAGES in it moves them into the file, and the file of the WAL is cut back to WAL_BYTES.
-A reader of ours holds no transaction between two pages of PAGE answers, so it delays that by one page at most. Only a program that is not ours
+A reader of ours holds no transaction between two pages of PAGE groups of answers, so it delays that by one page at most. Only a program that is not ours
 can make the WAL grow: one that keeps a transaction open on the file.
 """
 
@@ -14,35 +14,29 @@ from pathlib import Path
 
 from modelkeep.entries import LogError, LogMissing
 
-FORMAT = (
-    1  # raise it when a table changes, and keep reading the older one; a table more is no change
-)
+FORMAT = 2  # raise it when a table changes
 OURS = 0x4D4B4C47  # "MKLG": what `file` and SQLite call the application id
 WAIT = 5.0  # seconds to wait for another process that writes
 BUSY_AGAIN, AGAIN = 1, 5  # seconds after which another try is worth it
 CHECKPOINT_PAGES = 4000  # a commit moves the WAL into the file when it has grown to 16 MB
 WAL_BYTES = 64 * 2**20  # what is left of the WAL's file after it once had to be longer
-CACHE_KIB = 64 * 1024  # the index over ids is read at random places
+CACHE_KIB = 16 * 1024  # the index over ids is read at random places; the system keeps the rest
 TABLES = (
     """CREATE TABLE answers (
-        n INTEGER PRIMARY KEY, id TEXT NOT NULL, at INTEGER NOT NULL, model TEXT NOT NULL,
-        role TEXT NOT NULL, entity TEXT, time INTEGER, features BLOB NOT NULL, answer BLOB NOT NULL
+        n INTEGER PRIMARY KEY, at INTEGER NOT NULL, model TEXT NOT NULL, role TEXT NOT NULL,
+        share REAL, took INTEGER, failed TEXT, ids TEXT NOT NULL, entities TEXT NOT NULL, times TEXT NOT NULL, features BLOB NOT NULL,
+        answers BLOB NOT NULL
     ) STRICT""",
-    "CREATE INDEX answers_by_id ON answers (id)",
     "CREATE INDEX answers_by_time ON answers (at)",
+    """CREATE TABLE ids (
+        id TEXT, n INTEGER, place INTEGER, PRIMARY KEY (id, n, place)
+    ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE labels (
         n INTEGER PRIMARY KEY, id TEXT NOT NULL, value TEXT NOT NULL, at INTEGER NOT NULL
     ) STRICT""",
     "CREATE INDEX labels_by_id ON labels (id)",
     f"PRAGMA application_id = {OURS}",
     f"PRAGMA user_version = {FORMAT}",
-)
-MORE = (  # also for a file that was made before there were these
-    """CREATE TABLE IF NOT EXISTS calls (
-        n INTEGER PRIMARY KEY, at INTEGER NOT NULL, model TEXT NOT NULL, role TEXT NOT NULL,
-        share REAL NOT NULL, took INTEGER NOT NULL, failed TEXT NOT NULL
-    ) STRICT""",
-    "CREATE INDEX IF NOT EXISTS calls_by_time ON calls (at)",
 )
 REMEDY = {
     "SQLITE_FULL": "free space on its disk; the log goes on by itself",
@@ -57,7 +51,7 @@ REMEDY = {
 class Run:
     """Statements within one transaction."""
 
-    each = "json_each(?) AS asked"  # the texts of a JSON array, as asked.value
+    each = "json_each(?) AS asked"  # the texts of a JSON array: asked.value, at asked.key
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -182,8 +176,6 @@ def _prepare(connection: sqlite3.Connection, shown: str) -> None:
     found = _format(connection, shown)
     connection.execute("COMMIT")
     if found == FORMAT:
-        for statement in MORE:
-            connection.execute(statement)
         return
     if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise LogError(
@@ -191,7 +183,7 @@ def _prepare(connection: sqlite3.Connection, shown: str) -> None:
         )
     connection.execute("BEGIN IMMEDIATE")
     if _format(connection, shown) == 0:
-        for statement in (*TABLES, *MORE):
+        for statement in TABLES:
             connection.execute(statement)
     connection.execute("COMMIT")
 
@@ -207,9 +199,9 @@ def _format(connection: sqlite3.Connection, shown: str) -> int:
     )
     if owner != OURS and (owner or found or tables):
         raise LogError(f"{shown} is an SQLite file of something else; name another file")
-    if found > FORMAT:
+    if found not in (0, FORMAT):
         raise LogError(
-            f"{shown} has format {found}, and this code knows up to {FORMAT}; use newer code"
+            f"{shown} has format {found}, and this code knows {FORMAT}; use the code that made it, or put it aside"
         )
     return found
 

@@ -58,8 +58,8 @@ def _points(
     chosen: Choice,
 ) -> list[dict]:
     never, weekly = first["never"], first["weekly"]
-    found = []
-    for course in (never, *policies, weekly):
+    found, left = [], [] if any(c.retrains == 0 for c in policies) else [never]
+    for course in (*left, *policies, weekly):
         share, _ = frontier.kept(metric, course, never, weekly, drawn)
         if np.isfinite(share.value):
             place = {"kept": share.value, "low": share.low, "high": share.high}

@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from modelkeep import figures, report, scores, tables, traffic
 from modelkeep.figures import Figure
 from modelkeep.models import Fold
-from modelkeep.report import Html, count, number
+from modelkeep.report import Html, between, count, number
 from modelkeep.schema import Schema
 from modelkeep.scores import Estimate
 from modelkeep.verdicts import Verdict
@@ -32,7 +32,7 @@ def verdict(
     model: str, found: dict[str, Estimate], folds: Sequence[Fold], manifest: dict
 ) -> Verdict:
     """What the candidate promises for days that it has not seen."""
-    parts = " and ".join(_with_interval(name, e) for name, e in found.items())
+    parts = " and ".join(f"{scores.NAMES[k]} {between(e.value, e.low, e.high)}" for k, e in found.items())  # fmt: skip
     sentence = f"The {model} candidate reaches {parts} on rows newer than those it learned from."
     first = next(iter(found))
     each = ", ".join(number(fold.scores[first]) for fold in folds)
@@ -44,11 +44,6 @@ def verdict(
         )
     evidence = {name: asdict(e) for name, e in found.items()}
     return Verdict("train", "done", sentence, tuple(reasons), {"promise": evidence})
-
-
-def _with_interval(name: str, e: Estimate) -> str:
-    between = f" ({number(e.low)} to {number(e.high)})" if np.isfinite(e.low) else ""
-    return f"{scores.NAMES[name]} {number(e.value)}{between}"
 
 
 def _served(serving: dict) -> str:

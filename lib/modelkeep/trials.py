@@ -20,18 +20,8 @@ class TrialError(ValueError):
     """A trial that this history cannot hold."""
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What the gate allows: the parameters of evaluate."""
-
-    margin_auc: float = 0.005
-    margin_loss: float = 0.005
-    alpha: float = 0.05
-    slices: tuple[str, ...] = ()
-
-
-def examine(past: Past, candidate: Model, champion: Model, bounds: Bounds) -> str:
-    """The gate's word on a candidate: both models on the newest known rows that neither has learned from."""
+def examine(past: Past, candidate: Model, champion: Model, bounds: Mapping) -> str:
+    """The gate's word on a candidate within the parameters of evaluate: both models on the newest known rows that neither has learned from."""
     learned, test = past.trained_on(candidate)
     evaluate.check_comparable(champion.schema, candidate.schema)
     theirs = bundle.row_hashes(test, champion.schema)
@@ -43,10 +33,10 @@ def examine(past: Past, candidate: Model, champion: Model, bounds: Bounds) -> st
     y, blocks = models.outcome(rows, of), tables.blocks(rows, of)
     ours, champions = says(candidate, rows), says(champion, rows)
     gains = gate.gains(of.task, y, ours, champions)
-    margins = gate.margins(of.task, y, champions, bounds.margin_auc, bounds.margin_loss)
-    first, named = next(iter(gains.values())), evaluate.slices(rows, of, bounds.slices)
-    judged = gate.judge(gains, blocks, margins, bounds.alpha)
-    return gate.judge_slices(judged, first, blocks, named, bounds.alpha).word
+    margins = gate.margins(of.task, y, champions, bounds["margin_auc"], bounds["margin_loss"])
+    first, named = next(iter(gains.values())), evaluate.slices(rows, of, bounds["slices"])
+    judged = gate.judge(gains, blocks, margins, bounds["alpha"])
+    return gate.judge_slices(judged, first, blocks, named, bounds["alpha"]).word
 
 
 @dataclass

@@ -179,7 +179,7 @@ def _collect(turn: Turn, source: str) -> None:
     if len(found.rows):
         partitions.add(root, source, found, str(prepare["time_column"]))
     if commits.changes(root, source):  # also what a killed turn had added
-        commits.dvc(root, "add", "--quiet", source)
+        commits.dvc(root, "add", source)
     subject = f"Take {len(found.rows):,} rows that were served into history"
     commits.commit(root, [f"{source}.dvc"], f"{subject}\n\n{found.sentence}.", turn.now)
     return None

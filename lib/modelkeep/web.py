@@ -4,19 +4,22 @@ import asyncio
 import hmac
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
+from socket import socket
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from modelkeep.rows import Refused
+
+if TYPE_CHECKING:
+    import uvicorn
 
 JSON = b"application/json"
 # what a web page may send to any address without asking first
 SIMPLE = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What goes back: a status, a body, its kind, and how long to wait before trying again."""
 
     status: int
@@ -73,6 +76,21 @@ async def send(send: Callable, reply: Reply, whole: bool) -> None:
         headers.append((b"retry-after", b"%d" % reply.retry))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body if whole else b""})
+
+
+def listening(
+    app: object, host: str, port: int, drain_seconds: int, **more: object
+) -> tuple["uvicorn.Server", socket]:
+    """A server that says nothing of itself, and its socket: who connects from now on is answered."""
+    import uvicorn
+
+    more |= {"log_level": "warning", "access_log": False, "lifespan": "on"}
+    more |= {"server_header": False, "proxy_headers": False}
+    more |= {"timeout_graceful_shutdown": drain_seconds}
+    config = uvicorn.Config(app, host=host, port=port, **more)
+    bound = config.bind_socket()
+    bound.listen(config.backlog)
+    return uvicorn.Server(config), bound
 
 
 def loopback(host: str) -> bool:

@@ -5,6 +5,7 @@ around one. Whatever is not a whole `POST /predict` under a known head goes uvic
 """
 
 import time
+from functools import cache
 from http import HTTPStatus
 
 from httptools import HttpParserError, HttpRequestParser
@@ -28,6 +29,7 @@ class Protocol(HttpToolsProtocol):
     asked = False  # an answer of the short way is awaited
     within = False  # uvicorn's parser is inside a message
     leaving = False  # the connection closes with the next answer
+    began = 0.0  # when the newest request of the short way came
     later = b""  # what came meanwhile
 
     def data_received(self, data: bytes) -> None:
@@ -45,7 +47,6 @@ class Protocol(HttpToolsProtocol):
             length = self._learn(data[:at])
         if length != len(data) - at - 4:
             return super().data_received(data)
-        self._unset_keepalive_if_required()
         self.asked, self.began = True, time.perf_counter()
         self.app.predict(data[at + 4 :], self._answered)
 
@@ -72,10 +73,21 @@ class Protocol(HttpToolsProtocol):
         later, self.later = self.later, b""
         if later:
             self.data_received(later)
+        elif self.timeout_keep_alive_task is None:
+            self._expire(self.timeout_keep_alive)
+
+    def _expire(self, seconds: float) -> None:
+        handler = self.timeout_keep_alive_handler
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it rested; to set a clock for each request costs more than to look again."""
+        left = self.began + self.timeout_keep_alive - time.perf_counter()
+        self.timeout_keep_alive_task = None
+        if self.asked or left > 0:
+            self._expire(max(left, 1.0))
         else:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            super().timeout_keep_alive_handler()
 
     def on_message_begin(self) -> None:
         """From here on the parser holds a part of a request."""
@@ -119,15 +131,13 @@ def _length(head: bytes, app: object) -> int:
     return -1 if unusual or not stated.isdigit() or int(stated) > most else int(stated)
 
 
+@cache
+def _begun(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
+
+
 def _bytes(reply: Reply, last: bool) -> bytes:
     retry = b"retry-after: %d\r\n" % reply.retry if reply.retry else b""
     close = b"connection: close\r\n" if last else b""
-    return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
-        reply.status,
-        HTTPStatus(reply.status).phrase.encode(),
-        reply.kind,
-        len(reply.body),
-        retry,
-        close,
-        reply.body,
-    )
+    parts = (_begun(reply.status), reply.kind, len(reply.body), retry, close, reply.body)
+    return b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % parts
