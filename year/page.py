@@ -28,8 +28,8 @@ REASONS = {
 }
 
 
-def page(told: Told, events: list[dict], params: dict, made: dict, spent: float) -> str:  # fmt: skip
-    """The page as HTML; `made` is what it was made from (see `workspace.provenance`)."""
+def page(told: Told, events: list[dict], params: dict, commit: str, spent: float) -> str:  # fmt: skip
+    """The page as HTML; `commit` is that of the repository that was cloned."""
     first, second = scores.METRICS[told.task]
     planted = _planted(told, events)
     parts = [
@@ -38,7 +38,7 @@ def page(told: Told, events: list[dict], params: dict, made: dict, spent: float)
         _text(
             "A model of the flights of January to March 2013 is released on the first day. From then on a real server answers each flight before it departs, at a clock that runs fast; a day later what came true is posted, of two in a hundred never. Every four weeks `modelkeep update` takes one turn: it adds the flights that came true to the history, trains a candidate on it, asks the gate, and lets what passes answer a few flights as a canary, until the evidence says more or back. Nobody looks at it, except that once a bad model is let past the gate by force."
         ),
-        report.provenance(_facts(told, made)).markup,
+        report.provenance(_facts(told, commit)).markup,
         "<h2>What happened, turn by turn?</h2>",
         _text("The gate compares each candidate with the champion on the newest thirty days, which neither has learned from. What it cannot tell from no difference is refused as well."),
         report.table(_acts(told, events)).markup,
@@ -150,10 +150,10 @@ def _exposed(told: Told, planted: Journal | None) -> int:
     return int((told.by == planted.opening.canary["sha256"][:10]).sum()) if planted else 0
 
 
-def _facts(told: Told, made: dict) -> dict[str, object]:
+def _facts(told: Told, commit: str) -> dict[str, object]:
     said = told.record["json"]
     return {
-        "code": f"commit {made['short']}",
+        "code": f"commit {commit}",
         "flights": f"{len(told.by):,}, of {told.days.min()} to {told.days.max()}",
         "labels sent": f"{told.checks['labels sent']:,}",
         "versions": several([v["version"] for v in reversed(said["versions"])], 20),

@@ -17,7 +17,7 @@ from clock import Clock
 from clone import Clone, YearError, moment
 from service import Server, Traffic
 
-from modelkeep import files, journal, rollout, sources, store, workspace
+from modelkeep import files, journal, rollout, sources, store, tags, workspace
 from modelkeep.history import moment as seconds
 
 DAY, HOUR, LOOK = 86_400, 3_600, 6
@@ -212,8 +212,8 @@ def finish(year: Year, root: Path, spent: float) -> int:
 
     asked, first = workspace.params(root, "prepare"), year.first
     found = tell(year.clone.root, year.table, asked, year.traffic, first)
-    made = workspace.provenance(root, "prepare")
-    text = page(found, year.events, PARAMS, made, spent)
+    commit = tags.git(root, "rev-parse", "--short=10", "HEAD").strip()
+    text = page(found, year.events, PARAMS, commit, spent)
     files.write_text(root / "reports" / "year.html", text)
     files.write_json(year.place / "checks.json", found.checks)
     said = verdict(found, year.events, spent)

@@ -42,8 +42,7 @@ def planned(root: Path, log: Log, now: float, days: float = DAYS) -> tuple[Plan,
         raise RolloutError("no model is in service; `modelkeep serve` begins with the candidate")
     truth = _truth(folder(root), at.champion.sha256)
     seen = _before(log, rules, now, days, slow_ms, truth)
-    of = {"entities": _entities(root, at, seen), "counted": seen.counted}
-    return ramp.plan(rules, seen.rate, seen.base, **of), seen
+    return ramp.plan(rules, seen.rate, seen.base, entities=_entities(root, at, seen), counted=seen.counted), seen  # fmt: skip
 
 
 def start(
