@@ -13,7 +13,7 @@ import pytest
 
 import live
 import synthetic
-from modelkeep import log, store
+from modelkeep import files, log, store
 from modelkeep.store import Now, Role
 
 GOOD = {"size": 0.5, "weight": 100.0, "shop": "north"}
@@ -346,19 +346,17 @@ def test_whatever_goes_wrong_with_the_next_model_the_old_one_stays(how, folders,
     pointer = root / "serving" / store.POINTER
     with live.served(root) as server:
         sha256 = store.add(root / "serving", folders["multiclass"])
-        store.point(root / "serving", Now(Role(sha256)))
         if how == "other schema":  # as champion it may: it is another model of the same columns
+            store.point(root / "serving", Now(Role(sha256)))
             assert server.ask("POST", "/model", {})[0] == 200
             return
-        pointer.write_text(
-            "{" if how == "nonsense" else pointer.read_text().replace(sha256, "0" * 64)
-        )
         if how == "tampered":
-            store.point(root / "serving", Now(Role(bundles["binary"].sha256)))
             (store.path(root / "serving", sha256) / "model.onnx").write_bytes(b"x")
-            files = json.loads(pointer.read_text())
-            files["champion"]["sha256"], files["serial"] = sha256, 99
-            pointer.write_text(json.dumps(files))
+        # the server looks by itself too, so what is wrong is there from the first moment
+        named = json.loads(pointer.read_text())
+        named["champion"]["sha256"] = sha256 if how == "tampered" else "0" * 64
+        named["serial"] += 1
+        files.write_text(pointer, "{" if how == "nonsense" else json.dumps(named))
         assert server.ask("POST", "/model", {})[0] in (409, 500)
         told = server.ask("POST", "/predict", {"rows": [GOOD]})
         assert told[0] == 200 and told[1]["predictions"][0]["model"] == bundles["binary"].name
