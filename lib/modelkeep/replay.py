@@ -111,7 +111,7 @@ def _maintain(history: Past, policy: Policy, rules: Rules, now: _Service, week: 
             now.refused = candidate
             return did
     if policy.canary:
-        now.rollout = trials.begin(candidate, history.starts[week], rules.rollout)
+        now.rollout = trials.begin(candidate, history, now.champion, week, rules.rollout)
         return did
     _promote(now, candidate)
     return did | {"candidate": word, "promoted": True}

@@ -1,12 +1,12 @@
 """A candidate's trials in a backtest: the gate on rows that were known, then the canary among the rows that followed"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from modelkeep import bundle, canary, evaluate, gate, models, ramp, tables
+from modelkeep import bundle, canary, evaluate, gate, looks, models, ramp, tables
 from modelkeep.past import WEEK, Model, Past, says
 from modelkeep.schema import Schema
 from modelkeep.serving import chosen
@@ -50,6 +50,7 @@ class Rollout:
     share: float
     salt: str
     since: np.datetime64  # answers before it were given at another share
+    truth: Mapping  # what makes an answer wrong, as in `looks`
     counted: set[str] = field(default_factory=set)
     waiting: list[tuple] = field(default_factory=list)
 
@@ -73,10 +74,11 @@ def rules(params: Mapping, task: str, label_delay_days: float) -> ramp.Rules:
     return replace(stated, metrics=(WRONG,), maturity={WRONG: matures}, look=max(stated.look, 3600))
 
 
-def begin(candidate: Model, at: np.datetime64, by: ramp.Rules) -> Rollout:
-    """A rollout that begins at `at`."""
-    state, at = canary.start(by), at.astype("datetime64[us]")
-    return Rollout(candidate, by, state, at, by.share(0), f"week {candidate.week}", at)
+def begin(candidate: Model, past: Past, champion: Model, week: int, by: ramp.Rules) -> Rollout:
+    """A rollout that begins with a week."""
+    state, at = canary.start(by), past.starts[week].astype("datetime64[us]")
+    truth = looks.truth(champion.schema, past.learned_from(*champion.key)[0])
+    return Rollout(candidate, by, state, at, by.share(0), f"week {candidate.week}", at, truth)
 
 
 def roll(going: Rollout, past: Past, champion: Model, week: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:  # fmt: skip
@@ -84,7 +86,7 @@ def roll(going: Rollout, past: Past, champion: Model, week: int) -> tuple[pd.Dat
     rows, said = past.answered(champion, week)
     other = says(going.candidate, rows)
     of, start = champion.schema, past.starts[week].astype("datetime64[us]")
-    wrong = np.column_stack([_wrong(rows, of, said), _wrong(rows, of, other)])
+    wrong = _wrong(rows, of, (said, other), going.truth)
     times, names = rows[of.time].to_numpy().astype("datetime64[us]"), _entities(rows, of)
     by_canary = np.zeros(len(rows), bool)
     for hour in range(int(WEEK / HOUR)):
@@ -124,9 +126,13 @@ def _entities(rows: pd.DataFrame, of: Schema) -> list[str]:
     return list(rows[of.entity].astype(object).where(rows[of.entity].notna(), ids) if of.entity else ids)  # fmt: skip
 
 
-def _wrong(rows: pd.DataFrame, of: Schema, said: np.ndarray) -> np.ndarray:
-    """1 where the likeliest class is not what came true, NaN where nothing did."""
-    labelled = rows[of.label].notna().to_numpy()
-    found = np.full(len(rows), np.nan)
-    found[labelled] = said[labelled].argmax(axis=1) != models.outcome(rows[labelled], of)
+def _wrong(
+    rows: pd.DataFrame, of: Schema, said: Sequence[np.ndarray], truth: Mapping
+) -> np.ndarray:
+    """Whether each model's answers were wrong, a column a model; NaN where nothing came true or the row does not count."""
+    found = np.full((len(rows), len(said)), np.nan)
+    ids, labels = rows[of.id].astype(str).to_numpy(), rows[of.label].astype(object).to_numpy()
+    for i in np.flatnonzero(rows[of.label].notna()):
+        if looks.drawn(ids[i], str(labels[i]), truth):
+            found[i] = [looks.wrong(each[i], str(labels[i]), truth) for each in said]
     return found
