@@ -106,7 +106,7 @@ def _parsed(text: str) -> object:
     # DVC reads its params with this parser too: 1e-3 is a number, `no` is a word
     from ruamel.yaml import YAML
 
-    return YAML(typ="safe").load(text)
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _yaml(path: Path, text: str | None = None) -> object:
