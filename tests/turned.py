@@ -25,7 +25,7 @@ SOURCE = "data/history"
 KNOWN = 40  # days of the table that are history; what follows was asked of a server
 NEW_YEAR = 1_577_836_800  # 1 January 2020
 NOW = NEW_YEAR + 70 * DAY
-DVC = released.DVC.replace("stages:", "vars: [params/prepare.yaml:source]\nstages:").replace(
+DVC = released.DVC.replace("stages:", "vars: ['params/prepare.yaml:source']\nstages:").replace(
     "    deps: [made/prepared]",
     "    params: [{params/prepare.yaml: }]\n    deps: [made/prepared, '${source}']",
 )
