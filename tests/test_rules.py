@@ -121,10 +121,8 @@ def test_drift_is_what_numpy_says(folder):
             reset = STEPS - 2 if replica else None
             rows = counters(steps[replica], reset)
             if not seed:
-                loaded = [0] * (STEPS + 7)
-                loaded[reset or len(loaded) :] = [(reset or 0) * 300 - 20] * (
-                    len(loaded) - (reset or len(loaded))
-                )
+                late = STEPS + 7 - (reset or STEPS + 7)
+                loaded = [0] * (STEPS + 7 - late) + [(reset or 0) * 300 - 20] * late
                 inputs.append(series("modelkeep_model_loaded_timestamp_seconds", loaded, **where))
             where |= {"feature": f"f{seed}"}
             for name, values, size in zip(names, rows, reference):
@@ -151,7 +149,7 @@ def run(folder, inputs, asked):
     tests = [
         {
             "expr": expr,
-            "eval_time": f"{(STEPS + 6) * 5}m",
+            "eval_time": f"{(STEPS + 7) * 5}m",  # a step sees what was read a scrape before it
             "exp_samples": [{"labels": f'{{feature="{f}",version="v"}}', "value": 1}],
         }
         for expr, f, _ in asked
@@ -170,18 +168,25 @@ def run(folder, inputs, asked):
 def alone(folder, values, loaded, expected):
     """The day's rows of one bin of one replica that was loaded at a time in seconds."""
     where = {"job": "modelkeep", "instance": "late", "version": "v"}
+    loaded, read = (scraped(each) for each in (loaded, values))
     inputs = [
         series("modelkeep_model_loaded_timestamp_seconds", loaded, **where),
-        series("modelkeep_feature_bin_rows_total", values, **where, feature="f", bin="00"),
+        series("modelkeep_feature_bin_rows_total", read, **where, feature="f", bin="00"),
     ]
     asked = f"modelkeep:bin_rows:day == bool {expected}"
     at = {"eval_time": f"{(len(values) - 1) * 5}m"}
     tests = [{"expr": asked, **at, "exp_samples": [{"labels": LABELS, "value": 1}]}]
     content = {"rule_files": ["rules/records.yml"], "evaluation_interval": "5m"}
-    content |= {"tests": [{"interval": "5m", "input_series": inputs, "promql_expr_test": tests}]}
+    content |= {"tests": [{"interval": "15s", "input_series": inputs, "promql_expr_test": tests}]}
     (folder / "unit.yml").write_text(json.dumps(content))
     done = monitors.check("", "test", "rules", str(folder / "unit.yml"))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def scraped(values):
+    """Values by step of 5 minutes as scrapes of 15 s read them, each first one scrape before its step."""
+    each = [[value] * 20 if value != "stale" else ["stale", *["_"] * 19] for value in values]
+    return [value for part in each for value in part][1:]
 
 
 LABELS = '{bin="00",feature="f",version="v"}'

@@ -40,9 +40,10 @@ def seen(rows: pd.DataFrame, of) -> tuple[np.ndarray, list[list]]:
 
 
 class Replica:
-    """One process that answers, as far as its metrics are concerned."""
+    """One process that answers, as far as its metrics are concerned; what is read comes `late` seconds after the moment that it tells of."""
 
-    def __init__(self) -> None:
+    def __init__(self, late: float = 0.0) -> None:
+        self.late = late
         self.telemetry, self.lock = (
             Telemetry(monitors.CONTRACT, started=time.time()),
             threading.Lock(),
@@ -51,7 +52,9 @@ class Replica:
     def page(self, path: str = "", body: bytes = b"") -> bytes:
         """What Prometheus reads."""
         with self.lock:
-            return self.telemetry.render()
+            said = self.telemetry.render()
+        time.sleep(self.late)
+        return said
 
     def serve(self, served, role: str, version: str) -> None:
         """Put a model in service."""

@@ -28,11 +28,12 @@ def seconds(span: object) -> int:
 def settings(contract: Contract, changes: Mapping[str, object] | None = None) -> dict[str, str]:
     """Return what the names in angle brackets stand for; `changes` go before the contract's own."""
     values = {**contract.settings, **(changes or {})}
-    step, day = seconds(values["step"]), seconds(values["day"])
+    step, day, scrape = (seconds(values[name]) for name in ("step", "day", "scrape"))
     follows = {
         "day_range": f"{day * 1000 - step * 500}ms",  # so that neither end holds one step more
         "day_steps": int(WHOLE_DAY * day / step),
-        "young_seconds": step + 2 * seconds(values["scrape"]),
+        "since": f"{step + scrape}s",  # the last step, as of one scrape ago like this one
+        "young_seconds": step + 3 * scrape,
     }
     return {name: str(value) for name, value in (values | follows).items()}
 
