@@ -11,8 +11,8 @@ LADDER = (  # from low to high; a module imports only from lower levels
     "bins cohorts columns engine entries eprocess figures files parents report scores sealed settings tags tails trees",
     "charts frontier gate postgres profile ramp schema shelf sources sqlite store verdicts workspace",
     "canary contract experiments log models notebooks rows sweep tables traffic twosample",
-    "alerts drift exposition journal looks openapi parameters partitions proof record reference rules windows",
-    "bundle dashboards evidence live livebins policies runner shadow story turns watch",
+    "alerts drift exposition journal mistakes openapi parameters partitions proof record reference rules windows",
+    "bundle dashboards evidence live livebins looks policies runner shadow story turns watch",
     "collect compare evaluate history investigations monitor panels past prepare train",  # what the pages say
     "monitoring served serving",
     "inference releases telemetry trials",

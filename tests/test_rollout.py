@@ -11,7 +11,7 @@ import pytest
 
 import live
 import rollouts
-from modelkeep import canary, journal, looks, ramp, rollout, store
+from modelkeep import canary, journal, looks, mistakes, ramp, rollout, store
 from modelkeep.canary import CanaryError
 from modelkeep.entries import Call
 from modelkeep.journal import JournalError
@@ -238,19 +238,19 @@ def test_labels_count_by_a_fixed_time_after_the_answer(world):
 
 def test_wrong_is_no_better_than_the_share_of_all():
     late = {"classes": ["0", "1"], "share": [0.8, 0.2]}
-    assert looks.wrong([0.7, 0.3], "1", late) is False
-    assert looks.wrong([0.7, 0.3], "0", late) is True
-    assert looks.wrong([0.8, 0.2], "0", late) is True  # it knows nothing
-    assert looks.wrong([0.8, 0.2], "2", late) is None
-    assert looks.wrong([5.0], "6.5", {"apart": 1.0}) is True
+    assert mistakes.wrong([0.7, 0.3], "1", late) is False
+    assert mistakes.wrong([0.7, 0.3], "0", late) is True
+    assert mistakes.wrong([0.8, 0.2], "0", late) is True  # it knows nothing
+    assert mistakes.wrong([0.8, 0.2], "2", late) is None
+    assert mistakes.wrong([5.0], "6.5", {"apart": 1.0}) is True
 
 
 def test_of_each_class_equally_many_count_as_right_or_wrong():
     late = {"classes": ["0", "1"], "share": [0.8, 0.2]}
-    kept = [[looks.drawn(f"r{i}", label, late) for i in range(8000)] for label in ("0", "1")]
+    kept = [[mistakes.drawn(f"r{i}", label, late) for i in range(8000)] for label in ("0", "1")]
     assert abs(sum(kept[0]) / 8000 - 0.25) < 4 * (0.25 * 0.75 / 8000) ** 0.5
     assert all(kept[1])
-    assert all(looks.drawn("r", "6.5", {"apart": 1.0}) for _ in range(3))
+    assert all(mistakes.drawn("r", "6.5", {"apart": 1.0}) for _ in range(3))
 
 
 def test_a_model_that_has_learned_of_a_worse_season_is_not_called_wrong_for_it():
@@ -263,9 +263,10 @@ def test_a_model_that_has_learned_of_a_worse_season_is_not_called_wrong_for_it()
     rates = {}
     for name, p in {"stale": stale, "fresh": now}.items():
         bad = [
-            looks.wrong([1 - each, each], label, late) for each, label in zip(p, truth, strict=True)
+            mistakes.wrong([1 - each, each], label, late)
+            for each, label in zip(p, truth, strict=True)
         ]
-        used = [looks.drawn(f"r{i}", label, late) for i, label in enumerate(truth)]
+        used = [mistakes.drawn(f"r{i}", label, late) for i, label in enumerate(truth)]
         rates[name] = np.mean(bad), np.mean(np.array(bad)[used])
     assert rates["fresh"][0] > rates["stale"][0] + 0.02  # counting all of them would be unfair
     assert rates["fresh"][1] < rates["stale"][1] - 0.02

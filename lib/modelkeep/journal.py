@@ -22,7 +22,7 @@ class JournalError(RuntimeError):
 
 @dataclass(frozen=True)
 class Opening:
-    """What a rollout is about; `started` in microseconds since 1970, models as {sha256, version}, `truth` is what makes an answer wrong (see `looks.truth`)."""
+    """What a rollout is about; `started` in microseconds since 1970, models as {sha256, version}, `truth` is what makes an answer wrong (see `mistakes.truth`)."""
 
     id: str
     kind: str

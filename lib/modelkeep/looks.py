@@ -1,6 +1,5 @@
 """What one look at a rollout counts: from the prediction log, one outcome an entity, by the split it was answered under"""
 
-import hashlib
 import json
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelkeep import mistakes
 from modelkeep.canary import Look, Stratum
 from modelkeep.entries import CANARY, CHAMPION, Call
 from modelkeep.log import Log
@@ -17,8 +17,6 @@ from modelkeep.ramp import Rules
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from modelkeep.schema import Schema
 
 METRICS = ("failed", "slow", "wrong")
 NEWEST = 50  # requests of the canary that the circuit breaker looks at
@@ -161,7 +159,7 @@ def _under(every: "pd.DataFrame", calls: Sequence[Call]) -> "pd.DataFrame":
     every["took"] = [under.get(pair, (0, 0.0))[0] for pair in pairs]
     every["share"] = [under.get(pair, (0, 0.0))[1] for pair in pairs]
     who = every["entity"].fillna(every["id"])
-    every["key"] = np.array([_key(str(each)) for each in who], dtype=np.uint64)
+    every["key"] = np.array([mistakes.key(str(each)) for each in who], dtype=np.uint64)
     every = every[np.array([pair in under for pair in pairs], dtype=bool)]
     # whom the canary failed and the champion then answered, counts for the canary
     return every.sort_values(["at", "failed"], ascending=[True, False], kind="stable")
@@ -181,47 +179,12 @@ def outcome(
     bad = np.zeros(len(new), bool)
     for i in np.flatnonzero(used):
         label = new["label"].iloc[i]
-        told = wrong(json.loads(new["answer"].iloc[i]), label, truth)
-        used[i], bad[i] = told is not None and drawn(new["id"].iloc[i], label, truth), bool(told)
+        told = mistakes.wrong(json.loads(new["answer"].iloc[i]), label, truth)
+        used[i], bad[i] = (
+            told is not None and mistakes.drawn(new["id"].iloc[i], label, truth),
+            bool(told),
+        )
     return used, bad
-
-
-def truth(of: "Schema", promise: "pd.DataFrame") -> dict:
-    """What makes an answer wrong, from rows that the champion answered before it learned from them (see `Bundle.promise`).
-
-    Classes: it gave what came true no more probability than its share among all, so that the larger class is no safe haven. Numbers: it was farther off than half of these answers.
-    """
-    from modelkeep import models, traffic  # scikit-learn takes a second to import
-
-    known = promise[promise[of.label].notna()]
-    true = models.outcome(known, of)
-    if not of.classes:
-        return {"apart": float(np.median(np.abs(traffic.answers(known, of) - true)))}
-    share = np.bincount(true, minlength=len(of.classes)) / len(true)
-    return {"classes": [*of.classes], "share": share.tolist()}
-
-
-def wrong(answer: Sequence[float], label: str, truth: Mapping) -> bool | None:
-    """Whether an answer was wrong; None for a label of no class of the model."""
-    if "apart" in truth:
-        return abs(answer[0] - float(label)) > truth["apart"]
-    if label not in truth["classes"] or len(answer) != len(truth["classes"]):
-        return None
-    k = truth["classes"].index(label)
-    return not answer[k] > truth["share"][k]
-
-
-def drawn(id: str, label: str, truth: Mapping) -> bool:
-    """Whether a row is among those that count as right or wrong: of each class equally many are drawn, always the same.
-
-    Counting all would favour whoever tells fewer of the rare class: with a limit at its share, being wrong is a proper score (Gneiting and Raftery 2007)
-    only if a missed rare outcome weighs as much more than a false alarm as it is rarer.
-    """
-    if "apart" in truth:
-        return True
-    share = truth["share"][truth["classes"].index(label)]
-    rarest = min(s for s in truth["share"] if s > 0)
-    return _key(id) / 2**64 * share < rarest
 
 
 @dataclass(frozen=True)
@@ -255,7 +218,3 @@ def before(
     base = {name: bad[name] / total[name] for name in rules.metrics if total[name]}
     counted = {name: total[name] / every[name] for name in base}
     return Before(len(cursor.met) / span, len(cursor.met), base, counted)
-
-
-def _key(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from modelkeep import canary, journal, looks, ramp, schema, serving, store, workspace
+from modelkeep import canary, journal, looks, mistakes, ramp, schema, serving, store, workspace
 from modelkeep import log as logs
 from modelkeep.journal import CANARY, OVERTAKEN, PROMOTED, SHADOW, Journal, Opening
 from modelkeep.log import Log
@@ -281,7 +281,7 @@ def _truth(place: Path, sha256: str) -> dict:
     from modelkeep import bundle  # scikit-learn takes a second to import
 
     champion = bundle.load(store.path(place, sha256))
-    return looks.truth(champion.schema, champion.promise)
+    return mistakes.truth(champion.schema, champion.promise)
 
 
 def _before(log: Log, rules: Rules, now: float, days: float, slow_ms: float, truth: dict) -> looks.Before:  # fmt: skip

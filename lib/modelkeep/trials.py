@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from modelkeep import bundle, canary, evaluate, gate, looks, models, ramp, tables
+from modelkeep import bundle, canary, evaluate, gate, mistakes, models, ramp, tables
 from modelkeep.past import WEEK, Model, Past, says
 from modelkeep.schema import Schema
 from modelkeep.serving import chosen
@@ -50,7 +50,7 @@ class Rollout:
     share: float
     salt: str
     since: np.datetime64  # answers before it were given at another share
-    truth: Mapping  # what makes an answer wrong, as in `looks`
+    truth: Mapping  # what makes an answer wrong, as in `mistakes`
     counted: set[str] = field(default_factory=set)
     waiting: list[tuple] = field(default_factory=list)
 
@@ -77,7 +77,7 @@ def rules(params: Mapping, task: str, label_delay_days: float) -> ramp.Rules:
 def begin(candidate: Model, past: Past, champion: Model, week: int, by: ramp.Rules) -> Rollout:
     """A rollout that begins with a week."""
     state, at = canary.start(by), past.starts[week].astype("datetime64[us]")
-    truth = looks.truth(champion.schema, past.learned_from(*champion.key)[0])
+    truth = mistakes.truth(champion.schema, past.learned_from(*champion.key)[0])
     return Rollout(candidate, by, state, at, by.share(0), f"week {candidate.week}", at, truth)
 
 
@@ -133,6 +133,6 @@ def _wrong(
     found = np.full((len(rows), len(said)), np.nan)
     ids, labels = rows[of.id].astype(str).to_numpy(), rows[of.label].astype(object).to_numpy()
     for i in np.flatnonzero(rows[of.label].notna()):
-        if looks.drawn(ids[i], str(labels[i]), truth):
-            found[i] = [looks.wrong(each[i], str(labels[i]), truth) for each in said]
+        if mistakes.drawn(ids[i], str(labels[i]), truth):
+            found[i] = [mistakes.wrong(each[i], str(labels[i]), truth) for each in said]
     return found
