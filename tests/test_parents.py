@@ -24,6 +24,10 @@ def root(tmp_path):
 @pytest.fixture
 def start(root):
     """Start a command in the workspace; at the end of the test whatever it left is killed."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        # a child inherits what is ignored, as under nohup, and not what is handled
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     seen = []
 
     def starting(*command, **env):
