@@ -78,11 +78,37 @@ def test_a_gain_is_positive_where_the_candidate_is_better():
 
 
 def test_the_limits_are_one_sided():
-    found = gate.judge({"auc": gain(0)}, BLOCKS, MARGIN, alpha=0.05).gains[0]
-    m = scores.clustered(gain(0), BLOCKS)
+    x = gain(0)
+    x = np.concatenate([x[:500], -x[:500]])  # as much above the mean as below it
+    found = gate.judge({"auc": x}, BLOCKS, MARGIN, alpha=0.05).gains[0]
+    m = scores.clustered(x, BLOCKS)
     assert found.low == pytest.approx(m.value - 1.68488 * m.se, rel=1e-4)  # t, 39 degrees
     assert found.high == pytest.approx(m.value + 1.68488 * m.se, rel=1e-4)
     assert found.design_effect == m.design_effect > 5
+
+
+def test_the_limits_follow_the_skewness_of_days():
+    """The limit is where Johnson's modified t, as he writes it, has the quantile of t."""
+    n, t = 400, 1.64868
+    days = 1 - np.random.default_rng(0).exponential(1, n)
+    found = gate.judge({"auc": days}, np.arange(n), MARGIN).gains[0]
+    s, third = days.std(ddof=1), np.mean((days - days.mean()) ** 3)
+    for limit, sign in ((found.low, 1), (found.high, -1)):
+        apart = days.mean() - limit
+        modified = apart + third / (6 * s**2 * n) + third / (3 * s**4) * apart**2
+        assert sign * modified * n**0.5 / s == pytest.approx(t, abs=0.02)
+        assert abs(apart * n**0.5 / s - sign * t) > 0.05  # what t alone says
+
+
+def test_a_candidate_that_fails_badly_on_few_days_is_not_flattered():
+    rounds, draw, block = 4000, np.random.default_rng(0), np.arange(30)
+    found = {"gate": 0, "t": 0}
+    for _ in range(rounds):
+        days = 1 - draw.exponential(1, 30)  # no better than the champion on average
+        found["gate"] += gate.judge({"auc": days}, block, MARGIN).word == "better"
+        found["t"] += ttest_1samp(days, 0, alternative="greater").pvalue < 0.05
+    assert found["gate"] <= binom.isf(1e-4, rounds, 0.07)
+    assert found["t"] > binom.isf(1e-4, rounds, 0.07)
 
 
 def test_margins_are_absolute_for_auc_and_relative_for_losses():

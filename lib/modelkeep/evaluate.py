@@ -196,7 +196,7 @@ def gains(judged: gate.Verdict, margins: dict[str, float]) -> Figure | Html:
     stated = ", ".join(f"{scores.NAMES[k]} {number(v)}" for k, v in margins.items())
     return figures.forest(
         rows,
-        name="gain in margins: left the candidate is worse, right it is better",
+        name="gain in margins; right of zero the candidate is better",
         title="Is the candidate better, and by how many margins?",
         caption=f"{_seen_on(judged.gains[0])}; one-sided limits at {judged.alpha:.0%} each; one margin is {stated}. Conclusion: {judged.word.replace('_', ' ')}.",
         margin=1,

@@ -39,6 +39,7 @@ class Estimate:
     rows: int
     blocks: int
     design_effect: float
+    skewness: float  # of the blocks' sums about the mean
 
 
 def clustered(x: np.ndarray, blocks: np.ndarray, confidence: float = 0.95) -> Estimate:
@@ -50,12 +51,14 @@ def clustered(x: np.ndarray, blocks: np.ndarray, confidence: float = 0.95) -> Es
     deviation = np.bincount(block, weights=x - mean)
     d = len(deviation)
     if d < 2:
-        return Estimate(mean, np.nan, np.nan, np.nan, n, d, np.nan)
+        return Estimate(mean, np.nan, np.nan, np.nan, n, d, np.nan, np.nan)
     se = float(np.sqrt(d / (d - 1) * np.sum(deviation**2)) / n)
     independent = float(np.var(x, ddof=1) / n)
     half = float(stdtrit(d - 1, 0.5 + confidence / 2)) * se
     effect = se**2 / independent if independent > 0 else 1.0
-    return Estimate(mean, se, mean - half, mean + half, n, d, effect)
+    spread = float(np.sqrt(np.mean(deviation**2)))
+    skewness = float(np.mean((deviation / spread) ** 3)) if spread > 0 else 0.0
+    return Estimate(mean, se, mean - half, mean + half, n, d, effect, skewness)
 
 
 def per_row(task: str, y: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
