@@ -11,7 +11,7 @@ TASKS = tuple(synthetic.LABELS)
 
 
 def found(blocks=20, rows=100, design_effect=9.0, low=0.5):
-    return {"log_loss": Estimate(0.6, 0.05, low, 0.7, rows, blocks, design_effect)}
+    return {"log_loss": Estimate(0.6, 0.05, low, 0.7, rows, blocks, design_effect, 0.0)}
 
 
 def told(estimates=None, **serving):
