@@ -89,12 +89,13 @@ def find(root: Path, prepare: Mapping, log: Log, now: float, wait_days: float) -
     parts, seen = [], set()
     for batch in log.read(0, until - round(wait_days * DAY), known=until):
         said = batch.select(READ).to_pandas()
-        said = said[~said["id"].isin(seen) & ~said["id"].duplicated()]
+        # by hash: a batch is few rows, and history and what was seen are all there are
+        said = said[~said["id"].map(seen.__contains__).astype(bool) & ~said["id"].duplicated()]
         seen |= set(said["id"])
         counts["unlabelled"] += int(said["label"].isna().sum())
         said = said[said["label"].notna()].assign(label=lambda s: _like(s["label"], there))
         counts["unfit"] += int(said["label"].isna().sum())
-        old = said["id"].isin(there.index)
+        old = there.index.get_indexer(said["id"]) >= 0
         counts["known"] += int(old.sum())
         counts["corrected"] += _differ(said[old], there)
         parts.append(said[~old & said["label"].notna()])
