@@ -1,20 +1,25 @@
 """What our server bears: scrapes under load, a million requests, a log that grew, and twice what it can answer."""
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from modelkeep import store
+from modelkeep.store import Now, Role
 from servers import CLIENT_CORE, HERE, Failed, Running, Server, started
 
 CALM, EVERY = 20, 0.5  # scrapes of one measurement, and seconds between two
 CONNECTIONS = 3000  # of the open-loop client: more than the rows that may wait
 CROWD = 64  # connections that find out what it can answer
 ROWS = 16  # in a body of the overload, so that one core can send twice what the other answers
+SCRAPES = "| scrape of /metrics | median ms | largest ms | KB | series | requests/s beside it |\n|---|---|---|---|---|---|"
 
 
 def head() -> None:
@@ -37,15 +42,17 @@ def print_all(
 ) -> None:
     """Print all of it, for one server; `bodies` are files of bodies by their number of rows."""
     with tempfile.TemporaryDirectory() as name:
-        print(
-            "\n| scrape of /metrics | median ms | largest ms | KB | series | requests/s beside it |"
-        )
-        print("|---|---|---|---|---|---|")
+        print("\n" + SCRAPES)
         with started(server, row, Path(name)) as running:
-            longest = scrapes(running, bodies[1])
+            longest = scrapes(running, bodies[1], "one model")
             grown = memory(running, bodies[1], requests)
         with started(server, row, Path(name)) as running:
             again = running.start
+    with tempfile.TemporaryDirectory() as name:
+        in_company(server.cwd, Path(name) / "store")
+        print("\n" + SCRAPES)
+        with started(server, row, Path(name)) as running:
+            longest = max(longest, scrapes(running, bodies[1], "champion, canary and shadow"))
     slower = float("nan")
     if overload:
         with started(server, row) as running:
@@ -57,11 +64,25 @@ def print_all(
     goal("p99 of what is answered at twice the load, times that at nine tenths", slower, most=2)
 
 
-def scrapes(running: Running, bodies: Path) -> float:
+def in_company(root: Path, place: Path) -> None:
+    """Put the candidate into a store as champion, canary and shadow: a page of metrics has no more than three models."""
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        for i in range(3):
+            copy = Path(name) / str(i)
+            shutil.copytree(root / "models" / "candidate", copy)
+            with open(copy / "manifest.json", "a") as manifest:
+                manifest.write("\n" * i)  # the same model under another hash
+            found.append(store.add(place, copy))
+    champion, canary, shadow = (Role(sha256, f"v{i}") for i, sha256 in enumerate(found, start=1))
+    store.point(place, Now(champion, replace(canary, share=0.1, salt="benchmark"), shadow))
+
+
+def scrapes(running: Running, bodies: Path, who: str) -> float:
     """What one scrape takes of an idle and of a busy server, and what the busy one answers meanwhile; return the longest in ms."""
     running.wrk(bodies, 32, 1)
     alone = running.wrk(bodies, 32, round(CALM * EVERY))
-    _scraped("idle", *_scrape(running), "")
+    _scraped(f"{who}, idle", *_scrape(running), "")
     result = {}
 
     def load() -> None:
@@ -75,7 +96,7 @@ def scrapes(running: Running, bodies: Path) -> float:
     rate = result["requests"] / result["seconds"]
     beside = alone["requests"] / alone["seconds"]
     note = f"{rate:,.0f} (p99 {result['p99']:.1f} ms; without scrapes {beside:,.0f}, p99 {alone['p99']:.1f} ms)"
-    _scraped("32 connections", took, size, series, note)
+    _scraped(f"{who}, 32 connections", took, size, series, note)
     return 1e3 * max(took)
 
 
