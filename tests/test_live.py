@@ -30,7 +30,11 @@ def test_lines_have_legends_and_the_highest_is_first():
     assert lines[0].values.tolist() == [0.1, 0.7]
     figure = live.draw(PANELS["drift"], lines)
     assert "threshold" in figure.svg and "hour a" in figure.svg
-    assert figure.caption.startswith("the highest of 2 lines, 2 points")
+    limit = PANELS["drift"].threshold
+    assert (
+        figure.caption
+        == f"hour a is at 0.7; the threshold is {limit}. It is the highest of 2 lines."
+    )
     assert said(figure)
 
 
@@ -43,7 +47,17 @@ def test_what_was_promised_is_not_what_is_drawn():
         read = live.read(f"http://{at}", PANELS["log_loss"], 0, 60)
     assert [line.legend for line in read] == ["a 0", "a promise, limit"]
     figure = live.draw(PANELS["log_loss"], read)
-    assert "a 0" in figure.svg and "1 point from Prometheus" in figure.caption
+    assert "a 0" in figure.svg and "limit of the promise" in figure.svg
+    assert figure.caption == "a 0 is at 0.5; the limit of the promise is 0.9."
+
+
+def test_a_share_is_told_in_per_cent_and_the_newest_may_be_missing():
+    series = {"version": "a", "cohort": "0"}, [(0, 0.25), (60, 0.125), (120, "NaN")]
+    with answering(series) as at:
+        figure = live.draw(
+            PANELS["accuracy"], live.read(f"http://{at}", PANELS["accuracy"], 0, 120)
+        )
+    assert figure.caption == "a 0 is at 12.5%."
 
 
 def test_no_line_is_no_figure():

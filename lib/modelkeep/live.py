@@ -14,6 +14,8 @@ from modelkeep.rules import Panel
 
 POINTS = 240  # of a line, at most
 SHARES = ("percentunit",)
+PROMISE = "promise, "  # in the legend of what was promised, before its bound
+LIMIT = f"{PROMISE}limit"
 
 
 class LiveError(RuntimeError):
@@ -46,25 +48,39 @@ def read(url: str, panel: Panel, start: float, end: float, timeout: float = 30) 
 
 
 def draw(panel: Panel, lines: list[Line]) -> figures.Figure | None:
-    """Draw the line that ends highest against the panel's threshold, and say how many others there are; None where there is no line."""
+    """Draw the line that ends highest against the panel's threshold or what was promised, and say where it is; None where there is no line."""
     known = [line for line in lines if np.isfinite(line.values).any()]
     if not known:
         return None
-    first, others = known[0], len(known) - 1
-    points = report.count(len(first.times), "point")
-    caption = f"{points} from Prometheus; " + " ".join(panel.shows)
-    if others:
-        caption = f"the highest of {others + 1} lines, {caption}"
+    first, share = known[0], panel.unit in SHARES
+    promised = [line for line in known if line.legend.endswith(LIMIT)]
+    limit, limit_name = panel.threshold, "threshold"
+    if limit is None and promised:
+        limit, limit_name = float(promised[0].values[-1]), "limit of the promise"
+    caption = f"{first.legend} is at {_told(_last(first), share)}"
+    if limit is not None:
+        caption += f"; the {limit_name} is {_told(limit, share)}"
+    if (beside := sum(PROMISE not in line.legend for line in known)) > 1:
+        caption += f". It is the highest of {beside} lines"
     return figures.course(
         first.times,
         first.values,
         name=first.legend,
         title=panel.title,
-        caption=caption,
-        limit=panel.threshold,
-        limit_name="threshold",
-        share=panel.unit in SHARES,
+        caption=f"{caption}.",
+        limit=limit,
+        limit_name=limit_name,
+        share=share,
     )
+
+
+def _last(line: Line) -> float:
+    """The newest value that is a number."""
+    return float(line.values[np.isfinite(line.values)][-1])
+
+
+def _told(value: float, share: bool) -> str:
+    return f"{value:.1%}" if share else report.number(value)
 
 
 def _height(line: Line) -> tuple[float, str]:
