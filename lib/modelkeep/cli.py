@@ -5,12 +5,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import modelkeep
 from modelkeep import steering, workspace
+from modelkeep.steering import subcommand
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -189,39 +190,39 @@ def _use_own_library(root: Path, argv: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="modelkeep", description=modelkeep.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    one = _add(commands, run, "modelkeep run train -p max_depth=8")
+    one = subcommand(commands, run, "modelkeep run train -p max_depth=8")
     one.add_argument("stage", metavar="STAGE", help="a notebook of notebooks/, without .ipynb")
     _takes_parameters(one)
-    _takes_parameters(_add(commands, serve, "modelkeep serve -p port=9000"))
-    _takes_parameters(_add(commands, investigate, "modelkeep investigate -p port=9001"))
-    _add(commands, index, "modelkeep index")
-    side = _add(commands, compare, "modelkeep compare deep-trees more-trees")
+    _takes_parameters(subcommand(commands, serve, "modelkeep serve -p port=9000"))
+    _takes_parameters(subcommand(commands, investigate, "modelkeep investigate -p port=9001"))
+    subcommand(commands, index, "modelkeep index")
+    side = subcommand(commands, compare, "modelkeep compare deep-trees more-trees")
     side.add_argument("experiments", metavar="EXP", nargs="+", help="an experiment or a revision")
     side.add_argument("--out", default="reports/compare.html", help="the page (%(default)s)")
-    _add(commands, verdicts, "modelkeep verdicts --json")
-    _add(commands, clean, "modelkeep clean")
-    _add(commands, monitoring, "modelkeep monitoring")
+    subcommand(commands, verdicts, "modelkeep verdicts --json")
+    subcommand(commands, clean, "modelkeep clean")
+    subcommand(commands, monitoring, "modelkeep monitoring")
     steering.add(commands)
     _releases(commands)
     return parser
 
 
 def _releases(commands: argparse._SubParsersAction) -> None:
-    one = _add(commands, release, "modelkeep release")
+    one = subcommand(commands, release, "modelkeep release")
     one.add_argument("version", metavar="VERSION", nargs="?", default="", help="default: the next")
     one.add_argument("--force", metavar="REASON", default="", help="let a failed gate through")
-    up = _add(commands, promote, "modelkeep promote v1.2.0 --reason 'two weeks in shadow'")
+    up = subcommand(commands, promote, "modelkeep promote v1.2.0 --reason 'two weeks in shadow'")
     up.add_argument("version", metavar="VERSION", help="one of `modelkeep history`")
     up.add_argument("--other-schema", action="store_true", help="clients send its columns now")
-    back = _add(commands, rollback, "modelkeep rollback --reason 'calls from EWR'")
+    back = subcommand(commands, rollback, "modelkeep rollback --reason 'calls from EWR'")
     back.add_argument("version", metavar="VERSION", nargs="?", default="", help="default: before")
     for each in (up, back):
         each.add_argument("--reason", metavar="WHY", default="", help="goes on record")
-    _add(commands, history, "modelkeep history --json")
-    what = _add(commands, explain, "modelkeep explain v1.2.0")
+    subcommand(commands, history, "modelkeep history --json")
+    what = subcommand(commands, explain, "modelkeep explain v1.2.0")
     what.add_argument("version", metavar="VERSION", help="one of `modelkeep history`")
-    then = _add(commands, live, "modelkeep live --at 2026-06-01T14:30")
-    turn = _add(commands, update, "modelkeep update --dry-run")
+    then = subcommand(commands, live, "modelkeep live --at 2026-06-01T14:30")
+    turn = subcommand(commands, update, "modelkeep update --dry-run")
     turn.add_argument("--dry-run", action="store_true", help="say what it would do, change nothing")
     for each in (then, turn):
         each.add_argument("--at", metavar="DATE", default="", help="a date or time, UTC (now)")
@@ -237,18 +238,6 @@ def _takes_parameters(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a value that goes before the params file's, for this run only",
     )
-
-
-def _add(
-    commands: argparse._SubParsersAction, command: Callable[..., dict], example: str
-) -> argparse.ArgumentParser:
-    text = command.__doc__
-    parser = commands.add_parser(
-        command.__name__, help=text, description=text, epilog=f"Example: {example}"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(command=command)
-    return parser
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -13,20 +13,20 @@ def add(commands: argparse._SubParsersAction) -> None:
     text = "Try a model on few entities, and let evidence decide whether its share grows."
     parser = commands.add_parser("rollout", help=text, description=text)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    one = _add(actions, plan, "modelkeep rollout plan --days 3")
+    one = subcommand(actions, plan, "modelkeep rollout plan --days 3")
     one.add_argument("--days", type=float, default=7.0, help="of the log that are looked at (%(default)s)")  # fmt: skip
-    one = _add(actions, start, "modelkeep rollout start 5f79afb6c2 --shadow")
+    one = subcommand(actions, start, "modelkeep rollout start 5f79afb6c2 --shadow")
     one.add_argument("model", metavar="VERSION|SHA256", help="a model of the store")
     one.add_argument("--shadow", action="store_true", help="let it answer the same rows, heard by nobody")  # fmt: skip
     one.add_argument("--anyway", action="store_true", help="also where the plan says that it cannot finish")  # fmt: skip
     _takes_reason(one)
-    _takes_id(_add(actions, status, "modelkeep rollout status --json"))
+    _takes_id(subcommand(actions, status, "modelkeep rollout status --json"))
     for action in (pause, resume, abort):
         example = f"modelkeep rollout {action.__name__} --reason 'a holiday, nobody is here'"
-        one = _add(actions, action, example)
+        one = subcommand(actions, action, example)
         _takes_reason(one)
         _takes_id(one)
-    one = _add(actions, run, "modelkeep rollout run --once")
+    one = subcommand(actions, run, "modelkeep rollout run --once")
     one.add_argument("--once", action="store_true", help="one look if it is due, as from cron")
     _takes_id(one)
 
@@ -103,15 +103,16 @@ def _told(found: object) -> dict:
     return {"json": story.told(found), "text": story.text(found)}
 
 
-def _add(
-    actions: argparse._SubParsersAction, action: Callable[..., dict], example: str
+def subcommand(
+    commands: argparse._SubParsersAction, command: Callable[..., dict], example: str
 ) -> argparse.ArgumentParser:
-    text = action.__doc__
-    parser = actions.add_parser(
-        action.__name__, help=text, description=text, epilog=f"Example: {example}"
+    """A command of this name, told by its docstring."""
+    text = command.__doc__
+    parser = commands.add_parser(
+        command.__name__, help=text, description=text, epilog=f"Example: {example}"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(command=action)
+    parser.set_defaults(command=command)
     return parser
 
 
