@@ -23,7 +23,7 @@ backtest: .venv/made  ## what the policy of params/backtest.yaml would have done
 	cp -n backtest/stage.yaml backtest/dvc.yaml
 	dvc repro backtest/dvc.yaml
 
-year: .venv/made  ## nine months of flights in a scratch clone: real server, log, tags and rollouts (half an hour)
+year: .venv/made  ## nine months of flights in a scratch clone: real server, log, tags and rollouts (some 20 minutes)
 	python year/year.py
 
 test: .venv/made  ## what CI runs
