@@ -30,6 +30,7 @@ KINDS = {
 }
 CATEGORIES = [name for name, kind in KINDS.items() if kind == "category"]
 PEERS = {"evidently": "evidently==0.7.23", "nannyml": "nannyml==0.13.1"}
+BESIDE = ("pandas<2.3", "statsmodels")  # what both need to be imported, and do not ask for
 LIMIT = 180  # seconds after which a peer is stopped
 LARGE = 10_000_000
 
@@ -170,7 +171,7 @@ def environment(cache: Path, name: str) -> str | None:
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         venv.create(folder, with_pip=True, clear=True)
-        command = [python, "-m", "pip", "install", "-q", PEERS[name]]
+        command = [python, "-m", "pip", "install", "-q", PEERS[name], *BESIDE]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             print(f"{PEERS[name]} does not install: {done.stderr[-300:]}", file=sys.stderr)
