@@ -1,11 +1,12 @@
 """What the pipeline costs: strict notebooks, DVC and pages against the same library calls in a plain script.
 
-Works in a scratch clone of the committed state. Each pair (stage by DVC, the notebook's own cells as a plain script) is timed in turn, as whole
+Works in a scratch clone of the committed state. Five plain scripts (the notebooks' own cells) and a turn of all stages are timed in turn, as whole
 processes. Prints Markdown tables. Run: python benchmarks/pipeline.py [rounds]
 """
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -34,31 +35,50 @@ def main(rounds: int = 3) -> None:
         print(
             f"One whole turn (`dvc repro` in a fresh clone): {seconds:.0f} s, peak memory of all its processes {peak / 1e9:.2f} GB\n"
         )
-        scripts = prices(clone, env, rounds)
-        print(
-            f"\nThe whole turn took {(seconds - scripts) / len(STAGES):.1f} s a stage more than the five plain scripts one after the other ({scripts:.0f} s)"
-        )
+        prices(clone, env, rounds)
         nothing_to_do(clone, env, rounds)
 
 
-def prices(clone: Path, env: dict, rounds: int) -> float:
-    """Print what each stage costs; the seconds of all plain scripts."""
-    whole = 0.0
+def prices(clone: Path, env: dict, rounds: int) -> None:
+    """Print what each stage costs in a turn, and what the turn costs a stage, DVC's start and the index page among it."""
+    scripts = {stage: plain(clone, stage) for stage in STAGES}
+    pairs = []
+    for _ in range(rounds):
+        theirs = {k: timed([sys.executable, str(v)], clone, env) for k, v in scripts.items()}
+        pairs.append((turn(clone, env), theirs))
     print("| stage | DVC, papermill and page | plain script | price |\n|---|---|---|---|")
     for stage in STAGES:
-        script = plain(clone, stage)
-        pairs = [
-            (
-                timed(["dvc", "repro", "--force", "--single-item", stage], clone, env),
-                timed([sys.executable, str(script)], clone, env),
-            )
-            for _ in range(rounds)
-        ]
-        ours, theirs = (statistics.median(p[i] for p in pairs) for i in (0, 1))
-        price = statistics.median(a - b for a, b in pairs)
-        print(f"| {stage} | {ours:.1f} s | {theirs:.1f} s | {price:.1f} s |", flush=True)
-        whole += theirs
-    return whole
+        ours, theirs = (statistics.median(p[i][stage] for p in pairs) for i in (0, 1))
+        price = statistics.median(a[stage] - b[stage] for a, b in pairs)
+        print(f"| {stage} | {ours:.1f} s | {theirs:.1f} s | {price:.1f} s |")
+    a, b = (statistics.median(sum(p[i].values()) for p in pairs) for i in (0, 1))
+    price = statistics.median(sum(a.values()) - sum(b.values()) for a, b in pairs) / len(STAGES)
+    print(
+        f"| all, with DVC's start and the index | {a:.1f} s | {b:.1f} s | {price:.1f} s a stage |"
+    )
+
+
+def turn(clone: Path, env: dict) -> dict[str, float]:
+    """Seconds of each stage in one `dvc repro` that runs all, from the line that announces it to the next; under "" what came before the first."""
+    begun, seconds, stage = time.perf_counter(), {}, ""
+    words = ["dvc", "repro", "--force"]
+    unbuffered = env | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        words,
+        cwd=clone,
+        env=unbuffered,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            if named := re.match("Running stage '(.+)':", line):
+                begun, seconds[stage] = (now := time.perf_counter()), now - begun
+                stage = named[1]
+    seconds[stage] = time.perf_counter() - begun
+    if process.returncode:
+        raise SystemExit(f"dvc repro --force ended with {process.returncode} in {clone}")
+    return seconds
 
 
 def nothing_to_do(clone: Path, env: dict, rounds: int) -> None:

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 PAPERMILL_MARKER = "papermill-error-cell-tag"
+# Nobody steps through a run, and the debugger would be a third of the kernel's start.
+KERNEL = """
+import sys
+sys.modules["debugpy"] = None
+from ipykernel.kernelapp import launch_new_instance
+launch_new_instance()
+"""
 
 
 class NotebookFailed(RuntimeError):
@@ -57,7 +64,7 @@ class _Progress:
         self.bar = tqdm(total=len(self.code), desc=stage, bar_format=bar, disable=None)
 
     def __call__(self, cell: "NotebookNode", cell_index: int) -> None:
-        """nbclient calls this as each cell begins."""
+        """A cell begins."""
         if cell.get("id") not in self.code:
             return
         before, self.last = self.heading, cell.id
@@ -82,12 +89,21 @@ def _execute(
     kernel: "AsyncKernelManager",
 ) -> tuple[dict, dict | None]:
     import nbformat
-    import papermill
     from nbformat.v4 import new_output
-    from papermill.exceptions import PapermillExecutionError
+
+    with _without(
+        "pyarrow.fs"
+    ):  # papermill would read from HDFS with it; it takes a quarter second
+        import papermill
+        from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of names that we checked
-    threading.Thread(target=_warm, daemon=True).start()
+
+    def begun(cell: "NotebookNode", cell_index: int) -> None:
+        progress(cell, cell_index)
+        if progress.code[1:2] == [progress.last]:  # the kernel has its imports to do
+            threading.Thread(target=_warm, daemon=True).start()
+
     error = None
     try:
         papermill.execute_notebook(
@@ -99,7 +115,7 @@ def _execute(
             cwd=root,
             autosave_cell_every=0,
             coalesce_streams=True,
-            on_cell_start=progress,
+            on_cell_start=begun,
             km=kernel,
         )
     except PapermillExecutionError as raised:
@@ -115,6 +131,19 @@ def _execute(
     if error is None and executed.metadata.papermill.exception:
         error = new_output("error", ename="SystemExit", evalue="the notebook ended itself early")
     return executed, error
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """What is imported meanwhile does without a module that it only would like to have."""
+    absent = module not in sys.modules
+    if absent:
+        sys.modules[module] = None
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[module]
 
 
 def _warm() -> None:
@@ -151,7 +180,7 @@ def _surroundings(root: Path) -> Iterator[Path]:
     """A scratch folder, and an environment in which nothing of the user's can change a byte."""
     with TemporaryDirectory(prefix="modelkeep-") as name:
         scratch, before = Path(name), dict(os.environ)
-        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL"]
+        argv = [sys.executable, "-P", "-c", KERNEL, "--log-level=CRITICAL"]
         argv += ["-f", "{connection_file}"]
         spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
         files.write_json(scratch / "kernels" / "python3" / "kernel.json", spec)
