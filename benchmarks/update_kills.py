@@ -20,6 +20,7 @@ from modelkeep import update
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="only every so many of the writes (1)")
+    parser.add_argument("--first", type=int, default=1, help="from this write on (1)")
     parser.add_argument("--scene", default="", help="rows, candidate or ends (all)")
     arguments = parser.parse_args()
     update._monitor = lambda turn: "fine"  # it writes nothing but its page
@@ -33,7 +34,7 @@ def main() -> int:
         for name, (start, at) in scenes.items():
             if arguments.scene not in ("", name):
                 continue
-            each = slice(None, None, arguments.every)
+            each = slice(arguments.first - 1, None, arguments.every)
             with open(os.devnull, "w") as nobody, contextlib.redirect_stderr(nobody):
                 found = turned.kill(killer, start, at, place / name, each)
             bad = {k: n for k, n in found.items() if k not in turned.FINE}

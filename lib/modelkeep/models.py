@@ -113,8 +113,9 @@ def features(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
         if c.kind == "number":
             frame[c.name] = values.to_numpy(dtype="float64", na_value=np.nan)
         else:
-            values = values.astype(object)
-            frame[c.name] = values.where(values.notna(), np.nan)
+            codes, known = pd.factorize(values)  # so that alike rows share one string
+            shared = np.array([*known, np.nan], object)[codes]
+            frame[c.name] = pd.Series(shared, rows.index, dtype=object)
     return pd.DataFrame(frame, index=rows.index)
 
 
