@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modelkeep import backtest, frontier, replay, workspace
+from modelkeep import backtest, frontier, policies, replay, workspace
 from modelkeep.policies import Policy
 from modelkeep.shelf import Shelf
 
@@ -39,6 +39,7 @@ def main() -> None:
     asked.add_argument("--only", type=int, nargs="*", help="places in the list of policies, from 0")
     asked.add_argument("--memory", action="store_true", help="peak memory by weeks, and no more")
     asked.add_argument("--days", type=float, help="print the peak of one replay, on so many days")
+    asked.add_argument("--fit", action="store_true", help="print the peak of fitting the two largest models of that replay, and no more")  # fmt: skip
     told = asked.parse_args()
     root = workspace.root(Path(__file__).parent)
     if told.memory:
@@ -46,7 +47,12 @@ def main() -> None:
     past = backtest.history(root, told.start, told.end, 1.0)
     rules = backtest.rules(root, Policy("never", canary=True), past)
     if told.days is not None:
-        replay.replay(replace(past, shelf=Shelf()), Policy("every", 4, told.days), rules)
+        alone, policy = replace(past, shelf=Shelf()), Policy("every", 4, told.days)
+        if told.fit:
+            last = policies.scheduled(policy, len(past.starts))[-2:]
+            alone.learn_ahead([(week, told.days, 0) for week in last])
+        else:
+            replay.replay(alone, policy, rules)
         print(len(past.starts), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return None
     drawn = frontier.draws(len(past.starts), 4, 2000, 0)
@@ -65,13 +71,16 @@ def main() -> None:
 
 
 def memory() -> None:
-    """Each replay in a process of its own, every model trained in it."""
-    print("| every 4 weeks, on | weeks | peak MB |\n|---|---|---|")
+    """Each replay in a process of its own, every model trained in it; beside it what its two largest models take that are fitted at once."""
+    print("| every 4 weeks, on | weeks | peak MB | of it, to fit two models |\n|---|---|---|---|")
     for days in (0, 112):
         for end in ("2013-06-10", "2013-08-19", ""):
             asked = [sys.executable, __file__, "--days", str(days), "--end", end]
-            done = subprocess.run(asked, capture_output=True, text=True, check=True)
-            cells = " | ".join(done.stdout.split())
+            each = [
+                subprocess.run([*asked, *more], capture_output=True, text=True, check=True)
+                for more in ([], ["--fit"])
+            ]
+            cells = " | ".join([*each[0].stdout.split(), each[1].stdout.split()[1]])
             print(f"| {f'the last {days} days' if days else 'everything'} | {cells} |", flush=True)
 
 

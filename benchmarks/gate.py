@@ -80,7 +80,7 @@ def drawn(answered: Answered, days: int, draws: int, seed: int, swap: bool = Fal
         yield Draw(x, test.day, *only)
 
 
-def study(answered: Answered, days: int, draws: int, seed: int, **how: bool) -> dict[str, dict[str, float]]:  # fmt: skip
+def study(answered: Answered, days: int, draws: int, seed: int, alpha: float, **how: bool) -> dict[str, dict[str, float]]:  # fmt: skip
     """By world, how often the gate and the others let the challenger pass: as `better` (gains above 0), or as not worse (gains above minus the margin); models that were swapped by a coin are equal as they are."""
     sets = list(drawn(answered, days, draws, seed, **how))
     margin = gate.margins("binary", answered.y, answered.champion)
@@ -88,16 +88,18 @@ def study(answered: Answered, days: int, draws: int, seed: int, **how: bool) -> 
     found: dict[str, dict[str, float]] = {}
     for world, by in WORLDS.items():
         shift = {m: k * margin[m] - mean[m] for m, k in zip(margin, by, strict=True)}
-        told = [_words(s, shift, margin) for s in sets]
+        told = [_words(s, shift, margin, alpha) for s in sets]
         found[world] = {k: float(np.mean([t[k] for t in told])) for k in told[0]}
     if how.get("swap"):
         found["equal"]["McNemar: better"] = float(np.mean([_mcnemar(s) for s in sets]))
     return found
 
 
-def _words(s: Draw, shift: Mapping[str, float], margin: dict[str, float]) -> dict[str, bool]:
+def _words(
+    s: Draw, shift: Mapping[str, float], margin: dict[str, float], alpha: float
+) -> dict[str, bool]:
     x = {m: values + shift[m] for m, values in s.x.items()}
-    judged = gate.judge(x, s.day, margin)
+    judged = gate.judge(x, s.day, margin, alpha)
     limits = {g.verdict for g in judged.gains}
     told = {"better": judged.word == "better", "passes": judged.word in trials.PASSES}
     told |= {"limits alone: better": limits == {"better"}}
@@ -137,12 +139,13 @@ def main() -> None:
     """Print the tables."""
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--draws", type=int, default=2000)
+    asked.add_argument("--alpha", type=float, default=0.05, help="of each limit of the gate (.05)")
     told = asked.parse_args()
     ways = {"days drawn one by one": {}, "days that follow each other": {"runs": True}}
     ways |= {"drawn, swapped by a coin on each day": {"swap": True}}
     for name, answered in pairs(workspace.root(Path(__file__).parent)):
         for way, how in ways.items():
-            rates = {d: study(answered, d, told.draws, d, **how) for d in SIZES}  # fmt: skip
+            rates = {d: study(answered, d, told.draws, d, told.alpha, **how) for d in SIZES}  # fmt: skip
             show(f"{name}; {way}; {told.draws:,} test sets", rates)
 
 

@@ -54,7 +54,7 @@ def build(root: Path, parts) -> Path:
     settle(root, "prepare", **PREPARE)
     settle(root, "rollout", **rollouts.QUICK)
     settle(root, "update", retrain="every_days", every_days=7.0)
-    (root / ".gitignore").write_text(released.IGNORED.replace("/data/", "/data/*\n!/data/*.dvc"))
+    (root / ".gitignore").write_text(released.IGNORED.replace("/data/", "/data/?*\n!/data/*.dvc"))
     (root / "dvc.yaml").write_text(DVC)
     (root / SOURCE).mkdir(parents=True)
     rows = table()
