@@ -40,6 +40,7 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/quality.py
 	MODELKEEP_CALM_DAYS=31 python -m pytest tests/test_alerts.py
 	MODELKEEP_CALM_DAYS=31 python -m pytest tests/test_alarms.py -k calm
+	MODELKEEP_GENERATED=1500 python -m pytest tests/test_hostile.py -k generated -s
 	python benchmarks/log_kills.py --times 200
 	python benchmarks/log_kills.py --times 200 --durability normal
 	python benchmarks/gate.py

@@ -10,7 +10,6 @@ import msgspec
 from msgspec import UNSET
 
 from modelkeep import labels
-from modelkeep import rows as requests
 from modelkeep.entries import Call, Entry, LogError
 from modelkeep.log import Log
 from modelkeep.rows import Refused
@@ -159,8 +158,8 @@ class Desk:
                 labels.count(known, said[0].model.schema, self.telemetry, None)
 
     def _entry(self, said: Said, now: int) -> Entry:
-        row, happened = said.row, requests.when(getattr(said.row, "time", UNSET))
-        what = (entity(row), happened, self.encode(row), said.text)
+        row = said.row
+        what = (entity(row), said.happened, self.encode(row), said.text)
         return Entry(row.id, now, said.model.name, said.role, *what)
 
     def _call(self, part: Answered, share: float, now: int) -> Call:

@@ -40,10 +40,11 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Checked:
-    """Rows as an engine takes them, why some are refused (place in the batch: what is wrong), what is odd about others, and how often."""
+    """Rows as an engine takes them, when they happened, why some are refused (place in the batch: what is wrong), what is odd about others, and how often."""
 
     numbers: np.ndarray
     categories: list[Sequence[str | None]]
+    times: Sequence[int | None]  # microseconds since 1970 in UTC
     refused: dict[int, Refused] = field(default_factory=dict)
     notes: dict[int, list[str]] = field(default_factory=dict)
     problems: dict[str, int] = field(default_factory=dict)
@@ -145,23 +146,34 @@ class Reader:
                 values if fitting else [v if v in place else _text(v) for v in values]
             )
         fits = (numbers >= self.usual[0]) & (numbers <= self.usual[1])
-        timeless = self._timeless(rows) if self.of.time else {}
-        if known and not timeless and fits.all():
-            return Checked(numbers, categories)
-        found = self._judged(numbers, categories, *self._strangers(categories))
-        return replace(found, refused=found.refused | timeless) if timeless else found
+        times, refused = self._times(rows)
+        if known and not refused:  # most rows are as they should be, or lack what may be lacking
+            if fits.all():
+                return Checked(numbers, categories, times)
+            missing = np.isnan(numbers)
+            if (fits | (missing & ~self.strict)).all():
+                problems = {"missing": int(np.count_nonzero(missing))}
+                return Checked(numbers, categories, times, problems=problems)
+        strangers = self._strangers(categories)
+        return self._judged(Checked(numbers, categories, times, refused), *strangers)
 
-    def _timeless(self, rows: Sequence[msgspec.Struct]) -> dict[int, Refused]:
-        """Rows whose time cannot be read."""
-        wrong = {}
+    def _times(
+        self, rows: Sequence[msgspec.Struct]
+    ) -> tuple[Sequence[int | None], dict[int, Refused]]:
+        """When rows happened, and those whose time cannot be read."""
+        if not self.of.time:
+            return [None] * len(rows), {}
+        times, wrong = [], {}
         for i, row in enumerate(rows):
             try:
-                when(row.time)
+                times.append(when(row.time))
             except Refused as error:
+                times.append(None)
                 wrong[i] = Refused(f".{self.of.time}", error.message)
-        return wrong
+        return times, wrong
 
-    def _judged(self, numbers: np.ndarray, categories: list, unseen: list, absent: list) -> Checked:
+    def _judged(self, given: Checked, unseen: list, absent: list) -> Checked:
+        numbers, categories = given.numbers, given.categories
         missing, refused = np.isnan(numbers), {}
         outside = (numbers < self.seen[0]) | (numbers > self.seen[1])
         wrong = (numbers < self.low) | (numbers > self.high) | (missing & self.strict)
@@ -171,7 +183,7 @@ class Reader:
         counts = {"missing": int(count(missing)) + len(absent), "unseen": len(unseen)}
         counts |= {"out_of_range": int(count(outside)), "refused": len(refused)}
         notes = self._notes(numbers, outside, unseen)
-        return Checked(numbers, categories, refused, notes, counts)
+        return replace(given, refused=refused | given.refused, notes=notes, problems=counts)
 
     def _strangers(self, categories: list) -> tuple[list, list]:
         """Where categories are that training has not seen, and where none is given: (row, column)."""

@@ -57,6 +57,7 @@ class Said(NamedTuple):
     role: str
     answer: list[float] | float
     text: bytes  # the answer as a JSON array
+    happened: int | None  # as `Entry.time`
     notes: Sequence[str] = ()
 
 
@@ -156,9 +157,9 @@ def _answered(
     said = model.answer(checked, None if all_kept else kept) if kept else np.zeros((0, *width))
     answers = said.tolist()
     texts = map(msgspec.json.encode, answers if width else ([number] for number in answers))
-    notes, out = checked.notes, [*map(checked.refused.get, range(len(rows)))]
+    notes, times, out = checked.notes, checked.times, [*map(checked.refused.get, range(len(rows)))]
     for i, answer, text in zip(kept, answers, texts, strict=True):
-        out[i] = Said(rows[i], model, role, answer, text, notes.get(i, ()))
+        out[i] = Said(rows[i], model, role, answer, text, times[i], notes.get(i, ()))
     failed = [entity(rows[i]) for i in checked.refused]
     seconds = time.perf_counter() - started
     return Answered(model, role, checked, kept, said, seconds, failed), out
