@@ -64,10 +64,12 @@ class _Progress:
         self.bar = tqdm(total=len(self.code), desc=stage, bar_format=bar, disable=None)
 
     def __call__(self, cell: "NotebookNode", cell_index: int) -> None:
-        """A cell begins."""
+        """nbclient calls this as each cell begins."""
         if cell.get("id") not in self.code:
             return
         before, self.last = self.heading, cell.id
+        if self.code[1:2] == [self.last]:  # the kernel has its imports to do
+            threading.Thread(target=_warm, daemon=True).start()
         self.bar.set_postfix_str(self.heading)
         self.bar.update(self.code.index(self.last) - self.bar.n)
         if self.bar.disable and self.heading != before:
@@ -98,12 +100,6 @@ def _execute(
         from papermill.exceptions import PapermillExecutionError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of names that we checked
-
-    def begun(cell: "NotebookNode", cell_index: int) -> None:
-        progress(cell, cell_index)
-        if progress.code[1:2] == [progress.last]:  # the kernel has its imports to do
-            threading.Thread(target=_warm, daemon=True).start()
-
     error = None
     try:
         papermill.execute_notebook(
@@ -115,7 +111,7 @@ def _execute(
             cwd=root,
             autosave_cell_every=0,
             coalesce_streams=True,
-            on_cell_start=begun,
+            on_cell_start=progress,
             km=kernel,
         )
     except PapermillExecutionError as raised:
