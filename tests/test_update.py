@@ -1,12 +1,14 @@
 """Unattended turns: what they do with rows, candidates and rollouts, what they refuse, and what a kill leaves."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 
 import pandas as pd
+import psutil
 import pytest
 
 import kills
@@ -459,6 +461,34 @@ def test_two_whole_turns_with_the_real_stages_and_a_real_server(tmp_path):
     assert len(history) == 3000 and history["key"].is_unique
     code, said = command(root, "--dry-run")
     assert code == 0 and said["dry_run"]
+
+
+def holder(root, process, older=0.0):
+    """DVC's lock as a process that writes history leaves it, so many seconds ago."""
+    path = root / ".dvc/tmp/rwlock"
+    said = {"write": {str(root / turned.SOURCE): {"pid": process.pid, "cmd": "dvc add"}}}
+    files.write_json(path, {"read": {}, **said})
+    os.utime(path, (time.time() - older,) * 2)
+    return path
+
+
+def test_what_a_killed_dvc_held_is_free_though_nobody_has_reaped_it(root, monitor):
+    """In a container whose first process is no init, the dead stay on the list of processes."""
+    dead = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    path = holder(root, dead)
+    assert psutil.Process(dead.pid).status() == psutil.STATUS_ZOMBIE
+    commits.restore(root)
+    assert not path.exists()
+    with subprocess.Popen(["sleep", "60"]) as other:  # it has the number of one that was killed
+        path = holder(root, other, older=60)
+        commits.restore(root)
+        assert not path.exists()
+        path = holder(root, other)
+        commits.restore(root)
+        assert path.exists()
+        other.kill()
+    dead.wait()
 
 
 def test_killed_at_a_write_nothing_is_torn_lost_or_doubled_and_the_next_turn_completes_it(

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from modelkeep import evidence, files, record, releases, tags, workspace
 from modelkeep.report import several
 
@@ -157,8 +159,8 @@ def restore(root: Path, since: float = 0.0) -> None:
     """Bring back what the last commit has of all that a run of the pipeline writes: what was not committed never was. `since`: when a killed turn began."""
     if since:
         _unlock(root, since)
-    with suppress(OSError, ValueError):
-        _readable(root / ".dvc" / "tmp" / "rwlock")
+    with suppress(FileNotFoundError):
+        _freed(root / ".dvc" / "tmp" / "rwlock")
     source = str(workspace.params(root, "prepare")["source"]).rstrip("/")
     for path in (*MADE, f"{source}.dvc"):
         if tags.git(root, "ls-tree", "HEAD", "--", path).strip():
@@ -174,12 +176,28 @@ def restore(root: Path, since: float = 0.0) -> None:
         dvc(root, "checkout", "--force", "--allow-missing", "dvc.yaml")
 
 
-def _readable(path: Path) -> None:
-    """A file of DVC's that a kill left half written goes."""
+def _freed(path: Path) -> None:
+    """DVC's lock goes if a kill left it half written, or nobody lives who is named in it: DVC waits for a dead process that nobody has reaped, or for another one of its number."""
     try:
-        json.loads(path.read_bytes())
-    except ValueError:
+        said, written = json.loads(path.read_bytes()), path.stat().st_mtime
+        holders = [
+            *said["write"].values(),
+            *(each for path in said["read"].values() for each in path),
+        ]
+        held = any(_lives(int(each["pid"]), written) for each in holders)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        held = False
+    if not held:
         path.unlink()
+
+
+def _lives(pid: int, since: float) -> bool:
+    """Whether a process is at work that was there at that time."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 1
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _unlock(root: Path, since: float) -> None:
@@ -200,8 +218,6 @@ def _unlock(root: Path, since: float) -> None:
 
 
 def _git_works(root: Path) -> bool:
-    import psutil
-
     for process in psutil.process_iter():
         with suppress(psutil.Error, ValueError):
             if process.name() == "git" and Path(process.cwd()).is_relative_to(root.resolve()):
