@@ -117,7 +117,8 @@ def seal(
             **_errors(promise, of),
             "rows": len(train),
             **provenance,
-            "python": platform.python_version(),
+            # a patch release makes the same bytes: its number would make another model of them
+            "python": ".".join(platform.python_version_tuple()[:2]),
             "libraries": {name: version(name) for name in LIBRARIES},
         }
         files.write_json(new / MANIFEST, manifest)
