@@ -80,7 +80,7 @@ def drawn(answered: Answered, days: int, draws: int, seed: int, swap: bool = Fal
         yield Draw(x, test.day, *only)
 
 
-def study(answered: Answered, days: int, draws: int, seed: int, alpha: float, **how: bool) -> dict[str, dict[str, float]]:  # fmt: skip
+def study(answered: Answered, days: int, draws: int, seed: int, alpha: float = 0.05, **how: bool) -> dict[str, dict[str, float]]:  # fmt: skip
     """By world, how often the gate and the others let the challenger pass: as `better` (gains above 0), or as not worse (gains above minus the margin); models that were swapped by a coin are equal as they are."""
     sets = list(drawn(answered, days, draws, seed, **how))
     margin = gate.margins("binary", answered.y, answered.champion)

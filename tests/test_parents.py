@@ -78,7 +78,7 @@ def test_dvc_killed_takes_the_stage_with_it(root, start):
 
 def test_killed_behind_two_shells(root, start):
     """`modelkeep` is not the child of the one who dies, and both shells between them live on."""
-    chain = f"sh -c '{MODELKEEP}; true'; true"
+    chain = f"sh -c {shlex.quote(f'{MODELKEEP}; true')}; true"
     top = f"import subprocess; subprocess.run(['sh', '-c', {chain!r}])"
     process, below = start(sys.executable, "-c", top, DVC_STAGE="sleeps")
     process.kill()

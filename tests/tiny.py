@@ -1,5 +1,6 @@
 """Tiny workspaces for the tests: a stage for each notebook that is asked for."""
 
+import json
 import os
 import shlex
 import shutil
@@ -21,7 +22,7 @@ def workspace(root: Path, **stages: str) -> Path:
         shutil.copy(NOTEBOOKS / f"{stage}.ipynb", root / "notebooks")
         (root / "params" / f"{stage}.yaml").write_text(params)
         command = f"{shlex.quote(sys.executable)} -m modelkeep run {stage}"
-        lines += [f"  {stage}:", f"    cmd: {command}"]
+        lines += [f"  {stage}:", f"    cmd: {json.dumps(command)}"]
         lines += [f"    deps: [notebooks/{stage}.ipynb, data]", "    params:"]
         lines += [f"    - params/{stage}.yaml:", f"    outs: [reports/{stage}.html]"]
     (root / "data").mkdir(exist_ok=True)
