@@ -171,6 +171,7 @@ def restore(root: Path, since: float = 0.0) -> None:
     for left in (root / source).glob(".*.tmp"):  # DVC would take it for a part of history
         left.unlink()
     if then := AS_OF.search(tags.git(root, "show", f"HEAD:./{PREPARE}")):
+        tags.git(root, "reset", "--quiet", "--", PREPARE)  # it was on its way into a commit
         _put(root, then[0])
     if (root / "dvc.lock").is_file():
         dvc(root, "checkout", "--force", "--allow-missing", "dvc.yaml")
