@@ -463,6 +463,14 @@ def test_two_whole_turns_with_the_real_stages_and_a_real_server(tmp_path):
     assert code == 0 and said["dry_run"]
 
 
+def test_what_a_killed_turn_had_staged_is_taken_out_again(root, monitor):
+    """Killed between `git add` and `git commit`, as at the line of `as_of`."""
+    turned.settle(root, "prepare", as_of="2020-03-11")
+    run(root, "git", "add", "params/prepare.yaml")
+    commits.restore(root)
+    assert is_clean(root)
+
+
 def holder(root, process, older=0.0):
     """DVC's lock as a process that writes history leaves it, so many seconds ago."""
     path = root / ".dvc/tmp/rwlock"
