@@ -72,7 +72,7 @@ def main() -> None:
 
 def memory() -> None:
     """Each replay in a process of its own, every model trained in it; beside it what its two largest models take that are fitted at once."""
-    print("| every 4 weeks, on | weeks | peak MB | of it, to fit two models |\n|---|---|---|---|")
+    print("| every 4 weeks, on | weeks | peak MB | to fit two models alone |\n|---|---|---|---|")
     for days in (0, 112):
         for end in ("2013-06-10", "2013-08-19", ""):
             asked = [sys.executable, __file__, "--days", str(days), "--end", end]

@@ -47,4 +47,5 @@ def test_nothing_large_is_in_git():
 def test_the_rule_sees_a_machine(text):
     named = text.format("wo" + "rk")
     assert MACHINE.search(named) or QUOTED_MACHINE.search(named)
-    assert not MACHINE.search("root / name; {root}/work; ../work/x; <root>/x; a/root")
+    relative = f"root / name; {{root}}/{'wo' + 'rk'}; ../{'wo' + 'rk'}/x; <root>/x; a/root"
+    assert not MACHINE.search(relative)

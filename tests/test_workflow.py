@@ -14,7 +14,7 @@ import workspaces
 from modelkeep import record
 from workspaces import REPOSITORY, run
 
-STEPS = yaml.safe_load((REPOSITORY / ".github/workflows/update.yml").read_text())["jobs"]["turn"]
+JOB = yaml.safe_load((REPOSITORY / ".github/workflows/update.yml").read_text())["jobs"]["turn"]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def checkout(origin: Path, to: Path) -> Path:
 def steps(root: Path) -> list[str]:
     """Run each step's commands by the shell that the runner has for them; the last words of those that failed."""
     failed = []
-    for step in STEPS["steps"]:
+    for step in JOB["steps"]:
         if "run" not in step or (failed and step.get("if") != "always()"):
             continue
         shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]

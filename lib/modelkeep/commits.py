@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -181,10 +182,7 @@ def _freed(path: Path) -> None:
     """DVC's lock goes if a kill left it half written, or nobody lives who is named in it: DVC waits for a dead process that nobody has reaped, or for another one of its number."""
     try:
         said, written = json.loads(path.read_bytes()), path.stat().st_mtime
-        holders = [
-            *said["write"].values(),
-            *(each for path in said["read"].values() for each in path),
-        ]
+        holders = [*said["write"].values(), *chain.from_iterable(said["read"].values())]
         held = any(_lives(int(each["pid"]), written) for each in holders)
     except (ValueError, KeyError, TypeError, AttributeError):
         held = False

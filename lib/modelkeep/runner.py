@@ -93,9 +93,8 @@ def _execute(
     import nbformat
     from nbformat.v4 import new_output
 
-    with _without(
-        "pyarrow.fs"
-    ):  # papermill would read from HDFS with it; it takes a quarter second
+    # papermill would read from HDFS with it, and importing it takes a quarter second
+    with _without("pyarrow.fs"):
         import papermill
         from papermill.exceptions import PapermillExecutionError
 
