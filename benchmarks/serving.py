@@ -21,7 +21,7 @@ import numpy as np
 import strain
 
 import servers
-from modelkeep import bundle, workspace
+from modelkeep import bundle, proof, workspace
 from modelkeep.sources import read
 from servers import LARGE, Failed, Running, Server
 
@@ -71,6 +71,15 @@ def work(root: Path, folder: Path) -> Work:
             files[shape, size] = folder / f"{shape}-{size}.txt"
             files[shape, size].write_text("".join(f"{json.dumps(body(p))}\n" for p in parts))
     return Work(files, rows[:LARGE], model.predict(table.head(LARGE)))
+
+
+def convert(root: Path, path: Path) -> str:
+    """The model's estimator as ONNX, for the bare app."""
+    model = bundle.load(root / "models" / "candidate")
+    cuts = proof.encoding(model.pipeline, model.schema)["cuts"]
+    width = model.pipeline["model"].n_features_in_
+    path.write_bytes(proof.to_onnx(model.pipeline, width, cuts))
+    return str(path)
 
 
 def check(server: Server, running: Running, given: Work) -> float:
@@ -185,6 +194,7 @@ def main() -> None:
     root = workspace.root()
     with tempfile.TemporaryDirectory() as name:
         sent = work(root, Path(name))
+        os.environ["BENCHMARK_ONNX"] = convert(root, Path(name) / "model.onnx")
         tried, skipped = servers.every(root, given.cache, given.peers)
         os.sched_setaffinity(0, {int(servers.CLIENT_CORE)})  # this process asks, too
         found, failed = rounds(tried, sent, given.repeat, given.seconds)

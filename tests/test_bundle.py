@@ -17,6 +17,11 @@ from modelkeep import bundle, models, sealed, tables
 from modelkeep.bundle import BundleError
 
 TASKS = tuple(synthetic.LABELS)
+ENGINE = {
+    "binary": "quickscorer",
+    "multiclass": "onnx",
+    "regression": "onnx",
+}  # of its kind of model
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def test_another_process_seals_the_same_bytes(bundles, tmp_path, tmp_path_factor
     subprocess.run(command, cwd=request.path.parent, env=surroundings, check=True)
     for task in TASKS:
         names = sorted(p.name for p in (here / task).iterdir())
-        assert names == sorted([*sealed.FILES, sealed.MANIFEST, "model.onnx"])
+        assert names == sorted([*sealed.FILES, sealed.MANIFEST, sealed.ENGINES[ENGINE[task]]])
         assert names == sorted(p.name for p in (tmp_path / task).iterdir())
         for name in names:
             ours, theirs = ((at / task / name).read_bytes() for at in (here, tmp_path))
@@ -63,7 +68,7 @@ def test_a_loaded_bundle_answers_as_what_was_sealed(task, bundles, parts):
     said = models.predict(synthetic.fitted(parts[task], kind), test, parts[task].schema)
     assert (loaded.predict(test) == said).all()
     assert np.allclose(loaded.answer(test), said, atol=1e-5, rtol=1e-5)
-    assert loaded.manifest["serving"]["engine"] == "onnx"
+    assert loaded.manifest["serving"]["engine"] == ENGINE[task]
     assert loaded.schema == parts[task].schema
     assert loaded.manifest["rows"] == len(parts[task].train) == len(loaded.trained_rows)
     pd.testing.assert_frame_equal(
@@ -99,7 +104,7 @@ def test_no_rows_have_no_answers(task, bundles, parts):
     assert bundles[task].answer(nothing).shape == shape
 
 
-@pytest.mark.parametrize("name", [*sealed.FILES, "model.onnx"])
+@pytest.mark.parametrize("name", [*sealed.FILES, "trees.json"])
 def test_one_flipped_bit_is_found_before_anything_is_parsed(name, folder, monkeypatch):
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -181,11 +186,30 @@ def test_no_bundle_at_all(tmp_path):
         bundle.load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("other", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("other", [0, 1, 4, "2", None])
 def test_another_format(other, folder):
     manifest = json.loads((folder / sealed.MANIFEST).read_text()) | {"format": other}
     (folder / sealed.MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=f"bundle format {other!r}, and this code reads 2"):
+    with pytest.raises(BundleError, match=f"bundle format {other!r}, and this code reads 2 and 3"):
+        bundle.load(folder)
+
+
+def test_a_bundle_of_the_format_before_still_serves(tmp_path, bundles, tmp_path_factory, parts):
+    """It had ONNX, or no engine of its own."""
+    folder, rows = tmp_path / "candidate", parts["multiclass"].test
+    here = next(tmp_path_factory.getbasetemp().glob("bundles*"))
+    shutil.copytree(here / "multiclass", folder)
+    manifest = json.loads((folder / sealed.MANIFEST).read_text()) | {"format": 2}
+    (folder / sealed.MANIFEST).write_text(json.dumps(manifest))
+    assert (bundle.load(folder).answer(rows) == bundles["multiclass"].answer(rows)).all()
+
+
+@pytest.mark.parametrize("name", ["quickjscorer", "onnx", None])
+def test_an_engine_that_is_not_there(name, folder):
+    manifest = json.loads((folder / sealed.MANIFEST).read_text())
+    manifest["serving"]["engine"] = name
+    (folder / sealed.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=f"to be answered by '{name}', and has no file for it"):
         bundle.load(folder)
 
 
@@ -215,7 +239,7 @@ def test_what_cannot_be_converted_is_served_by_scikit_learn(strange, parts, tmp_
     assert not (tmp_path / "candidate" / "model.onnx").exists()
     stated, test = made.manifest["serving"], parts["binary"].test
     assert stated["engine"] == ("scikit-learn" if strange else "estimator")
-    assert stated["reason"].startswith("onnx: RuntimeError: no xxx")
+    assert "onnx: RuntimeError: no xxx" in stated["reason"]
     assert (made.answer(test) == made.predict(test)).all()
 
 

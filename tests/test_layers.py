@@ -8,9 +8,9 @@ import pytest
 LIB = Path(__file__).parents[1] / "lib" / "modelkeep"
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(LIB.glob("*.py"))}
 LADDER = (  # from low to high; a module imports only from lower levels
-    "bins cohorts columns engine entries eprocess figures files parents report scores sealed settings tags tails trees",
-    "charts frontier gate postgres profile ramp schema shelf sources sqlite store verdicts workspace",
-    "canary contract experiments log models notebooks rows sweep tables traffic twosample",
+    "bins cohorts columns encoding entries eprocess figures files parents report scores sealed settings tags tails",
+    "charts frontier gate postgres profile quickscorer ramp schema shelf sources sqlite store verdicts workspace",
+    "canary contract engine experiments log models notebooks rows sweep tables traffic trees twosample",
     "alerts drift exposition journal mistakes openapi parameters partitions proof record reference rules windows",
     "bundle dashboards evidence live livebins looks policies runner shadow story turns watch",
     "collect compare evaluate history investigations monitor panels past prepare train",  # what the pages say

@@ -132,7 +132,7 @@ def test_who_answers_is_told(server, bundles):
     served = bundles["binary"]
     told = server.ask("GET", "/model")[1]
     assert told["models"]["champion"]["sha256"] == served.sha256
-    assert told["models"]["champion"]["engine"] == "onnx"
+    assert told["models"]["champion"]["engine"] == "quickscorer"
     assert {c["name"] for c in told["columns"]} == {"size", "weight", "shop"}
     assert server.ask("GET", "/health/live") == (200, {"live": True})
     status, ready = server.ask("GET", "/health/ready")

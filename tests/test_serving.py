@@ -6,8 +6,9 @@ import pytest
 
 import example
 import synthetic
-from modelkeep import bundle, sealed, serving, store, tables
+from modelkeep import bundle, proof, sealed, serving, store, tables
 from modelkeep.proof import arrays
+from modelkeep.quickscorer import QuickScorer
 from modelkeep.serving import ServingError, chosen
 from modelkeep.store import Now, Role
 
@@ -54,11 +55,14 @@ def test_online_equals_offline_on_every_edge(task, services, bundles, parts):
     assert np.allclose(found, expected, rtol=1e-5 if task == "regression" else 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["onnx", "estimator", "scikit-learn"])
+@pytest.mark.parametrize("name", sealed.ENGINES)
 def test_online_equals_offline_whichever_engine_answers(name, services, bundles, parts, stores):
     of, served, service = parts["binary"].schema, bundles["binary"], services["binary"]
     content = store.check(stores["binary"], served.sha256)
-    model = replace(service.champion, engine=serving._engine(name, content, of))
+    content[sealed.MANIFEST] = json.dumps({"serving": {"engine": name}}).encode()
+    fitted, plan = bundle.undump(content["model.skops"]), json.loads(content["encoding.json"])
+    content["model.onnx"] = proof.to_onnx(fitted, len(plan["cuts"]), plan["cuts"])
+    model = replace(service.champion, engine=serving._engine(content, of))
     rows = bundle._edge_cases(parts["binary"].train, of)
     said, _ = ask(replace(service, champion=model), as_json(rows, of))
     assert np.abs(np.array([s.answer for s in said]) - served.predict(rows)).max() <= 1e-5
@@ -129,13 +133,13 @@ def test_a_refused_row_costs_the_others_nothing(tmp_path):
 
 
 def test_a_model_that_forgot_its_golden_answers_does_not_serve(stores, bundles, monkeypatch):
-    predict = serving.Onnx.predict
-    monkeypatch.setattr(serving.Onnx, "predict", lambda *a: predict(*a) + 1e-4)
+    predict = QuickScorer.predict
+    monkeypatch.setattr(QuickScorer, "predict", lambda *a: predict(*a) + 1e-4)
     with pytest.raises(
         ServingError, match=r"does not give back its golden answers here \(.*0\.0001"
     ):
         serving.load(stores["binary"], store.now(stores["binary"]), 10)
-    monkeypatch.setattr(serving.Onnx, "predict", lambda *a: predict(*a) * np.nan)
+    monkeypatch.setattr(QuickScorer, "predict", lambda *a: predict(*a) * np.nan)
     with pytest.raises(ServingError, match="golden"):
         serving.load(stores["binary"], store.now(stores["binary"]), 10)
 

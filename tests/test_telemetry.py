@@ -146,8 +146,8 @@ def test_a_model_gets_another_role_and_the_oldest_leaves(telemetry, bundles):
     telemetry.serve(bundles["binary"], "champion", version="v2", now=NOW + 9)
     found = page(telemetry)
     assert {k[1] for k in found if k[0] == "model_info"} == {"v2", "v3", "v4"}
-    assert ("model_info", "v2", "champion", "onnx", "binary") in found
-    assert ("model_info", "v2", "canary", "onnx", "binary") not in found
+    assert ("model_info", "v2", "champion", "quickscorer", "binary") in found
+    assert ("model_info", "v2", "canary", "quickscorer", "binary") not in found
     assert found["model_loaded_timestamp_seconds", "v2"] == NOW + 2
     telemetry.serve(bundles["binary"], "shadow", version="v5", now=NOW)
     assert {k[1] for k in page(telemetry) if k[0] == "rows_total"} == {"v4", "v2", "v5"}

@@ -9,9 +9,8 @@ import numpy as np
 
 from modelkeep.engine import Onnx
 
-FOLDER = Path(os.environ["BENCHMARK_MODEL"]).parent
-PLAN = json.loads((FOLDER / "encoding.json").read_bytes())
-ENGINE = Onnx(PLAN, (FOLDER / "model.onnx").read_bytes())
+PLAN = json.loads(Path(os.environ["BENCHMARK_MODEL"]).with_name("encoding.json").read_bytes())
+ENGINE = Onnx(PLAN, Path(os.environ["BENCHMARK_ONNX"]).read_bytes())
 NUMBERS = [f["name"] for f in PLAN["features"] if "categories" not in f]
 CATEGORIES = [f["name"] for f in PLAN["features"] if "categories" in f]
 DECODE, ENCODE = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode

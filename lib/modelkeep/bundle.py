@@ -93,8 +93,8 @@ def seal(
     """Write the bundle by rename; `train` gives golden rows, edge cases and the hashes of trained rows, `promise` is the log of rows answered before they were learned from: the reference counts those rows, and what this model says of them."""
     examples = _edge_cases(train, of)
     golden = pd.concat([train.head(10), examples.tail(10)])
-    serving, plan, onnx = proof.choose(fitted, of, examples)
-    engine = proof.load(serving.engine, plan, onnx, fitted, of)
+    serving, plan, model = proof.choose(fitted, of, examples)
+    engine = proof.load(serving.engine, plan, model, fitted, of)
     with files.folder(folder) as new:
         files.write_bytes(new / "model.skops", dump(fitted))
         files.write_text(new / "schema.json", schema.to_json(of))
@@ -104,8 +104,8 @@ def seal(
         tables.write(promise, new / "promise.parquet")
         files.write_json(new / "encoding.json", plan)
         files.write_json(new / "golden.json", _golden(fitted, of, golden))
-        if onnx:
-            files.write_bytes(new / "model.onnx", onnx)
+        if model:
+            files.write_bytes(new / sealed.ENGINES[serving.engine], model)
         buffer = io.BytesIO()
         np.save(buffer, np.sort(row_hashes(train, of)), allow_pickle=False)
         files.write_bytes(new / "trained_rows.npy", buffer.getvalue())
@@ -144,7 +144,7 @@ def load(folder: Path) -> Bundle:
         manifest=MappingProxyType(manifest),
         schema=of,
         pipeline=pipeline,
-        engine=_engine(content, pipeline, of),
+        engine=proof.load(*sealed.engine(content), pipeline, of),
         reference=profile.from_json(content["reference.json"].decode()),
         promise=tables.load(io.BytesIO(content["promise.parquet"])),
         trained_rows=np.load(io.BytesIO(content["trained_rows.npy"]), allow_pickle=False),
@@ -180,12 +180,6 @@ def undump(content: bytes) -> Pipeline:
             f"model.skops names types that no pipeline of ours has: {', '.join(strangers)}; do not load it, and find out who wrote it"
         )
     return skops.io.loads(content, trusted=list(TRUSTED))
-
-
-def _engine(content: dict[str, bytes], fitted: Pipeline | None, of: Schema) -> Engine:
-    name = json.loads(content[MANIFEST])["serving"]["engine"]
-    plan = json.loads(content["encoding.json"])
-    return proof.load(name, plan, content.get("model.onnx", b""), fitted, of)
 
 
 def _no_answers(of: Schema) -> np.ndarray:

@@ -19,7 +19,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from modelkeep import scores
-from modelkeep.engine import MISSING
+from modelkeep.encoding import MISSING
 from modelkeep.schema import Schema
 
 KINDS = ("boosting", "forest", "linear")

@@ -12,17 +12,19 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from modelkeep import models, trees
-from modelkeep.engine import Encoding, Onnx
+from modelkeep import models, sealed, trees
+from modelkeep.encoding import Encoding
+from modelkeep.engine import ALONE
+from modelkeep.quickscorer import QuickScorerError
 from modelkeep.schema import Schema
+from modelkeep.trees import TreesError
 
 TOLERANCE = 1e-5
 OPSET = {"": 18, "ai.onnx.ml": 3}
-ENGINES = ("onnx", "estimator", "scikit-learn")  # the fastest first
 
 
 class Engine(Protocol):
-    """What answers rows; arguments as `engine.Encoding` takes them."""
+    """What answers rows; arguments as `encoding.Encoding` takes them."""
 
     def predict(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
         """Probabilities (rows, classes), or predicted numbers (rows,)."""
@@ -67,35 +69,43 @@ class Whole:
 KINDS = ("number", "category")
 
 
-def load(name: str, plan: dict, onnx: bytes, fitted: Pipeline | None, of: Schema) -> Engine:
-    """The engine of that name; `fitted` may be None for "onnx"."""
-    if name == "onnx":
-        return Onnx(plan, onnx)
+def load(name: str, plan: dict, model: bytes, fitted: Pipeline | None, of: Schema) -> Engine:
+    """The engine of that name; `model` is its own file, and `fitted` may be None for those that have one."""
+    if name in ALONE:
+        return ALONE[name](plan, model)
     return {"estimator": Estimator, "scikit-learn": Whole}[name](plan, fitted, of)
 
 
 def choose(fitted: Pipeline, of: Schema, examples: pd.DataFrame) -> tuple[Proof, dict, bytes]:
-    """The first of ENGINES that answers `examples` as the pipeline does, the plan of its preprocessing, and the ONNX model (empty if that was left out)."""
+    """The first of `sealed.ENGINES` that answers `examples` as the pipeline does, the plan of its preprocessing, and its model (empty if it is the pipeline's own)."""
     rows, expected = arrays(examples, of), models.predict(fitted, examples, of)
-    plan, onnx, why = {}, b"", []
-    for name in ENGINES:
+    plan, why = {}, []
+    for name in sealed.ENGINES:
         try:
             plan = plan or (encoding(fitted, of) if name != "scikit-learn" else {})
-            if name == "onnx":
-                onnx = to_onnx(fitted, Encoding(plan)(*rows).shape[1], plan["cuts"])
-            worst, wrong = prove(load(name, plan, onnx, fitted, of), rows, expected)
+            model = _converted(name, fitted, plan, rows)
+            worst, wrong = prove(load(name, plan, model, fitted, of), rows, expected)
+        except (TreesError, QuickScorerError) as error:
+            worst, wrong = np.inf, str(error)
         except Exception as error:  # a converter, or a strange step, may fail in its own way
             said = " ".join(str(error).split())  # some print the whole model
             worst, wrong = np.inf, f"{type(error).__name__}: {said[:200]}"
         if not wrong:
             break
         why.append(f"{name}: {wrong}")
-    kept = onnx if name == "onnx" else b""
-    return Proof(name, worst, len(examples), "; ".join(why)), plan, kept
+    return Proof(name, worst, len(examples), "; ".join(why)), plan, model
+
+
+def _converted(name: str, fitted: Pipeline, plan: dict, rows: tuple) -> bytes:
+    if name == "quickscorer":
+        return trees.plain(fitted["model"], plan)
+    if name == "onnx":
+        return to_onnx(fitted, Encoding(plan)(*rows).shape[1], plan["cuts"])
+    return b""
 
 
 def arrays(rows: pd.DataFrame, of: Schema) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The features of rows as `engine.Encoding` takes them."""
+    """The features of rows as `encoding.Encoding` takes them."""
     frame = models.features(rows, of)
     names = {kind: [c.name for c in of.columns if c.kind == kind] for kind in KINDS}
     numbers = frame[names["number"]].to_numpy(np.float64).reshape(len(frame), -1)

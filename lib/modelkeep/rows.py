@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from modelkeep.bins import Bins
 from modelkeep.columns import Column, did_you_mean
-from modelkeep.engine import LARGEST
+from modelkeep.encoding import LARGEST
 from modelkeep.schema import Schema
 
 TEXT = 1000  # characters of the longest category

@@ -8,7 +8,8 @@ import hashlib
 import json
 from pathlib import Path
 
-FORMAT = 2
+FORMAT = 3
+READS = (2, FORMAT)  # before 3 there was no trees.json
 MANIFEST = "manifest.json"
 FILES = (
     "encoding.json",
@@ -18,11 +19,29 @@ FILES = (
     "reference.json",
     "schema.json",
     "trained_rows.npy",
-)  # and model.onnx, where it was proven equal
+)
+# what may answer, the fastest first, and the file that it alone needs; the others need model.skops
+ENGINES = {
+    "quickscorer": "trees.json",
+    "onnx": "model.onnx",
+    "estimator": "",
+    "scikit-learn": "",
+}
 
 
 class BundleError(RuntimeError):
     """A bundle that is not what its manifest says."""
+
+
+def engine(content: dict[str, bytes]) -> tuple[str, dict, bytes]:
+    """Of a bundle's files the name of its engine, the plan of its preprocessing, and the file of ENGINES."""
+    name = json.loads(content[MANIFEST])["serving"]["engine"]
+    if name not in ENGINES or (ENGINES[name] or MANIFEST) not in content:
+        raise BundleError(
+            f"the bundle is to be answered by {str(name)[:40]!r}, and has no file for it or this code does not know it; "
+            "use the code of the bundle's commit"
+        )
+    return name, json.loads(content["encoding.json"]), content.get(ENGINES[name], b"")
 
 
 def verify(folder: Path) -> dict[str, bytes]:
@@ -35,9 +54,10 @@ def verify(folder: Path) -> dict[str, bytes]:
         raise BundleError(
             f"{folder}: no readable {MANIFEST} ({error}); run the stage train, or `dvc checkout` if the model was made before"
         ) from error
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in READS:
+        known = " and ".join(map(str, READS))
         raise BundleError(
-            f"{folder}: bundle format {manifest.get('format')!r}, and this code reads {FORMAT}; use the code of the bundle's commit"
+            f"{folder}: bundle format {manifest.get('format')!r}, and this code reads {known}; use the code of the bundle's commit"
         )
     content = {MANIFEST: text}
     for name, sha256 in (dict.fromkeys(FILES) | stated).items():

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import UNSET
 
 from modelkeep import profile, schema, sealed, store
-from modelkeep.engine import Onnx
+from modelkeep.engine import ALONE
 from modelkeep.profile import Profile
 from modelkeep.rows import Checked, Reader, Refused
 from modelkeep.schema import Schema
@@ -196,7 +196,7 @@ def _model(folder: Path, role: Role, max_rows: int) -> Model:
         sha256=role.sha256,
         version=role.version,
         schema=of,
-        engine=_engine(manifest["serving"]["engine"], content, of),
+        engine=_engine(content, of),
         reader=Reader(of, reference.bins, max_rows),
         reference=reference,
         manifest=MappingProxyType(manifest),
@@ -205,13 +205,13 @@ def _model(folder: Path, role: Role, max_rows: int) -> Model:
     return model
 
 
-def _engine(name: str, content: dict[str, bytes], of: Schema) -> object:
-    plan = json.loads(content["encoding.json"])
-    if name == "onnx":
-        return Onnx(plan, content["model.onnx"])
+def _engine(content: dict[str, bytes], of: Schema) -> object:
+    name, plan, model = sealed.engine(content)
+    if name in ALONE:
+        return ALONE[name](plan, model)
     from modelkeep import bundle, proof  # scikit-learn takes a second to import
 
-    return proof.load(name, plan, b"", bundle.undump(content["model.skops"]), of)
+    return proof.load(name, plan, model, bundle.undump(content["model.skops"]), of)
 
 
 def _check_golden(model: Model, golden: dict) -> None:

@@ -47,7 +47,8 @@ def verdict(
 
 
 def _served(serving: dict) -> str:
-    name = {"onnx": "ONNX", "estimator": "scikit-learn's estimator behind our preprocessing"}
+    name = {"quickscorer": "QuickScorer", "onnx": "ONNX"}
+    name["estimator"] = "scikit-learn's estimator behind our preprocessing"
     rows, engine = count(serving["rows"], "row"), serving["engine"]
     told = f"{name.get(engine, 'the whole scikit-learn pipeline')} will serve: the largest difference from the pipeline on {rows} is {serving['largest_difference']:.1e}"
     return f"{told}; left out: {serving['reason']}" if serving["reason"] else told
@@ -116,6 +117,7 @@ def contents(manifest: Mapping) -> Html:
         "encoding.json": "the fitted preprocessing as plain data",
         "golden.json": "rows with their answers, to check a copy",
         "model.onnx": "the estimator for serving",
+        "trees.json": "the boosted trees for serving",
         "model.skops": "the pipeline, in a format that runs no code",
         "promise.parquet": "rows answered before they were learned from",
         "reference.json": "counts that later windows are compared to",

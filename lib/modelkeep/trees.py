@@ -3,8 +3,16 @@
 import copy
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 from sklearn.base import BaseEstimator
+
+from modelkeep.encoding import Encoding
+from modelkeep.quickscorer import Trees
+
+
+class TreesError(ValueError):
+    """An estimator that is not made of the trees that are asked for."""
 
 
 def cuts(estimator: BaseEstimator, width: int) -> list[list[float]]:
@@ -30,6 +38,28 @@ def ranked(estimator: BaseEstimator, ranks: list[list[float]]) -> BaseEstimator:
 def single(estimator: BaseEstimator) -> bool:
     """Whether the trees look at values in float32, as those of a forest do."""
     return not hasattr(estimator, "_predictors")
+
+
+def plain(estimator: BaseEstimator, plan: dict) -> bytes:
+    """Boosted trees as `quickscorer.Trees`, from the plan of their preprocessing; TreesError where that or they are something else."""
+    groups = getattr(estimator, "_predictors", None)
+    if not groups or not plan["cuts"]:
+        raise TreesError("these are no boosted trees that split numbers")
+    if not Encoding(plan).passes:
+        raise TreesError("the trees read numbers that were scaled, filled or spread over columns")
+    trees = [_nested(t.nodes, 0, plan["cuts"]) for group in groups for t in group]
+    baseline = estimator._baseline_prediction.ravel().tolist()
+    return msgspec.json.encode(Trees(type(estimator._loss.link).__name__, baseline, trees))
+
+
+def _nested(nodes: np.ndarray, at: int, ranks: list[list[float]]) -> list | float:
+    node = nodes[at]
+    if node["is_leaf"]:
+        return float(node["value"])
+    column = int(node["feature_idx"])
+    rank = int(np.searchsorted(ranks[column], node["num_threshold"]))
+    sides = [_nested(nodes, int(node[side]), ranks) for side in ("left", "right")]
+    return [column, rank, bool(node["missing_go_to_left"]), *sides]
 
 
 def _splits(estimator: BaseEstimator) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
