@@ -82,6 +82,20 @@ def test_each_threshold_and_its_neighbours_go_where_scikit_learn_sends_them(part
         assert np.abs(said - models.predict(pipeline, rows, of)).max() <= 1e-15
 
 
+def test_a_split_of_missing_values_alone_survives_its_file(tmp_path):
+    """Its threshold is infinite, and JSON has no infinity."""
+    frame = synthetic.table()
+    frame["late"] = frame["weight"].isna().astype(int)
+    learned = synthetic.prepared(frame=frame)
+    cuts = proof.encoding(synthetic.fitted(learned), learned.schema)["cuts"]
+    assert any(np.inf in each for each in cuts)
+    served = synthetic.sealed(tmp_path / "b", learned)
+    assert served.manifest["serving"]["engine"] == "quickscorer"
+    assert np.abs(served.answer(learned.test) - served.predict(learned.test)).max() <= 1e-15
+    known, far = np.array([[1.0, np.inf], [1.0, np.nan]]), [["north", "north"]]
+    assert (np.diff(served.engine.predict(known, far)[:, 1]) > 0.5).all()
+
+
 def test_an_infinity_is_beyond_all_thresholds(parts):
     of = parts["binary"].schema
     ours = scorer(synthetic.fitted(parts["binary"]), of)

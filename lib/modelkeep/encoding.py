@@ -24,7 +24,7 @@ class Encoding:
         self.categories = [f for f in plan["features"] if "categories" in f]
         self.places = [places(f["categories"]) for f in self.categories]
         self.one_hot = any(f["one_hot"] for f in self.categories)
-        self.cuts = [np.array(each, np.float64) for each in plan["cuts"]]
+        self.cuts = cuts(plan)
         self.single = plan["single"]
 
     @property
@@ -61,6 +61,11 @@ class Encoding:
     def _one_hot(self, codes: np.ndarray) -> list[np.ndarray]:
         wide = [len(f["categories"]) for f in self.categories]
         return [codes[:, [i]] == np.arange(n) for i, n in enumerate(wide)]
+
+
+def cuts(plan: dict) -> list[np.ndarray]:
+    """The thresholds of each column; one that only missing values exceed is infinite, which JSON has no word but null for."""
+    return [np.array([np.inf if c is None else c for c in each]) for each in plan["cuts"]]
 
 
 def places(categories: Sequence[str]) -> dict[str | None, int]:

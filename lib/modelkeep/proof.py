@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from modelkeep import models, sealed, trees
-from modelkeep.encoding import Encoding
+from modelkeep.encoding import Encoding, cuts
 from modelkeep.engine import ALONE
 from modelkeep.quickscorer import QuickScorerError
 from modelkeep.schema import Schema
@@ -82,7 +83,8 @@ def choose(fitted: Pipeline, of: Schema, examples: pd.DataFrame) -> tuple[Proof,
     plan, why = {}, []
     for name in sealed.ENGINES:
         try:
-            plan = plan or (encoding(fitted, of) if name != "scikit-learn" else {})
+            # what is proven is what will be read from a file, where infinity is null
+            plan = plan or (_reread(encoding(fitted, of)) if name != "scikit-learn" else {})
             model = _converted(name, fitted, plan, rows)
             worst, wrong = prove(load(name, plan, model, fitted, of), rows, expected)
         except (TreesError, QuickScorerError) as error:
@@ -96,11 +98,15 @@ def choose(fitted: Pipeline, of: Schema, examples: pd.DataFrame) -> tuple[Proof,
     return Proof(name, worst, len(examples), "; ".join(why)), plan, model
 
 
+def _reread(plan: dict) -> dict:
+    return msgspec.json.decode(msgspec.json.encode(plan))
+
+
 def _converted(name: str, fitted: Pipeline, plan: dict, rows: tuple) -> bytes:
     if name == "quickscorer":
         return trees.plain(fitted["model"], plan)
     if name == "onnx":
-        return to_onnx(fitted, Encoding(plan)(*rows).shape[1], plan["cuts"])
+        return to_onnx(fitted, Encoding(plan)(*rows).shape[1], cuts(plan))
     return b""
 
 
@@ -141,7 +147,7 @@ def encoding(fitted: Pipeline, schema: Schema) -> dict:
     return found | {"cuts": ranks, "single": bool(ranks) and trees.single(model)}
 
 
-def to_onnx(fitted: Pipeline, width: int, cuts: list[list[float]]) -> bytes:
+def to_onnx(fitted: Pipeline, width: int, cuts: Sequence[Sequence[float]]) -> bytes:
     """The fitted estimator alone as ONNX with one float32 input `x` (rows, width), which splits at the ranks of `cuts` if there are any; the same estimator gives the same bytes."""
     from skl2onnx import to_onnx as convert
     from skl2onnx.common.data_types import FloatTensorType

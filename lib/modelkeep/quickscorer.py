@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
-from modelkeep.encoding import places
+from modelkeep.encoding import cuts, places
 
 BITS = (np.uint8, np.uint16, np.uint32, np.uint64)
 LEAVES = 64  # of a tree at most
@@ -39,7 +39,7 @@ class QuickScorer:
     def __init__(self, plan: dict, trees: bytes) -> None:
         given = msgspec.json.decode(trees, type=Trees)
         # NaN alone comes after infinity, so a missing value has a rank of its own
-        self.cuts = [np.array([*each, np.inf]) for each in plan["cuts"]]
+        self.cuts = [np.append(each, np.inf) for each in cuts(plan)]
         self.starts = np.cumsum([0, *(len(each) + 1 for each in self.cuts)])
         self.regression, self.link = plan["task"] == "regression", LINKS[given.link]
         self.outputs = len(given.baseline)

@@ -1,13 +1,13 @@
 """The splits of fitted trees, by rank: a tree asks only on which side of a threshold a value lies, so a value's rank among the thresholds is as good as the value, and small enough for float32."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from modelkeep.encoding import Encoding
+from modelkeep import encoding
 from modelkeep.quickscorer import Trees
 
 
@@ -24,7 +24,7 @@ def cuts(estimator: BaseEstimator, width: int) -> list[list[float]]:
     return [sorted(each) for each in found] if any(found) else []
 
 
-def ranked(estimator: BaseEstimator, ranks: list[list[float]]) -> BaseEstimator:
+def ranked(estimator: BaseEstimator, ranks: Sequence[Sequence[float]]) -> BaseEstimator:
     """A copy that splits at the thresholds' ranks."""
     if not ranks:
         return estimator
@@ -45,14 +45,15 @@ def plain(estimator: BaseEstimator, plan: dict) -> bytes:
     groups = getattr(estimator, "_predictors", None)
     if not groups or not plan["cuts"]:
         raise TreesError("these are no boosted trees that split numbers")
-    if not Encoding(plan).passes:
+    if not encoding.Encoding(plan).passes:
         raise TreesError("the trees read numbers that were scaled, filled or spread over columns")
-    trees = [_nested(t.nodes, 0, plan["cuts"]) for group in groups for t in group]
+    ranks = encoding.cuts(plan)
+    trees = [_nested(t.nodes, 0, ranks) for group in groups for t in group]
     baseline = estimator._baseline_prediction.ravel().tolist()
     return msgspec.json.encode(Trees(type(estimator._loss.link).__name__, baseline, trees))
 
 
-def _nested(nodes: np.ndarray, at: int, ranks: list[list[float]]) -> list | float:
+def _nested(nodes: np.ndarray, at: int, ranks: list[np.ndarray]) -> list | float:
     node = nodes[at]
     if node["is_leaf"]:
         return float(node["value"])
