@@ -113,9 +113,9 @@ def test_a_shadow_says_what_it_would_have_said(stores, bundles, parts):
     at, sha256 = stores["binary"], bundles["binary"].sha256
     service = serving.load(at, Now(Role(sha256), shadow=Role(sha256)), 10_000)
     said, _ = ask(service, as_json(parts["binary"].train.head(20), parts["binary"].schema))
-    heard, found = service.whisper([s.row for s in said])
-    assert [s.answer for s in heard] == [s.answer for s in said]
-    assert {s.role for s in said} == {"champion"} and found[0].role == "shadow"
+    (found,) = service.whisper([s.row for s in said])
+    assert [s.answer for s in found.said] == [s.answer for s in said]
+    assert {s.role for s in said} == {"champion"} and found.role == "shadow"
 
 
 def test_a_refused_row_costs_the_others_nothing(tmp_path):

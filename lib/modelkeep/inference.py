@@ -163,7 +163,7 @@ def response(request: Request, name: str, model: Model, said: Sequence[Said | Re
     known = {"id": [str(s.row.id) for s in said], "model": [s.model.name for s in said]}
     if of.classes:
         known["probabilities"] = [p for s in said for p in s.answer]
-        known["label"] = [of.classes[s.answer.index(max(s.answer))] for s in said]
+        known["label"] = [of.classes[s.best] for s in said]
     else:
         known["prediction"] = [s.answer for s in said]
     shapes = {o["name"]: o for o in metadata(name, model)["outputs"]}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelkeep import entries
-from modelkeep.entries import Call, Entry, Label, Labelled, LogError, LogMissing
+from modelkeep.entries import Call, Entry, Group, Label, Labelled, LogError, LogMissing
 from modelkeep.sqlite import Sqlite
 
 if TYPE_CHECKING:
@@ -82,20 +82,16 @@ class Log:
         self.promise = store.promise  # what an answer survives, in words
         self.shown = store.shown  # the address without secrets
 
-    def append(
-        self,
-        entries: Sequence[Entry],
-        calls: Sequence[Call] = (),
-        given: Sequence[str] | None = None,
-    ) -> list[Labelled]:
-        """Keep answers, and the calls that gave them: they are committed when this returns what is already known of them. LogError if none was kept (or if a server was lost in the middle and cannot be asked).
+    def append(self, answers: Sequence[Entry], calls: Sequence[Call] = ()) -> list[Labelled]:
+        """Keep answers, and the calls that gave them, as `keep` does."""
+        return self.keep([*entries.grouped(answers, calls)], [entry.id for entry in answers])
 
-        `given`: the ids that others know, so that a label may have come before the answer (all, unless told).
+    def keep(self, groups: Sequence[Group], given: Sequence[str]) -> list[Labelled]:
+        """Keep groups of answers: they are committed when this returns what is already known of them. LogError if none was kept (or if a server was lost in the middle and cannot be asked).
+
+        `given`: those of their ids that others know, so that a label may have come before the answer.
         """
-        if not entries and not calls:
-            return []
-        given = [entry.id for entry in entries] if given is None else given
-        return self._store.commit(partial(_append, entries, calls, given))
+        return self._store.commit(partial(_keep, groups, given)) if groups else []
 
     def label(self, labels: Sequence[Label]) -> list[Labelled]:
         """Keep labels, and tell what each of them changed; LogError if none was kept."""
@@ -141,14 +137,15 @@ class Log:
         self._store.close()
 
 
-def _append(
-    new: Sequence[Entry], calls: Sequence[Call], given: Sequence[str], run
-) -> list[Labelled]:
-    for group in entries.grouped(new, calls):
+def _keep(groups: Sequence[Group], given: Sequence[str], run) -> list[Labelled]:
+    for group in groups:
         ((n,),) = run(APPEND, group)
         run.many(IDS.format(each=run.each), [(n, group.ids)])
     known = run(LABELS.format(each=run.each), (_texts(given), END, END)) if given else []
-    return entries.appended(new, known) if known else []
+    if not known:
+        return []
+    new = [entry for g in groups for entry in entries.ungrouped(*g[:3], *g[6:])]
+    return entries.appended(new, known)
 
 
 def _label(labels: Sequence[Label], run) -> list[Labelled]:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from msgspec.json import encode
 
 from modelkeep.rows import Refused
-from modelkeep.serving import Said
+from modelkeep.serving import Model, Said
 from modelkeep.web import Reply, refusal
 
 
@@ -16,22 +16,20 @@ def rows(said: Sequence[Said | Refused], refused: Mapping[int, Refused]) -> Repl
     if refused:
         answered, places = iter(said), range(len(said) + len(refused))
         whole = [refused.get(i) or next(answered) for i in places]
-    models = {s.model.name: s.model for s in said if type(s) is Said}
+    models = dict.fromkeys([s.model for s in said if type(s) is Said])
     if not models:
         return refusal(422, _place(whole[0], 0), whole[0].message)
-    named = b",".join([_named(m.name, m.version, m.sha256) for m in models.values()])
-    told = b",".join([_row(each, i) for i, each in enumerate(whole)])
+    named = b",".join([_named(m.name, m.version, m.sha256) for m in models])
+    forms = {m: _forms(m.name, m.schema.classes) for m in models}
+    told = b",".join([_row(each, i, forms) for i, each in enumerate(whole)])
     return Reply(200, b'{"models":{%b},"predictions":[%b]}' % (named, told))
 
 
-def _row(each: Said | Refused, at: int) -> bytes:
+def _row(each: Said | Refused, at: int, forms: Mapping[Model, list[bytes]]) -> bytes:
     if isinstance(each, Refused):
         return encode({"error": {"place": _place(each, at), "message": each.message}})
-    form, labels = _form(each.model.name, each.model.schema.classes)
-    parts = each.text[1:-1].split(b",")
-    said = [labels[each.answer.index(max(each.answer))]] if labels else []
     notes = b',"notes":%b' % encode(each.notes) if each.notes else b""
-    return form % (encode(each.row.id), *said, *parts, notes)
+    return forms[each.model][each.best] % (encode(each.row.id), *each.text.split(b","), notes)
 
 
 @lru_cache(maxsize=16)
@@ -41,14 +39,15 @@ def _named(name: str, version: str, sha256: str) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _form(name: str, classes: Sequence[str]) -> tuple[bytes, list[bytes]]:
-    """A row of a model with places for its id, label, numbers and notes; and its labels: to make each row's text anew costs as much as the model."""
-    model, labels = encode(name), [encode(each) for each in classes]
-    head = b'{"id":%%b,"model":%b,' % model
+def _forms(name: str, classes: Sequence[str]) -> list[bytes]:
+    """A row by the class that is most probable, with places for its id, numbers and notes: to make each row's text anew costs as much as the model."""
+    head = b'{"id":%%b,"model":%b,' % encode(name)
+    labels = [encode(each).replace(b"%", b"%%") for each in classes]
     if not labels:
-        return head + b'"prediction":%b%b}', labels
-    each = b",".join(label.replace(b"%", b"%%") + b":%b" for label in labels)
-    return head + b'"label":%b,"probabilities":{' + each + b"}%b}", labels
+        return [head + b'"prediction":%b%b}']
+    each = b",".join(label + b":%b" for label in labels)
+    rest = b',"probabilities":{' + each + b"}%b}"
+    return [head + b'"label":' + label + rest for label in labels]
 
 
 def _place(refused: Refused, at: int) -> str:

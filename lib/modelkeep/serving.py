@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -27,7 +28,7 @@ class ServingError(RuntimeError):
     """A model that may not answer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A verified model that answers."""
 
@@ -49,26 +50,27 @@ class Model:
         return self.engine.predict(numbers, categories)
 
 
-class Said(NamedTuple):
+class Said(msgspec.Struct, gc=False):
     """One answered row."""
 
     row: msgspec.Struct
     model: Model
     role: str
     answer: list[float] | float
-    text: bytes  # the answer as a JSON array
-    happened: int | None  # as `Entry.time`
-    notes: Sequence[str] = ()
+    best: int  # the class that is most probable
+    text: bytes  # the answer as JSON, its numbers between commas
+    notes: Sequence[str]
 
 
 class Answered(NamedTuple):
-    """What one model said of its part of the rows, for counting; `checked` is None where it broke on them."""
+    """What one model said of its part of the rows; `checked` is None where it broke on them."""
 
     model: Model
     role: str
     checked: Checked | None
-    kept: list[int]
-    answers: np.ndarray
+    kept: Sequence[int]  # the places of the rows that it answered
+    said: list[Said]  # of these
+    answers: np.ndarray  # of these
     seconds: float
     failed: list[str]  # entities that got no answer of it
 
@@ -101,24 +103,25 @@ class Service:
         for model, role, places in self._split(rows):
             part = [rows[i] for i in places]
             try:
-                answered, said = _answered(model, role, part)
+                answered = _answered(model, role, part)
             except Exception:
                 if model is self.champion:
                     raise
                 parts.append(_broken(model, role, part))
-                answered, said = _answered(self.champion, "champion", part)
+                answered = _answered(self.champion, "champion", part)
             parts.append(answered)
-            for i, each in zip(places, said, strict=True):
-                out[i] = each
+            for i, each in zip(answered.kept, answered.said):
+                out[places[i]] = each
+            for i, why in answered.checked.refused.items():
+                out[places[i]] = why
         return out, parts
 
-    def whisper(self, rows: Sequence[msgspec.Struct]) -> tuple[list[Said], list[Answered]]:
+    def whisper(self, rows: Sequence[msgspec.Struct]) -> list[Answered]:
         """What the shadow would have said."""
         try:
-            answered, said = _answered(self.shadow, "shadow", rows)
+            return [_answered(self.shadow, "shadow", rows)]
         except Exception:
-            return [], [_broken(self.shadow, "shadow", rows)]
-        return [each for each in said if isinstance(each, Said)], [answered]
+            return [_broken(self.shadow, "shadow", rows)]
 
     def unanswered(self, rows: Sequence[msgspec.Struct]) -> list[Answered]:
         """What is to be counted when the champion broke: its part of the rows."""
@@ -128,16 +131,18 @@ class Service:
     def _split(self, rows: Sequence[msgspec.Struct]) -> list[tuple[Model, str, Sequence[int]]]:
         if self.canary is None or self.share <= 0:
             return [(self.champion, "champion", range(len(rows)))]
-        tried = [chosen(self.salt, entity(row), self.share) for row in rows]
+        tried = [chosen(self.salt, name, self.share) for name in entities(rows)]
         parts = [(self.champion, "champion", [i for i, yes in enumerate(tried) if not yes])]
         parts += [(self.canary, "canary", [i for i, yes in enumerate(tried) if yes])]
         return [part for part in parts if part[2]]
 
 
-def entity(row: msgspec.Struct) -> str:
-    """Whom a row is about, else its id."""
-    about = getattr(row, "entity", UNSET)
-    return str(row.id if about is UNSET or about is None else about)
+def entities(rows: Sequence[msgspec.Struct]) -> list[str]:
+    """Whom each row is about, else its id."""
+    if not rows or "entity" not in rows[0].__struct_fields__:
+        return [row.id for row in rows]
+    unknown = (UNSET, None)
+    return [row.id if row.entity in unknown else str(row.entity) for row in rows]
 
 
 def chosen(salt: str, name: str, share: float) -> bool:
@@ -146,27 +151,35 @@ def chosen(salt: str, name: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-def _answered(
-    model: Model, role: str, rows: Sequence[msgspec.Struct]
-) -> tuple[Answered, list[Said | Refused]]:
+def _answered(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> Answered:
     started = time.perf_counter()
-    checked = model.reader.check(rows)
-    kept = [i for i in range(len(rows)) if i not in checked.refused]
-    all_kept = len(kept) == len(rows)
-    width = (len(model.schema.classes),) if model.schema.classes else ()
-    said = model.answer(checked, None if all_kept else kept) if kept else np.zeros((0, *width))
-    answers = said.tolist()
-    texts = map(msgspec.json.encode, answers if width else ([number] for number in answers))
-    notes, times, out = checked.notes, checked.times, [*map(checked.refused.get, range(len(rows)))]
-    for i, answer, text in zip(kept, answers, texts, strict=True):
-        out[i] = Said(rows[i], model, role, answer, text, times[i], notes.get(i, ()))
-    failed = [entity(rows[i]) for i in checked.refused]
+    checked, kept, asked = model.reader.check(rows), range(len(rows)), rows
+    if checked.refused:
+        kept = [i for i in kept if i not in checked.refused]
+        asked = [rows[i] for i in kept]
+    shape = (0, len(model.schema.classes)) if model.schema.classes else (0,)
+    answers = model.answer(checked, kept if checked.refused else None) if asked else np.zeros(shape)
+    said = _said(model, role, asked, answers, [checked.notes.get(i, ()) for i in kept])
+    failed = entities([rows[i] for i in checked.refused])
     seconds = time.perf_counter() - started
-    return Answered(model, role, checked, kept, said, seconds, failed), out
+    return Answered(model, role, checked, kept, said, answers, seconds, failed)
+
+
+def _said(
+    model: Model, role: str, rows: Sequence, answers: np.ndarray, notes: Sequence
+) -> list[Said]:
+    """The answered rows; to write all numbers at once costs half of writing them row by row."""
+    listed, best = answers.tolist(), repeat(0)
+    texts = msgspec.json.encode(listed)
+    if model.schema.classes:
+        best, texts = answers.argmax(axis=1).tolist(), texts[2:-2].split(b"],[")
+    else:
+        texts = texts[1:-1].split(b",")
+    return [*map(Said, rows, repeat(model), repeat(role), listed, best, texts, notes)]
 
 
 def _broken(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> Answered:
-    return Answered(model, role, None, [], np.zeros(0), 0.0, [entity(row) for row in rows])
+    return Answered(model, role, None, [], [], np.zeros(0), 0.0, entities(rows))
 
 
 def load(folder: Path, at: Now, max_rows: int) -> Service:
