@@ -471,6 +471,15 @@ def test_what_a_killed_turn_had_staged_is_taken_out_again(root, monitor):
     assert is_clean(root)
 
 
+def test_dvc_runs_again_though_it_was_killed_before_a_record_of_its_run(root, monitor):
+    released.made(root, turned.parts_of(root), 1)
+    commits.dvc(root, "repro", "-q", "train")
+    for record_of_run in (root / ".dvc/cache/runs").glob("*/*/*"):
+        record_of_run.unlink()
+    commits.restore(root)
+    commits.dvc(root, "repro", "-q", "train")
+
+
 def holder(root, process, older=0.0):
     """DVC's lock as a process that writes history leaves it, so many seconds ago."""
     path = root / ".dvc/tmp/rwlock"

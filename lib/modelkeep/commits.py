@@ -162,6 +162,9 @@ def restore(root: Path, since: float = 0.0) -> None:
         _unlock(root, since)
     with suppress(FileNotFoundError):
         _freed(root / ".dvc" / "tmp" / "rwlock")
+    for run in (root / ".dvc" / "cache" / "runs").glob("*/*"):
+        with suppress(OSError):
+            run.rmdir()  # DVC made it to write a record into, and fails if there is none
     source = str(workspace.params(root, "prepare")["source"]).rstrip("/")
     for path in (*MADE, f"{source}.dvc"):
         if tags.git(root, "ls-tree", "HEAD", "--", path).strip():
