@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 
 import psutil
 
-from modelkeep import evidence, files, record, releases, tags, workspace
+from modelkeep import evidence, files, leftovers, record, releases, tags, workspace
 from modelkeep.report import several
 
 LOCK = "modelkeep-update.lock"
@@ -160,11 +159,7 @@ def restore(root: Path, since: float = 0.0) -> None:
     """Bring back what the last commit has of all that a run of the pipeline writes: what was not committed never was. `since`: when a killed turn began."""
     if since:
         _unlock(root, since)
-    with suppress(FileNotFoundError):
-        _freed(root / ".dvc" / "tmp" / "rwlock")
-    for run in (root / ".dvc" / "cache" / "runs").glob("*/*"):
-        with suppress(OSError):
-            run.rmdir()  # DVC made it to write a record into, and fails if there is none
+    leftovers.clear(root)
     source = str(workspace.params(root, "prepare")["source"]).rstrip("/")
     for path in (*MADE, f"{source}.dvc"):
         if tags.git(root, "ls-tree", "HEAD", "--", path).strip():
@@ -179,27 +174,6 @@ def restore(root: Path, since: float = 0.0) -> None:
         _put(root, then[0])
     if (root / "dvc.lock").is_file():
         dvc(root, "checkout", "--force", "--allow-missing", "dvc.yaml")
-
-
-def _freed(path: Path) -> None:
-    """DVC's lock goes if a kill left it half written, or nobody lives who is named in it: DVC waits for a dead process that nobody has reaped, or for another one of its number."""
-    try:
-        said, written = json.loads(path.read_bytes()), path.stat().st_mtime
-        holders = [*said["write"].values(), *chain.from_iterable(said["read"].values())]
-        held = any(_lives(int(each["pid"]), written) for each in holders)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        held = False
-    if not held:
-        path.unlink()
-
-
-def _lives(pid: int, since: float) -> bool:
-    """Whether a process is at work that was there at that time."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 1
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _unlock(root: Path, since: float) -> None:

@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from modelkeep import profile, schema, sealed, store
 from modelkeep.engine import ALONE
+from modelkeep.forms import Form
 from modelkeep.profile import Profile
 from modelkeep.rows import Checked, Reader, Refused
 from modelkeep.schema import Schema
@@ -38,6 +39,7 @@ class Model:
     schema: Schema
     engine: object
     reader: Reader
+    form: Form
     reference: Profile
     manifest: MappingProxyType
 
@@ -211,6 +213,7 @@ def _model(folder: Path, role: Role, max_rows: int) -> Model:
         schema=of,
         engine=_engine(content, of),
         reader=Reader(of, reference.bins, max_rows),
+        form=Form(role.sha256[:10], role.version, role.sha256, of.classes),
         reference=reference,
         manifest=MappingProxyType(manifest),
     )
