@@ -154,7 +154,7 @@ class Reader:
             if (fits | (missing & ~self.strict)).all():
                 problems = {"missing": int(np.count_nonzero(missing))}
                 return Checked(numbers, categories, times, problems=problems)
-        strangers = self._strangers(categories)
+        strangers = ([], []) if known else self._strangers(categories)
         return self._judged(Checked(numbers, categories, times, refused), *strangers)
 
     def _times(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -161,14 +161,15 @@ def _answered(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> Answer
         asked = [rows[i] for i in kept]
     shape = (0, len(model.schema.classes)) if model.schema.classes else (0,)
     answers = model.answer(checked, kept if checked.refused else None) if asked else np.zeros(shape)
-    said = _said(model, role, asked, answers, [checked.notes.get(i, ()) for i in kept])
+    notes = [checked.notes.get(i, ()) for i in kept] if checked.notes else repeat(())
+    said = _said(model, role, asked, answers, notes)
     failed = entities([rows[i] for i in checked.refused])
     seconds = time.perf_counter() - started
     return Answered(model, role, checked, kept, said, answers, seconds, failed)
 
 
 def _said(
-    model: Model, role: str, rows: Sequence, answers: np.ndarray, notes: Sequence
+    model: Model, role: str, rows: Sequence, answers: np.ndarray, notes: Iterable
 ) -> list[Said]:
     """The answered rows; to write all numbers at once costs half of writing them row by row."""
     listed, best = answers.tolist(), repeat(0)
