@@ -5,12 +5,15 @@ import resource
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
 import live
 import servers
+from modelkeep import store
 from modelkeep.log import open_log
+from modelkeep.server import WATCH
 
 GOOD = {"size": 0.5, "weight": 100.0, "shop": "north"}
 LOG = "sqlite:///data/log/predictions.db"
@@ -80,6 +83,15 @@ def test_a_full_disk(unlogged, root):
             assert server.ask("GET", "/health/ready")[0] == 200
             assert server.metrics()["modelkeep_log_unlogged_rows_total"] == 900
         assert server.metrics()["modelkeep_log_writable"] == 0
+        time.sleep(
+            4 * WATCH
+        )  # the log cannot be tidied up either, and the pointer is still followed
+        now = store.now(root / "serving")
+        store.point(root / "serving", replace(now, champion=replace(now.champion, version="v2")))
+        until = time.monotonic() + 30
+        while server.ask("GET", "/model")[1]["models"]["champion"]["version"] != "v2":
+            assert time.monotonic() < until
+            time.sleep(0.1)
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, whole)
         until = time.monotonic() + 30
         while server.ask("POST", "/predict", {"rows": [row | {"key": "after"}]})[0] != 200:

@@ -200,12 +200,27 @@ def test_who_reads_slowly_does_not_make_the_wal_grow(path, monkeypatch):
     log.close()
 
 
-def test_a_pause_is_used_to_empty_the_wal(log, path):
+def test_the_wal_is_emptied_in_a_thread_while_others_write(log, path):
+    from concurrent.futures import ThreadPoolExecutor
+
     log.append(entries(1000))
     before = path.stat().st_size
-    log.rest()
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(lambda: [log.rest() for _ in range(100)])
+        for k in range(100):
+            log.append(entries(10, FIRST + DAY, name=f"n{k}-"))
+        done.result()
     assert path.stat().st_size > before
-    assert len(ids(log)) == 1000
+    log.check()
+    assert len(ids(log)) == 2000
+
+
+def test_a_log_that_was_moved_away_is_not_made_by_tidying_up(log, path):
+    log.append(entries(1))
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink()
+    log.rest()
+    assert not path.exists()
 
 
 def plan(log, sql, values):

@@ -125,7 +125,7 @@ class Log:
             return run("SELECT max(at) FROM answers")[0][0]
 
     def rest(self) -> None:
-        """Do now what would otherwise hold up a later append: for a moment in which nobody asks."""
+        """Do now, in this thread, what would otherwise hold up a later append in another."""
         self._store.rest()
 
     def check(self) -> None:

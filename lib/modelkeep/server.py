@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -267,10 +268,9 @@ class App:
                     self.desk.service = await self._reloaded()
             except Exception as error:  # who answers goes on
                 print(f"modelkeep: {error}; {self.service.champion.name} stays", flush=True)
-            before = self.desk.made
+            with suppress(LogError):  # who answers finds it out, and says so
+                await asyncio.to_thread(self.log.rest)
             await asyncio.sleep(WATCH)
-            if self.desk.made == before:  # nobody asks: the log may tidy up
-                self.log.rest()
 
     async def _reloaded(self) -> Service:
         """The service that the pointer names now; what fails leaves everything as it was."""

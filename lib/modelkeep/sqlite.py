@@ -1,6 +1,7 @@
 """The prediction log in an SQLite file: many processes of one host, one commit a batch.
 
-What bounds the WAL: a commit that finds CHECKPOINT_PAGES in it moves them into the file, and the file of the WAL is cut back to WAL_BYTES.
+The server moves what is in the WAL into the file several times a second, in a thread (`rest`): a commit does not wait for that disk work. What
+bounds the WAL: a commit that finds CHECKPOINT_PAGES in it moves what is left of them, and the WAL begins anew; its file is cut back to WAL_BYTES.
 A reader of ours holds no transaction between two pages of PAGE groups of answers, so it delays that by one page at most. Only a program that is not ours
 can make the WAL grow: one that keeps a transaction open on the file.
 """
@@ -18,7 +19,7 @@ FORMAT = 2  # raise it when a table changes
 OURS = 0x4D4B4C47  # "MKLG": what `file` and SQLite call the application id
 WAIT = 5.0  # seconds to wait for another process that writes
 BUSY_AGAIN, AGAIN = 1, 5  # seconds after which another try is worth it
-CHECKPOINT_PAGES = 4000  # a commit moves the WAL into the file when it has grown to 16 MB
+CHECKPOINT_PAGES = 16_000  # 64 MB
 WAL_BYTES = 64 * 2**20  # what is left of the WAL's file after it once had to be longer
 CACHE_KIB = 16 * 1024  # the index over ids is read at random places; the system keeps the rest
 TABLES = (
@@ -99,11 +100,14 @@ class Sqlite:
             raise self._failed("read", error) from error
 
     def rest(self) -> None:
-        """Move what is in the WAL into the file, as far as no reader needs it: for a moment in which nobody asks."""
+        """Move what is in the WAL into the file, as far as no reader needs it; from any thread, and nobody waits for it."""
+        if not os.path.exists(self._file):
+            return
         try:
-            self._open().execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise self._failed("written", error) from error
+            with closing(_connect(self._file, self._sync)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.DatabaseError as error:
+            raise self._failed("tidied up", error) from error
 
     def check(self) -> None:
         """Raise LogError unless SQLite finds the file sound (it reads all of it)."""
