@@ -68,6 +68,17 @@ def test_an_answer_does_not_hang_on_who_asks_with_it(task, parts):
         assert np.concatenate(parted).tobytes() == together.tobytes()
 
 
+def test_many_rows_are_added_up_in_parts(parts, monkeypatch):
+    """All of a year's flights at once would take a gigabyte."""
+    of, x = parts["binary"].schema, proof.arrays(parts["binary"].train, parts["binary"].schema)
+    ours, sizes = scorer(synthetic.fitted(parts["binary"]), of), []
+    sum_up, whole = ours._sums, ours.predict(*x)
+    ours._sums = lambda at: sizes.append(len(at)) or sum_up(at)
+    monkeypatch.setattr(quickscorer, "PART", 100)
+    assert ours.predict(*x).tobytes() == whole.tobytes()
+    assert len(sizes) == 5 and max(sizes) == 100
+
+
 def test_each_threshold_and_its_neighbours_go_where_scikit_learn_sends_them(parts):
     of = parts["binary"].schema
     pipeline = synthetic.fitted(parts["binary"])

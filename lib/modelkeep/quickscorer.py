@@ -17,6 +17,7 @@ BITS = (np.uint8, np.uint16, np.uint32, np.uint64)
 LEAVES = 64  # of a tree at most
 TABLE = 32 * 2**20  # bytes: a table that no cache holds is no faster than a walk
 FEW = 16  # rows that one call looks up at once; for more, a call a column needs less memory
+PART = 512  # rows that are added up at once: each takes 16 bytes a tree
 
 Split = list  # [column, rank of the threshold, whether a missing value goes left, left, right]
 
@@ -60,7 +61,8 @@ class QuickScorer:
         for i, (rows, values) in enumerate(zip(self.rows, categories, strict=True), self.numbers):
             unseen = self.starts[i]  # it is coded -1, below all thresholds
             at[:, i] = [rows.get(value, unseen) for value in values]
-        answer = self.link(self._sums(at))
+        parts = [self._sums(at[i : i + PART]) for i in range(0, len(at), PART)]
+        answer = self.link(parts[0] if len(parts) == 1 else np.concatenate(parts))
         return answer[:, 0] if self.regression else answer
 
     def _sums(self, at: np.ndarray) -> np.ndarray:
