@@ -11,9 +11,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy is there
 import statistics
 import time
 
-from modelkeep import bundle, models, proof, sealed, trees, workspace
+from modelkeep import bundle, models, proof, sealed, tables, trees, workspace
 from modelkeep.encoding import cuts
-from modelkeep.sources import read
 
 ROWS, ROUNDS, SECONDS = (1, 32, 256), 5, 0.2
 SIZES = ((150, 16), (300, 31), (500, 64))  # trees, and leaves of a tree at most
@@ -43,7 +42,7 @@ def main() -> None:
     """Print the table."""
     served = bundle.load(workspace.root() / "models" / "candidate")
     of = served.schema
-    table = read("flights", workspace.root()).dropna(subset=[of.label])
+    table = tables.load(workspace.root() / "data" / "prepared" / "train.parquet")
     learned = table.sample(20_000, random_state=0)
     print(
         f"| trees, leaves | rows | {' | '.join(f'{name}, us' for name in sealed.ENGINES)} | onnx / quickscorer |"
