@@ -17,11 +17,16 @@ from modelkeep.log import LogError, open_log
 FRESH = 20  # kills of one file, then another one
 WRITERS = 2  # processes that write at once
 WRITE = """
-import sys, time
+import sys, threading, time
 from pathlib import Path
 from modelkeep.log import Entry, Label, open_log
 url, durability, root, writer, size = sys.argv[1:]
 log = open_log(url, durability=durability, root=Path(root))
+def tidy():
+    while True:  # more often than a server
+        log.rest()
+        time.sleep(0.01)
+threading.Thread(target=tidy, daemon=True).start()
 print("ready", flush=True)
 for batch in range(1_000_000):
     at = time.time_ns() // 1000

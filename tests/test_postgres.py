@@ -12,6 +12,7 @@ import servers
 from logs import DAY, FIRST, entries
 from modelkeep import log as logbook
 from modelkeep import postgres
+from modelkeep.entries import grouped
 from modelkeep.log import Label, LogError, open_log
 
 
@@ -164,7 +165,7 @@ def test_a_labelling_waits_for_the_appends_under_way(server, log):
     with ThreadPoolExecutor(1) as pool:
 
         def slow(run):
-            told = logbook._append(entries(1), (), ["r0"], run)
+            told = logbook._keep([*grouped(entries(1))], ["r0"], run)
             labelling.append(pool.submit(other.label, [Label("r0", "1", FIRST)]))
             time.sleep(0.3)  # enough to go wrong in
             return told

@@ -281,9 +281,8 @@ def test_a_tag_without_evidence(root, how):
 
 
 def test_a_bundle_of_another_format(root):
-    was = sealed.FORMAT
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sealed, "FORMAT", was + 1)
+        patch.setattr(sealed, "READS", (sealed.FORMAT + 1,))
         refused(root, sealed.BundleError, "use the code of the bundle's commit", promote, "v1.0.0")
 
 
