@@ -83,9 +83,8 @@ def test_a_full_disk(unlogged, root):
             assert server.ask("GET", "/health/ready")[0] == 200
             assert server.metrics()["modelkeep_log_unlogged_rows_total"] == 900
         assert server.metrics()["modelkeep_log_writable"] == 0
-        time.sleep(
-            4 * WATCH
-        )  # the log cannot be tidied up either, and the pointer is still followed
+        time.sleep(4 * WATCH)
+        # the log cannot be tidied up either, and the pointer is still followed
         now = store.now(root / "serving")
         store.point(root / "serving", replace(now, champion=replace(now.champion, version="v2")))
         until = time.monotonic() + 30

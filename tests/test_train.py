@@ -29,7 +29,7 @@ def test_every_page_can_be_shown(task, turns):
     assert f"The {t.model} candidate reaches" in shown
     for name in scores.METRICS[task]:
         assert scores.NAMES[name] in shown
-    engine = "QuickScorer" if task == "binary" else "ONNX"
+    engine = "Bit vectors (QuickScorer)" if task == "binary" else "ONNX"
     assert f"{engine} will serve: the largest difference" in shown
     assert said(train.steps(t.unfitted)) and said(train.by_fold(t.folds))
     assert said(train.over_time(t.log, t.of, outcome, promised))

@@ -155,17 +155,13 @@ class Desk:
     def _group(self, part: Answered, share: float, now: int) -> Group:
         """What is kept of a model's answers: to write them column by column costs half of writing them row by row."""
         rows, texts = [said.row for said in part.said], [said.text for said in part.said]
-        columns = [row.id for row in rows], entities(rows), self._times(part)
+        times = [part.checked.times[i] for i in part.kept]
+        columns = [row.id for row in rows], entities(rows), times
         own = [self.encode(column).decode() for column in columns]
         answers = b"[[%b]]" % b"],[".join(texts) if texts else b"[]"
         took, failed = int(part.seconds * 1e6), self.encode(part.failed).decode()
         call = (now, part.model.name, part.role, share, took, failed)
         return Group(*call, *own, self.encode(rows), answers)
-
-    def _times(self, part: Answered) -> Sequence[int | None]:
-        if len(part.said) < len(part.checked.times if part.checked else ()):
-            return [part.checked.times[i] for i in part.kept]
-        return part.checked.times if part.checked else []
 
     def _count(self, parts: Sequence[Answered], now: int) -> None:
         for part in parts:

@@ -47,7 +47,7 @@ def verdict(
 
 
 def _served(serving: dict) -> str:
-    name = {"quickscorer": "QuickScorer", "onnx": "ONNX"}
+    name = {"quickscorer": "Bit vectors (QuickScorer)", "onnx": "ONNX"}
     name["estimator"] = "scikit-learn's estimator behind our preprocessing"
     rows, engine = count(serving["rows"], "row"), serving["engine"]
     told = f"{name.get(engine, 'the whole scikit-learn pipeline')} will serve: the largest difference from the pipeline on {rows} is {serving['largest_difference']:.1e}"
