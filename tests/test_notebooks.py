@@ -1,5 +1,6 @@
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -103,6 +104,19 @@ def test_what_is_no_notebook_is_refused(tmp_path, text):
         notebooks.read(tmp_path / "a.ipynb")
 
 
+def told(runtime):
+    """What a Jupyter server wrote of itself into `runtime`; None until it also listens.
+
+    It writes the file before, and not at once.
+    """
+    try:
+        said = json.loads(next(runtime.glob("jpserver-*.json")).read_text())
+        socket.create_connection(("127.0.0.1", said["port"])).close()
+    except (StopIteration, ValueError, ConnectionRefusedError):
+        return None
+    return said
+
+
 @contextmanager
 def jupyter(folder, tmp_path):
     """A server started in `folder` with Modelkeep's configuration; yields its address and token."""
@@ -118,9 +132,10 @@ def jupyter(folder, tmp_path):
         stderr=subprocess.DEVNULL,
     ) as server:
         try:
-            while server.poll() is None and not list(runtime.glob("jpserver-*.json")):
+            while not (said := told(runtime)):
+                assert server.poll() is None, f"Jupyter ended with {server.returncode}"
                 time.sleep(0.1)
-            yield json.loads(next(runtime.glob("jpserver-*.json")).read_text())
+            yield said
         finally:
             server.kill()
 
