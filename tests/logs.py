@@ -1,11 +1,12 @@
 """Logs for tests: events in any order, and the table that an offline join makes of them."""
 
 import json
-from itertools import starmap
+from itertools import groupby, starmap
 
 import numpy as np
 import pandas as pd
 
+from modelkeep import entries as entries_of
 from modelkeep.log import Entry, Label
 
 DAY = 86_400_000_000
@@ -16,7 +17,7 @@ COLUMNS = ["id", "at", "model", "role", "entity", "time", "features", "answer"]
 def entry(id="a", at=FIRST, **changes):
     """An answered row."""
     usual = {"model": "m" * 10, "role": "champion", "entity": None, "time": at - 5}
-    usual |= {"features": b'{"x": 1.5}', "answer": b"[0.25, 0.75]"}
+    usual |= {"features": b'{"x":1.5}', "answer": b"[0.25, 0.75]"}
     return Entry(id, at, **usual | changes)
 
 
@@ -26,9 +27,9 @@ def entries(n, first=FIRST, step=1000, name="r"):
 
 
 def events(seed, n=120):
-    """Batches of answers and of labels in a random order: labels before, after, twice, corrected, never, of nothing; rows that are asked twice; clocks that differ."""
+    """Batches of answers and of labels in a random order: labels before, after, twice, corrected, never, of nothing; rows that are asked twice; ids of the server's own (`t3-18`) among others; clocks that differ."""
     draw = np.random.default_rng(seed)
-    found, ids = [], [f"r{i}" for i in range(n)]
+    found, ids = [], [f"r{i}" if i % 2 else f"t{i % 7}-{i}" for i in range(n)]
     for id in [*ids, *draw.choice(ids, n // 10).tolist()]:
         at = FIRST + int(draw.integers(0, 3 * DAY))
         role = str(draw.choice(["champion", "canary", "shadow"], p=[0.7, 0.2, 0.1]))
@@ -50,8 +51,20 @@ def keep(log, happened, seed=0):
         kind = type(happened[0])
         size = next((i for i, e in enumerate(happened) if type(e) is not kind), len(happened))
         size = int(draw.integers(1, size + 1))
-        told += (log.append if kind is Entry else log.label)(happened[:size])
+        told += (
+            answered(log, happened[:size], draw) if kind is Entry else log.label(happened[:size])
+        )
         happened = happened[size:]
+    return told
+
+
+def answered(log, happened, draw):
+    """Give a log answers; ids that begin with one turn's name go by it, or as any others do if somebody sent them again."""
+    told = []
+    for turn, part in groupby(happened, key=lambda entry: entries_of.turn(entry.id)):
+        rows = list(part)
+        groups, ids = list(entries_of.grouped(rows)), [row.id for row in rows]
+        told += log.keep(groups, ids, turn if draw.random() < 0.7 else "")
     return told
 
 

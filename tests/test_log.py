@@ -1,10 +1,12 @@
 import importlib.util
+import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import uuid
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -14,6 +16,7 @@ import logs
 import servers
 from logs import DAY, FIRST, entries, entry
 from modelkeep import log as logbook
+from modelkeep.entries import grouped
 from modelkeep.log import Label, LogError, LogMissing, open_log
 
 KILLS = Path(__file__).parents[1] / "benchmarks" / "log_kills.py"
@@ -48,7 +51,7 @@ def log(url):
 
 def test_what_was_appended_is_read_in_the_order_of_answering(log):
     rows = [
-        entry("b", FIRST + 2, entity="Ærø", features='{"x": "ü"}'.encode()),
+        entry("b", FIRST + 2, entity="Ærø", features='{"x":"ü"}'.encode()),
         entry("a", FIRST + 1, time=None),
         entry("c", FIRST + 2, role="canary", model="n"),
         entry("日本", FIRST + 3, time=-5, answer=b"[7.25]"),
@@ -104,6 +107,42 @@ def counted(told):
                 found[*answer, each.before] -= 1
     assert min(found.values()) >= 0
     return +found
+
+
+OF_BEFORE = (5, "m", "champion", '["a","b-1"]', '[null,"e"]', "[1,2]")
+PARTS = '[{"x":1.5,"y":"é"},{"x":null,"y":"z"}]'.encode(), b"[[0.25,0.75],[0.5,0.5]]"
+AS_BEFORE = """
+    INSERT INTO answers (at, model, role, ids, entities, times, features, answers)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+def test_a_log_of_before_is_taken_over(url, log):
+    """Format 2 kept features row by row, and a place in the index for each id."""
+    mark = "PRAGMA user_version = 2" if "sqlite" in url else "UPDATE format SET format = 2"
+    log._store.commit(partial(_as_before, mark))
+    log.close()
+    log = open_log(url)
+    log.keep([*grouped([entry("t-0", 7)])], [], "t")
+    told = log.label([Label(id, "1", 9) for id in ("a", "b-1", "t-0", "t-1")])
+    assert [(each.outcome, len(each.answers)) for each in told] == [
+        *[("first", 1)] * 3,
+        ("early", 0),
+    ]
+    assert [each.answers[0].answer for each in told[:2]] == [b"[0.25,0.75]", b"[0.5,0.5]"]
+    found = logs.table(log, 0, 10)
+    assert [row[0] for row in found] == ["a", "b-1", "t-0"]
+    assert [json.loads(row[6]) for row in found[:2]] == json.loads(PARTS[0])
+    assert {row[8] for row in found} == {"1"}
+    log.close()
+    open_log(url).close()
+
+
+def _as_before(mark, run):
+    run.many(AS_BEFORE, [(*OF_BEFORE, *PARTS)])
+    run.many("INSERT INTO ids (id, n, place) VALUES (?, 1, ?)", [("a", 0), ("b-1", 1)])
+    run._connection.execute(mark)
+    return []
 
 
 def test_who_reads_sees_one_state_while_others_write(log, monkeypatch):

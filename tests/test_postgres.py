@@ -134,7 +134,7 @@ def test_a_full_disk_is_told_and_the_log_goes_on_by_itself(server, log):
 
 def test_another_format_is_refused(server, log):
     run(server, "UPDATE modelkeep.format SET format = 7")
-    with pytest.raises(LogError, match="has format 7, and this code knows 2; use the code"):
+    with pytest.raises(LogError, match="has format 7, and this code knows 3; use the code"):
         open_log(server.url())
 
 
@@ -165,7 +165,7 @@ def test_a_labelling_waits_for_the_appends_under_way(server, log):
     with ThreadPoolExecutor(1) as pool:
 
         def slow(run):
-            told = logbook._keep([*grouped(entries(1))], ["r0"], run)
+            told = logbook._keep([*grouped(entries(1))], ["r0"], "", run)
             labelling.append(pool.submit(other.label, [Label("r0", "1", FIRST)]))
             time.sleep(0.3)  # enough to go wrong in
             return told

@@ -7,12 +7,13 @@ from secrets import token_hex
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec import UNSET
 
 from modelkeep import labels
 from modelkeep.entries import Group, LogError
 from modelkeep.log import Log
-from modelkeep.rows import Refused
+from modelkeep.rows import Checked, Refused
 from modelkeep.serving import Answered, Said, Service, entities
 from modelkeep.telemetry import Telemetry
 
@@ -42,6 +43,13 @@ class Asked(NamedTuple):
     give: Given
 
 
+class Named(NamedTuple):
+    """Ids that came with the rows of one turn, of which a label may be here already; where none did, the turn, with whose name all ids begin."""
+
+    given: Sequence[str]
+    turn: str
+
+
 class Desk:
     """Takes rows, answers them together, remembers each answer before it is given; for one event loop."""
 
@@ -60,8 +68,8 @@ class Desk:
         # seconds that a row takes, by the newest turns, without its commit: that takes no longer for more rows
         self.pace, self.committing = 5e-5, 0.0
         self.waiting: list[Asked] = []
-        self.depth, self.made = 0, 0
-        # ids of one process are neighbours in the log's index; those of a later one come after
+        self.depth, self.turns = 0, 0
+        # turns of one process are neighbours in the log's index; those of a later one come after
         self.process = f"{time.time_ns() // 10**9:x}{token_hex(4)}"
         self.blocked = 0.0  # until then the log could not be written
         self.encode = msgspec.json.Encoder().encode
@@ -104,32 +112,31 @@ class Desk:
 
     def _answer(self, service: Service, rows: list[msgspec.Struct]) -> list[Said | Refused]:
         now = self.clock() // 1000
-        given = self._name(rows)
+        named = self._name(rows)
         try:
             said, parts = service.answer(rows)
         except Exception:
-            self._remember(service.unanswered(rows), service.share, now, given)
+            self._remember(service.unanswered(rows), service.share, now, named)
             raise
-        self._remember(parts, service.share, now, given)
+        self._remember(parts, service.share, now, named)
         self._count(parts, now)
         if service.shadow is not None:
-            asyncio.get_running_loop().call_soon(self._whisper, service, rows, now, given)
+            asyncio.get_running_loop().call_soon(self._whisper, service, rows, now, named)
         return said
 
-    def _name(self, rows: Sequence[msgspec.Struct]) -> list[str]:
-        """Give each row that came without an id one; return the ids that were given, of which a label may be here already."""
-        first, self.made, given = self.made, self.made + len(rows), []
-        for i, row in enumerate(rows, start=first + 1):
+    def _name(self, rows: Sequence[msgspec.Struct]) -> Named:
+        """Give each row that came without an id one."""
+        self.turns += 1
+        turn, given = f"{self.process}-{self.turns:x}", []
+        for i, row in enumerate(rows):
             if row.id is UNSET:
-                row.id = f"{self.process}-{i:x}"
+                row.id = f"{turn}-{i}"
             else:
                 row.id = str(row.id)
                 given.append(row.id)
-        return given
+        return Named(given, "" if given else turn)
 
-    def _remember(
-        self, parts: Sequence[Answered], share: float, now: int, given: Sequence[str]
-    ) -> None:
+    def _remember(self, parts: Sequence[Answered], share: float, now: int, named: Named) -> None:
         """Commit the answers; Busy if that cannot be, unless answers may go unlogged."""
         rows = sum(len(part.said) for part in parts)
         if not rows and not share:  # nobody counts failures then
@@ -137,7 +144,7 @@ class Desk:
         groups = [self._group(part, share, now) for part in parts]
         started = time.perf_counter()
         try:
-            known = self.log.keep(groups, given)
+            known = self.log.keep(groups, *named)
         except LogError as error:
             self.blocked = time.monotonic() + error.retry_after
             self.telemetry.unlogged(rows if self.serve_unlogged else 0)
@@ -155,44 +162,37 @@ class Desk:
     def _group(self, part: Answered, share: float, now: int) -> Group:
         """What is kept of a model's answers: to write them column by column costs half of writing them row by row."""
         rows, texts = [said.row for said in part.said], [said.text for said in part.said]
-        times = [part.checked.times[i] for i in part.kept]
-        columns = [row.id for row in rows], entities(rows), times
-        own = [self.encode(column).decode() for column in columns]
+        asked = part.asked or Checked(np.zeros((0, 0)), [], [])  # of a model that broke
+        own = [row.id for row in rows], entities(rows), asked.times
+        columns = [*asked.numbers.T.tolist(), *asked.categories]
+        features = self.encode(dict(zip(part.model.reader.names, columns)))
         answers = b"[[%b]]" % b"],[".join(texts) if texts else b"[]"
         took, failed = int(part.seconds * 1e6), self.encode(part.failed).decode()
         call = (now, part.model.name, part.role, share, took, failed)
-        return Group(*call, *own, self.encode(rows), answers)
+        return Group(*call, *(self.encode(each).decode() for each in own), features, answers)
 
     def _count(self, parts: Sequence[Answered], now: int) -> None:
         for part in parts:
-            if part.checked is None:
+            if part.asked is None:
                 self.telemetry.problem("shadow" if part.role == "shadow" else "defect")
                 continue
-            numbers, categories = part.checked.numbers, part.checked.categories
-            if len(part.kept) < len(numbers):
-                numbers = numbers[part.kept]
-                categories = [[values[i] for i in part.kept] for values in categories]
-            if len(numbers):
-                self.telemetry.answered(
-                    part.model.name,
-                    part.role,
-                    numbers,
-                    categories,
-                    part.answers,
-                    part.checked.problems,
-                    now / 1e6,
-                )
-            else:
-                for kind, n in part.checked.problems.items():
-                    self.telemetry.problem(kind, n)
+            self.telemetry.answered(
+                part.model.name,
+                part.role,
+                part.asked.numbers,
+                part.asked.categories,
+                part.answers,
+                part.problems,
+                now / 1e6,
+            )
 
     def _whisper(
-        self, service: Service, rows: Sequence[msgspec.Struct], now: int, given: Sequence[str]
+        self, service: Service, rows: Sequence[msgspec.Struct], now: int, named: Named
     ) -> None:
         """Let the shadow answer the same rows; nothing of it reaches a user, not even its failure."""
         try:
             parts = service.whisper(rows)
-            self._remember(parts, service.share, now, given)
+            self._remember(parts, service.share, now, named)
             self._count(parts, now)
         except Exception:
             self.telemetry.problem("shadow")

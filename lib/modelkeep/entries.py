@@ -3,12 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
+from msgspec.json import decode, encode
 
+WHOLE = -1  # stands in the index where a turn's name stands for all of its ids
 CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"
 
 
@@ -48,7 +50,7 @@ class Group(NamedTuple):
     ids: str
     entities: str
     times: str
-    features: bytes
+    features: bytes  # a JSON object of arrays, a name each
     answers: bytes
 
 
@@ -147,30 +149,53 @@ def grouped(entries: Iterable[Entry], calls: Iterable[Call] = ()) -> Iterator[Gr
     """Answers as they are kept, in their order, with their calls; then the calls that gave none."""
     told = {call[:3]: call[3:] for call in calls}
     for shared, group in groupby(entries, key=itemgetter(1, 2, 3)):
-        ids, _, _, _, entities, times, *parts = zip(*group, strict=True)
-        texts = [msgspec.json.encode(each).decode() for each in (ids, entities, times)]
-        texts += [b"[" + b",".join(part) + b"]" for part in parts]
+        ids, _, _, _, entities, times, features, answers = zip(*group, strict=True)
+        texts = [encode(each).decode() for each in (ids, entities, times)]
+        rows = [decode(each) for each in features]
+        columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain(*rows))}
+        texts += [encode(columns), b"[" + b",".join(answers) + b"]"]
         yield Group(*shared, *told.pop(shared, (None, None, None)), *texts)
     for shared, call in told.items():
-        yield Group(*shared, *call, "[]", "[]", "[]", b"[]", b"[]")
+        yield Group(*shared, *call, "[]", "[]", "[]", b"{}", b"[]")
 
 
 def ungrouped(*kept: object) -> Iterator[Entry]:
     """The answers of a group, of which its call is left out."""
-    shared, texts = kept[:3], map(msgspec.json.decode, kept[3:6])
-    for id, *own in zip(*texts, *map(_parts, kept[6:]), strict=True):
+    shared, (ids, entities, times), (features, answers) = kept[:3], map(decode, kept[3:6]), kept[6:]
+    parts = ids, entities, times, _rows(features, len(ids)), _parts(answers)
+    for id, *own in zip(*parts, strict=True):
         yield Entry(id, *shared, *own)
 
 
-def picked(row: tuple) -> tuple:
-    """Of (id, at, model, role, answers, place) the one answer."""
-    *known, answers, place = row
-    return *known, _parts(answers)[place]
+def picked(found: Iterable[tuple], asked: Iterable[str]) -> Iterator[tuple]:
+    """Of rows (id or turn, at, model, role, answers, ids, place) the answers that were asked for, as (id, at, model, role, answer)."""
+    of_turn = defaultdict(list)
+    for id in asked:
+        of_turn[turn(id)].append(id)
+    for name, *known, answers, ids, place in found:
+        parts = _parts(answers)
+        if place != WHOLE:
+            yield name, *known, parts[place]
+            continue
+        by_id = dict(zip(decode(ids), parts, strict=True))
+        yield from ((id, *known, by_id[id]) for id in of_turn[name] if id in by_id)
+
+
+def turn(id: str) -> str:
+    """The turn of the server that made this id, if one did."""
+    return id.rpartition("-")[0]
+
+
+def _rows(features: bytes, n: int) -> list[bytes]:
+    if features.startswith(b"["):  # format 2 kept rows
+        return _parts(features)
+    columns = decode(features)
+    return [encode(dict(zip(columns, row))) for row in zip(*columns.values())] or [b"{}"] * n
 
 
 @lru_cache(maxsize=1)  # labels of one turn follow each other
 def _parts(array: bytes) -> list[bytes]:
-    return [*map(bytes, msgspec.json.decode(array, type=list[msgspec.Raw]))]
+    return [*map(bytes, decode(array, type=list[msgspec.Raw]))]
 
 
 def joined(rows: Sequence[Entry], labels: Iterable[tuple]) -> list[tuple]:

@@ -1,6 +1,7 @@
 """How the answers of one model look as JSON: made once, as to make the text of each row anew costs as much as the model."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 from msgspec.json import encode
 
@@ -11,15 +12,27 @@ class Form:
     def __init__(self, name: str, version: str, sha256: str, classes: Sequence[str]) -> None:
         # as it stands among those that answered
         self.model = encode({name: {"version": version, "sha256": sha256}})[1:-1]
-        head = b'{"id":%%b,"model":%b,' % encode(name)
+        head = b'{"id":"%%b","model":%b,' % encode(name)
         labels = [encode(each).replace(b"%", b"%%") for each in classes]
         each = b",".join(label + b":%b" for label in labels)
         rest = b',"probabilities":{' + each + b"}%b}"
-        # by the class that is most probable
+        # by the class that is most probable; with places for the id, the numbers and what is odd about the row
         self.rows = [head + b'"label":' + label + rest for label in labels]
         self.rows = self.rows or [head + b'"prediction":%b%b}']
 
-    def row(self, id: str, best: int, numbers: bytes, notes: Sequence[str]) -> bytes:
-        """One answered row; `numbers` stand between commas."""
-        noted = b',"notes":%b' % encode(notes) if notes else b""
-        return self.rows[best] % (encode(id), *numbers.split(b","), noted)
+
+def filled(
+    rows: Sequence[bytes], ids: Sequence[str], numbers: bytes, notes: Sequence[Sequence[str]]
+) -> bytes:
+    """Rows of a form that follow each other, some of them without a place; of those with one the ids, the numbers between commas, and the notes.
+
+    To fill all places at once costs a quarter of filling a row at a time.
+    """
+    texts = encode(ids)
+    # a quote within an id has a backslash
+    names = [encode(id)[1:-1] for id in ids] if b"\\" in texts else texts[2:-2].split(b'","')
+    each = numbers.split(b",")
+    width = len(each) // len(ids)
+    noted = [b',"notes":%b' % encode(note) if note else b"" for note in notes]
+    columns = names, *(each[i::width] for i in range(width)), noted
+    return b",".join(rows) % tuple(chain.from_iterable(zip(*columns, strict=True)))

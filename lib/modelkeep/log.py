@@ -34,9 +34,10 @@ APPEND = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING n
 """
 IDS = "INSERT INTO ids (id, n, place) SELECT asked.value, ?, asked.key FROM {each}"
+TURN = "INSERT INTO ids (id, n, place) VALUES (?, ?, ?)"
 LABEL = "INSERT INTO labels (id, value, at) VALUES (?, ?, ?)"
 ANSWERS = """
-    SELECT ids.id, at, model, role, answers, place
+    SELECT ids.id, at, model, role, answers.answers, answers.ids, place
     FROM {each} JOIN ids ON ids.id = asked.value JOIN answers ON answers.n = ids.n
     ORDER BY at, ids.n, place
 """
@@ -86,12 +87,13 @@ class Log:
         """Keep answers, and the calls that gave them, as `keep` does."""
         return self.keep([*entries.grouped(answers, calls)], [entry.id for entry in answers])
 
-    def keep(self, groups: Sequence[Group], given: Sequence[str]) -> list[Labelled]:
+    def keep(self, groups: Sequence[Group], given: Sequence[str], turn: str = "") -> list[Labelled]:
         """Keep groups of answers: they are committed when this returns what is already known of them. LogError if none was kept (or if a server was lost in the middle and cannot be asked).
 
-        `given`: those of their ids that others know, so that a label may have come before the answer.
+        `given`: those of their ids that others know, so that a label may have come before the answer. `turn`: the name, of nobody else, that all
+        ids consist of up to their last hyphen; to find them by it costs less than a place in the index for each.
         """
-        return self._store.commit(partial(_keep, groups, given)) if groups else []
+        return self._store.commit(partial(_keep, groups, given, turn)) if groups else []
 
     def label(self, labels: Sequence[Label]) -> list[Labelled]:
         """Keep labels, and tell what each of them changed; LogError if none was kept."""
@@ -137,10 +139,13 @@ class Log:
         self._store.close()
 
 
-def _keep(groups: Sequence[Group], given: Sequence[str], run) -> list[Labelled]:
+def _keep(groups: Sequence[Group], given: Sequence[str], turn: str, run) -> list[Labelled]:
     for group in groups:
         ((n,),) = run(APPEND, group)
-        run.many(IDS.format(each=run.each), [(n, group.ids)])
+        if turn:
+            run.many(TURN, [(turn, n, entries.WHOLE)])
+        else:
+            run.many(IDS.format(each=run.each), [(n, group.ids)])
     known = run(LABELS.format(each=run.each), (_texts(given), END, END)) if given else []
     if not known:
         return []
@@ -151,8 +156,9 @@ def _keep(groups: Sequence[Group], given: Sequence[str], run) -> list[Labelled]:
 def _label(labels: Sequence[Label], run) -> list[Labelled]:
     ids, answers = [*dict.fromkeys(label.id for label in labels)], []
     for at in range(0, len(ids), SOME):
-        found = run(ANSWERS.format(each=run.each), (_texts(ids[at : at + SOME]),))
-        answers += map(entries.picked, found)
+        some = ids[at : at + SOME]
+        names = _texts([*some, *map(entries.turn, some)])
+        answers += entries.picked(run(ANSWERS.format(each=run.each), (names,)), some)
     known = run(LABELS.format(each=run.each), (_texts(ids), END, END))
     run.many(LABEL, labels)
     return entries.labelled(labels, answers, known)

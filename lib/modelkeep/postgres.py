@@ -11,7 +11,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from modelkeep.entries import LogError, LogMissing
 
-FORMAT = 2  # raise it when a table changes
+FORMAT, READ = (
+    3,
+    (2, 3),
+)  # what is written, and what can be read and added to; raise it when a table changes
 LOCK = 0x4D4B4C47  # of our own: appends share it, a labelling has it alone
 CONNECT_SECONDS = 2  # the least that libpq takes
 AGAIN, REST = 5, 1.0  # seconds after which another try is worth it; between two tries to connect
@@ -183,7 +186,7 @@ def _settled(connection: psycopg.Connection, ticket: str) -> bool:
 
 
 def _prepare(connection: psycopg.Connection, make: bool, shown: str) -> None:
-    """Make the tables where there are none; LogError for a newer format."""
+    """Make the tables where there are none, and take older ones over; LogError for a format that is not known."""
     connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")  # one replica makes them
     there = connection.execute(f"SELECT to_regclass('{SCHEMA}.format')").fetchone()[0]
     if there is None and not make:
@@ -191,8 +194,10 @@ def _prepare(connection: psycopg.Connection, make: bool, shown: str) -> None:
     if there is None:
         connection.execute(TABLES)
     found = connection.execute(f"SELECT max(format) FROM {SCHEMA}.format").fetchone()[0]
+    if found in READ:
+        connection.execute(f"UPDATE {SCHEMA}.format SET format = {FORMAT} WHERE format < {FORMAT}")
     connection.commit()
-    if found != FORMAT:
+    if found not in READ:
         raise LogError(
             f"{shown} has format {found}, and this code knows {FORMAT}; use the code that made it, or another database"
         )

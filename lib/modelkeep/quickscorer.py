@@ -59,8 +59,7 @@ class QuickScorer:
             at[:, i] = self.cuts[i].searchsorted(numbers[:, i])
         at += self.starts[:-1]
         for i, (rows, values) in enumerate(zip(self.rows, categories, strict=True), self.numbers):
-            unseen = self.starts[i]  # it is coded -1, below all thresholds
-            at[:, i] = [rows.get(value, unseen) for value in values]
+            at[:, i] = [*map(rows.__getitem__, values)]
         parts = [self._sums(at[i : i + PART]) for i in range(0, len(at), PART)]
         answer = self.link(parts[0] if len(parts) == 1 else np.concatenate(parts))
         return answer[:, 0] if self.regression else answer
@@ -111,11 +110,21 @@ class QuickScorer:
             stays[end] &= ~gone
         return self._fill(stays, leaves, right, middle)
 
-    def _rows(self, column: int, feature: dict) -> dict[str | None, int]:
-        """The row of the table that each category needs."""
+    def _rows(self, column: int, feature: dict) -> "Rows":
         start, cuts = int(self.starts[column]), self.cuts[column]
         coded = places(feature["categories"]).items()
-        return {name: start + int(cuts.searchsorted(code)) for name, code in coded}
+        return Rows(start, {name: start + int(cuts.searchsorted(code)) for name, code in coded})
+
+
+class Rows(dict):
+    """The row of the table that each category needs; what was not seen is coded -1, below all thresholds."""
+
+    def __init__(self, unseen: int, known: dict[str | None, int]) -> None:
+        super().__init__(known)
+        self.unseen = unseen
+
+    def __missing__(self, name: str | None) -> int:
+        return self.unseen
 
 
 def _leaves(node: Split | float) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.json import encode
 
+from modelkeep.forms import filled
 from modelkeep.rows import Refused
 from modelkeep.serving import Said
 from modelkeep.web import Reply, refusal
@@ -19,14 +20,19 @@ def rows(said: Sequence[Said | Refused], refused: Mapping[int, Refused]) -> Repl
     if not forms:
         return refusal(422, _place(whole[0], 0), whole[0].message)
     named = b",".join([form.model for form in forms])
-    told = b",".join([_row(each, i) for i, each in enumerate(whole)])
+    answered = [s for s in whole if type(s) is Said]
+    ids, notes = [s.row.id for s in answered], [s.notes for s in answered]
+    texts = [
+        s.model.form.rows[s.best] if type(s) is Said else _refused(s, i)
+        for i, s in enumerate(whole)
+    ]
+    told = filled(texts, ids, b",".join([s.text for s in answered]), notes)
     return Reply(200, b'{"models":{%b},"predictions":[%b]}' % (named, told))
 
 
-def _row(each: Said | Refused, at: int) -> bytes:
-    if type(each) is Said:
-        return each.model.form.row(each.row.id, each.best, each.text, each.notes)
-    return encode({"error": {"place": _place(each, at), "message": each.message}})
+def _refused(why: Refused, at: int) -> bytes:
+    said = encode({"error": {"place": _place(why, at), "message": why.message}})
+    return said.replace(b"%", b"%%")  # it stands among texts with places to fill
 
 
 def _place(refused: Refused, at: int) -> str:

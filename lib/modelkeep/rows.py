@@ -20,7 +20,7 @@ from modelkeep.schema import Schema
 TEXT = 1000  # characters of the longest category
 NAME = 200  # characters of the longest id
 PLAIN = r"^[^\x00-\x1f\x7f]*$"  # an id goes into logs and databases
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), datetime.resolution
 
 Id = Annotated[str, Meta(min_length=1, max_length=NAME, pattern=PLAIN)]
 Category = Annotated[str, Meta(max_length=TEXT)]
@@ -49,6 +49,11 @@ class Checked:
     notes: dict[int, list[str]] = field(default_factory=dict)
     problems: dict[str, int] = field(default_factory=dict)
 
+    def only(self, kept: Sequence[int]) -> "Checked":
+        """These rows alone; what was said of them all stays behind."""
+        categories = [[values[i] for i in kept] for values in self.categories]
+        return Checked(self.numbers[kept], categories, [self.times[i] for i in kept])
+
 
 class Reader:
     """Reads the rows that a model of this schema answers; `bins` are of its reference, which knows what training has seen."""
@@ -56,6 +61,7 @@ class Reader:
     def __init__(self, of: Schema, bins: Sequence[Bins], max_rows: int) -> None:
         kinds = {k: [c for c in of.columns if c.kind == k] for k in ("number", "category")}
         self.of, self.numbers, self.categories = of, kinds["number"], kinds["category"]
+        self.names = [c.name for c in (*self.numbers, *self.categories)]
         # in one order, so that two models with the same columns read each other's rows
         self.name = {name: f"c{i}" for i, name in enumerate(sorted(c.name for c in of.columns))}
         self.row = self._struct()
@@ -113,9 +119,8 @@ class Reader:
         """Whether there are just as many colons as keys: a decoder keeps the last of two equal keys without a word."""
         keys = 1 + len(rows) * len(self.name)
         for role in self.roles:
-            for value in map(role, rows):
-                if value is not UNSET:
-                    keys += 1 + (value.count(":") if type(value) is str else 0)
+            given = [value for value in map(role, rows) if value is not UNSET]
+            keys += len(given) + sum(v.count(":") for v in given if type(v) is str)
         return body.count(b":") == keys and b"\\" not in body
 
     def _one_by_one(self, body: bytes) -> tuple[list[msgspec.Struct], dict[int, Refused]]:
@@ -161,14 +166,14 @@ class Reader:
         self, rows: Sequence[msgspec.Struct]
     ) -> tuple[Sequence[int | None], dict[int, Refused]]:
         """When rows happened, and those whose time cannot be read."""
-        if not self.of.time:
-            return [None] * len(rows), {}
-        times, wrong = [], {}
-        for i, row in enumerate(rows):
+        texts = [row.time for row in rows] if self.of.time else []
+        times, wrong = [None] * len(rows), {}
+        if texts.count(UNSET) == len(texts):
+            return times, wrong
+        for i, text in enumerate(texts):
             try:
-                times.append(when(row.time))
+                times[i] = when(text)
             except Refused as error:
-                times.append(None)
                 wrong[i] = Refused(f".{self.of.time}", error.message)
         return times, wrong
 
@@ -235,10 +240,7 @@ def when(text: str | UnsetType) -> int | None:
     except ValueError:
         raise Refused("", "is not a time (ISO 8601, as 2013-01-31T17:05:00)") from None
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return (time - EPOCH) // _MICROSECOND
-
-
-_MICROSECOND = datetime.resolution
+    return (time - EPOCH) // MICROSECOND
 
 
 def _getter(name: dict[str, str], columns: Sequence[Column]) -> Any:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -43,13 +43,9 @@ class Model:
     reference: Profile
     manifest: MappingProxyType
 
-    def answer(self, checked: Checked, kept: Sequence[int] | None = None) -> np.ndarray:
-        """Probabilities (rows, classes) or numbers (rows,) of the checked rows, or of those kept."""
-        numbers, categories = checked.numbers, checked.categories
-        if kept is not None:
-            numbers = numbers[kept]
-            categories = [[values[i] for i in kept] for values in categories]
-        return self.engine.predict(numbers, categories)
+    def answer(self, asked: Checked) -> np.ndarray:
+        """Probabilities (rows, classes) or numbers (rows,) of rows that none is refused of."""
+        return self.engine.predict(asked.numbers, asked.categories)
 
 
 class Said(msgspec.Struct, gc=False):
@@ -65,16 +61,17 @@ class Said(msgspec.Struct, gc=False):
 
 
 class Answered(NamedTuple):
-    """What one model said of its part of the rows; `checked` is None where it broke on them."""
+    """What one model said of its part of the rows; `asked` is None where it broke on them."""
 
     model: Model
     role: str
-    checked: Checked | None
-    kept: Sequence[int]  # the places of the rows that it answered
+    asked: Checked | None  # the rows that it answered
     said: list[Said]  # of these
     answers: np.ndarray  # of these
     seconds: float
     failed: list[str]  # entities that got no answer of it
+    refused: Mapping[int, Refused] = MappingProxyType({})  # by the place in its part
+    problems: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ class Service:
         out: list = [None] * len(rows)
         parts = []
         for model, role, places in self._split(rows):
-            part = [rows[i] for i in places]
+            part = rows if len(places) == len(rows) else [rows[i] for i in places]
             try:
                 answered = _answered(model, role, part)
             except Exception:
@@ -112,10 +109,11 @@ class Service:
                 parts.append(_broken(model, role, part))
                 answered = _answered(self.champion, "champion", part)
             parts.append(answered)
-            for i, each in zip(answered.kept, answered.said):
-                out[places[i]] = each
-            for i, why in answered.checked.refused.items():
-                out[places[i]] = why
+            if len(answered.said) == len(rows):
+                return answered.said, parts
+            said = iter(answered.said)
+            for i, place in enumerate(places):
+                out[place] = answered.refused.get(i) or next(said)
         return out, parts
 
     def whisper(self, rows: Sequence[msgspec.Struct]) -> list[Answered]:
@@ -155,17 +153,18 @@ def chosen(salt: str, name: str, share: float) -> bool:
 
 def _answered(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> Answered:
     started = time.perf_counter()
-    checked, kept, asked = model.reader.check(rows), range(len(rows)), rows
-    if checked.refused:
-        kept = [i for i in kept if i not in checked.refused]
-        asked = [rows[i] for i in kept]
+    checked, kept = model.reader.check(rows), range(len(rows))
+    asked, refused, failed = checked, checked.refused, []
+    if refused:
+        failed = entities([rows[i] for i in refused])
+        kept = [i for i in kept if i not in refused]
+        asked, rows = checked.only(kept), [rows[i] for i in kept]
     shape = (0, len(model.schema.classes)) if model.schema.classes else (0,)
-    answers = model.answer(checked, kept if checked.refused else None) if asked else np.zeros(shape)
+    answers = model.answer(asked) if rows else np.zeros(shape)
     notes = [checked.notes.get(i, ()) for i in kept] if checked.notes else repeat(())
-    said = _said(model, role, asked, answers, notes)
-    failed = entities([rows[i] for i in checked.refused])
+    said = _said(model, role, rows, answers, notes)
     seconds = time.perf_counter() - started
-    return Answered(model, role, checked, kept, said, answers, seconds, failed)
+    return Answered(model, role, asked, said, answers, seconds, failed, refused, checked.problems)
 
 
 def _said(
@@ -182,7 +181,7 @@ def _said(
 
 
 def _broken(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> Answered:
-    return Answered(model, role, None, [], [], np.zeros(0), 0.0, entities(rows))
+    return Answered(model, role, None, [], np.zeros(0), 0.0, entities(rows))
 
 
 def load(folder: Path, at: Now, max_rows: int) -> Service:
@@ -239,7 +238,7 @@ def _check_golden(model: Model, golden: dict) -> None:
     checked = model.reader.check([row for rows in read for row in rows])
     kept = [i for i in range(len(fits)) if i not in checked.refused]
     expected = np.array(golden["answers"])[fits][kept]
-    apart = np.abs(model.answer(checked, kept) - expected)
+    apart = np.abs(model.answer(checked.only(kept)) - expected)
     apart = apart / np.maximum(1, np.abs(expected)) if not model.schema.classes else apart
     if not kept or not apart.max() <= GOLDEN:
         worst = float(apart.max()) if kept else float("nan")

@@ -15,7 +15,10 @@ from pathlib import Path
 
 from modelkeep.entries import LogError, LogMissing
 
-FORMAT = 2  # raise it when a table changes
+FORMAT, READ = (
+    3,
+    (2, 3),
+)  # what is written, and what can be read and added to; raise it when a table changes
 OURS = 0x4D4B4C47  # "MKLG": what `file` and SQLite call the application id
 WAIT = 5.0  # seconds to wait for another process that writes
 BUSY_AGAIN, AGAIN = 1, 5  # seconds after which another try is worth it
@@ -173,7 +176,7 @@ def _connect(file: str, sync: str) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, shown: str) -> None:
-    """Make the tables where there are none; LogError for a file of somebody else's or of a newer format."""
+    """Make the tables where there are none, and take an older file over; LogError for a file of somebody else's or of a format that is not known."""
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     connection.execute("BEGIN")  # another process may be making the tables right now
@@ -186,9 +189,8 @@ def _prepare(connection: sqlite3.Connection, shown: str) -> None:
             f"{shown}: this file system cannot hold a WAL; put the log on a local disk, or use PostgreSQL"
         )
     connection.execute("BEGIN IMMEDIATE")
-    if _format(connection, shown) == 0:
-        for statement in TABLES:
-            connection.execute(statement)
+    for statement in TABLES if _format(connection, shown) == 0 else TABLES[-1:]:
+        connection.execute(statement)
     connection.execute("COMMIT")
 
 
@@ -203,7 +205,7 @@ def _format(connection: sqlite3.Connection, shown: str) -> int:
     )
     if owner != OURS and (owner or found or tables):
         raise LogError(f"{shown} is an SQLite file of something else; name another file")
-    if found not in (0, FORMAT):
+    if found not in (0, *READ):
         raise LogError(
             f"{shown} has format {found}, and this code knows {FORMAT}; use the code that made it, or put it aside"
         )
