@@ -71,7 +71,7 @@ class Reader:
         each = msgspec.defstruct("RawRows", [("rows", raw)], forbid_unknown_fields=True)
         self.decode_all, self.decode_each = (msgspec.json.Decoder(t).decode for t in (whole, each))
         self.decode_row = msgspec.json.Decoder(self.row).decode
-        self._numbers, self._categories = (_getter(self.name, c) for c in kinds.values())
+        self._values = _getter([self.name[name] for name in self.names])
         known = {b.name: b for b in bins}
         seen = [(known[c.name].edges or (np.nan,)) for c in self.numbers]
         self.seen = np.array([[e[0], e[-1]] for e in seen]).reshape(-1, 2).T
@@ -141,10 +141,10 @@ class Reader:
 
     def check(self, rows: Sequence[msgspec.Struct]) -> Checked:
         """The rows as an engine takes them, with what each rule says of them; places are of this batch."""
-        numbers = np.array([self._numbers(r) for r in rows], np.float64).reshape(len(rows), -1)
-        given = zip(*[self._categories(r) for r in rows], strict=True)
+        columns, n = list(zip(*map(self._values, rows), strict=True)), len(self.numbers)
+        numbers = np.array(columns[:n], np.float64).reshape(n, len(rows)).T
         categories, known = [], True
-        for place, values in zip(self.places, given, strict=False):
+        for place, values in zip(self.places, columns[n:], strict=True):
             fitting = place.keys() >= set(values)
             known &= fitting
             categories.append(
@@ -243,12 +243,9 @@ def when(text: str | UnsetType) -> int | None:
     return (time - EPOCH) // MICROSECOND
 
 
-def _getter(name: dict[str, str], columns: Sequence[Column]) -> Any:
-    """What takes the values of these columns out of a row, always as a tuple."""
-    short = [name[c.name] for c in columns]
-    if len(short) > 1:
-        return attrgetter(*short)
-    return (lambda row: (getattr(row, short[0]),)) if short else (lambda row: ())
+def _getter(names: Sequence[str]) -> Any:
+    """What takes these values out of a row, always as a tuple."""
+    return attrgetter(*names) if len(names) > 1 else lambda row: (getattr(row, names[0]),)
 
 
 def _text(value: str | float | bool | None) -> str | None:
