@@ -32,6 +32,7 @@ PURE_CALLS = {
     "np.timedelta64",
     "Meta",
     "datetime",
+    "attrgetter",
 }  # they make constants
 
 

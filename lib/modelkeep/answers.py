@@ -71,6 +71,9 @@ class Desk:
         self.depth, self.turns = 0, 0
         # turns of one process are neighbours in the log's index; those of a later one come after
         self.process = f"{time.time_ns() // 10**9:x}{token_hex(4)}"
+        self.places: list[
+            str
+        ] = []  # "-0", "-1" and so on: to write them costs as much as all of a name
         self.blocked = 0.0  # until then the log could not be written
         self.encode = msgspec.json.Encoder().encode
 
@@ -128,9 +131,10 @@ class Desk:
         """Give each row that came without an id one."""
         self.turns += 1
         turn, given = f"{self.process}-{self.turns:x}", []
-        for i, row in enumerate(rows):
+        self.places += [f"-{i}" for i in range(len(self.places), len(rows))]
+        for row, place in zip(rows, self.places, strict=False):
             if row.id is UNSET:
-                row.id = f"{turn}-{i}"
+                row.id = turn + place
             else:
                 row.id = str(row.id)
                 given.append(row.id)

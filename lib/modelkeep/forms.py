@@ -19,6 +19,12 @@ class Form:
         # by the class that is most probable; with places for the id, the numbers and what is odd about the row
         self.rows = [head + b'"label":' + label + rest for label in labels]
         self.rows = self.rows or [head + b'"prediction":%b%b}']
+        begin = b'{"models":{%b},"predictions":[' % self.model.replace(b"%", b"%%")
+        self.replies = [begin + row + b"]}" for row in self.rows]
+
+    def alone(self, id: str, best: int, numbers: bytes, notes: Sequence[str]) -> bytes:
+        """The whole reply where one row was asked for, as most are: to fill it in by itself costs a third less."""
+        return self.replies[best] % (encode(id)[1:-1], *numbers.split(b","), _noted(notes))
 
 
 def filled(
@@ -33,6 +39,9 @@ def filled(
     names = [encode(id)[1:-1] for id in ids] if b"\\" in texts else texts[2:-2].split(b'","')
     each = numbers.split(b",")
     width = len(each) // len(ids)
-    noted = [b',"notes":%b' % encode(note) if note else b"" for note in notes]
-    columns = names, *(each[i::width] for i in range(width)), noted
+    columns = names, *(each[i::width] for i in range(width)), map(_noted, notes)
     return b",".join(rows) % tuple(chain.from_iterable(zip(*columns, strict=True)))
+
+
+def _noted(notes: Sequence[str]) -> bytes:
+    return b',"notes":%b' % encode(notes) if notes else b""

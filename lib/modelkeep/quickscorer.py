@@ -54,30 +54,30 @@ class QuickScorer:
 
     def predict(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
         """Probabilities (rows, classes), or predicted numbers (rows,); arguments as `encoding.Encoding` takes them."""
-        at = np.empty((len(numbers), len(self.cuts)), np.intp)
+        at = np.empty((len(self.cuts), len(numbers)), np.intp)
         for i in range(self.numbers):
-            at[:, i] = self.cuts[i].searchsorted(numbers[:, i])
-        at += self.starts[:-1]
+            np.add(self.cuts[i].searchsorted(numbers[:, i]), self.starts[i], out=at[i])
         for i, (rows, values) in enumerate(zip(self.rows, categories, strict=True), self.numbers):
-            at[:, i] = [*map(rows.__getitem__, values)]
-        parts = [self._sums(at[i : i + PART]) for i in range(0, len(at), PART)]
+            at[i] = [*map(rows.__getitem__, values)]
+        parts = [self._sums(at[:, i : i + PART]) for i in range(0, len(numbers), PART)]
         answer = self.link(parts[0] if len(parts) == 1 else np.concatenate(parts))
         return answer[:, 0] if self.regression else answer
 
     def _sums(self, at: np.ndarray) -> np.ndarray:
-        """What the trees add up to (rows, outputs), from the rows of the table that each row of data needs."""
-        if len(at) == 1:  # NumPy would add a single column up in another order
-            return self._sums(at[[0, 0]])[:1]
-        if len(at) <= FEW:
-            stay = np.bitwise_and.reduce(self.table[at], axis=1)
+        """What the trees add up to (rows, outputs), from the rows of the table (columns, rows) that each row of data needs."""
+        n = at.shape[1]
+        if n == 1:  # NumPy would add a single column up in another order
+            return self._sums(at[:, [0, 0]])[:1]
+        if n <= FEW:
+            stay = np.bitwise_and.reduce(self.table[at], axis=0)
         else:
-            stay = self.table.take(at[:, 0], axis=0)
-            for column in at.T[1:]:
+            stay = self.table.take(at[0], axis=0)
+            for column in at[1:]:
                 stay &= self.table.take(column, axis=0)
         lowest = np.bitwise_count((stay - stay.dtype.type(1)) & ~stay)
         # a row of memory for each tree, as `take` makes it: then NumPy adds tree after tree
         reached = self.leaves.take(lowest.T + self.first)
-        return reached.reshape(-1, self.outputs, len(at)).sum(axis=0).T
+        return reached.reshape(-1, self.outputs, n).sum(axis=0).T
 
     def _table(self, trees: Sequence) -> tuple[np.ndarray, np.ndarray]:
         """What stays of each tree by rank (rows of all columns, trees), and the numbers of the leaves (trees, leaves)."""

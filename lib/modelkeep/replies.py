@@ -1,6 +1,7 @@
 """What the answers to a request look like as JSON: a row each, with what was said of it or why it was refused."""
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 from msgspec.json import encode
 
@@ -9,24 +10,31 @@ from modelkeep.rows import Refused
 from modelkeep.serving import Said
 from modelkeep.web import Reply, refusal
 
+PARTS = attrgetter("model", "row.id", "best", "text", "notes")
+
 
 def rows(said: Sequence[Said | Refused], refused: Mapping[int, Refused]) -> Reply:
     """The reply to a request from what was said of the rows that could be read, and what is wrong with the others."""
+    if len(said) == 1 and not refused and type(one := said[0]) is Said:
+        return Reply(200, one.model.form.alone(one.row.id, one.best, one.text, one.notes))
     whole = said
     if refused:
         answered, places = iter(said), range(len(said) + len(refused))
         whole = [refused.get(i) or next(answered) for i in places]
-    forms = dict.fromkeys([s.model.form for s in said if type(s) is Said])
-    if not forms:
+    answered = [s for s in said if type(s) is Said]
+    if not answered:
         return refusal(422, _place(whole[0], 0), whole[0].message)
+    models, ids, best, numbers, notes = zip(*map(PARTS, answered), strict=True)
+    forms = [model.form for model in dict.fromkeys(models)]
+    if len(forms) == 1:
+        texts = map(forms[0].rows.__getitem__, best)
+    else:
+        texts = [m.form.rows[i] for m, i in zip(models, best, strict=True)]
+    if len(answered) < len(whole):
+        given = iter(texts)
+        texts = [next(given) if type(s) is Said else _refused(s, i) for i, s in enumerate(whole)]
+    told = filled(texts, ids, b",".join(numbers), notes)
     named = b",".join([form.model for form in forms])
-    answered = [s for s in whole if type(s) is Said]
-    ids, notes = [s.row.id for s in answered], [s.notes for s in answered]
-    texts = [
-        s.model.form.rows[s.best] if type(s) is Said else _refused(s, i)
-        for i, s in enumerate(whole)
-    ]
-    told = filled(texts, ids, b",".join([s.text for s in answered]), notes)
     return Reply(200, b'{"models":{%b},"predictions":[%b]}' % (named, told))
 
 

@@ -117,11 +117,11 @@ class Reader:
 
     def _keys_are_single(self, body: bytes, rows: Sequence[msgspec.Struct]) -> bool:
         """Whether there are just as many colons as keys: a decoder keeps the last of two equal keys without a word."""
-        keys = 1 + len(rows) * len(self.name)
-        for role in self.roles:
+        keys, colons = 1 + len(rows) * len(self.name), body.count(b":")
+        for role in self.roles if colons != keys else ():
             given = [value for value in map(role, rows) if value is not UNSET]
             keys += len(given) + sum(v.count(":") for v in given if type(v) is str)
-        return body.count(b":") == keys and b"\\" not in body
+        return colons == keys and b"\\" not in body
 
     def _one_by_one(self, body: bytes) -> tuple[list[msgspec.Struct], dict[int, Refused]]:
         try:
