@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from modelkeep import entries
 from modelkeep.log import Entry, Label, Log, open_log
 
 SIZES = (1, 32, 256)  # rows a commit
-MADE = 60_000  # rows that are prepared beforehand and used again with other ids
+MADE = 60_000  # rows that are prepared beforehand
+READ = 10  # rows a turn of the log that is read
 FEATURES = (
     b'{"carrier":"UA","origin":"EWR","dest":"IAH","weekday":"Tue","hour":5.0,"distance":1400.0,'
     b'"temp":39.02,"humid":59.37,"wind_speed":12.66,"precip":0.0,"pressure":1011.9,"visib":10.0}'
@@ -29,26 +31,31 @@ INSERT = (
     "INSERT INTO answers (id, at, model, role, entity, time, features, answer) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
+START = 1_767_225_600_000_000
 NAMES = {
-    "in order": lambda i: f"{1_767_225_600_000_000 + i:x}",  # as a server makes them
-    "random": lambda i: uuid.uuid4().hex,
+    "of the server": lambda turn, i: f"{START + turn:x}-{i}",
+    "of others, in order": lambda turn, i: f"{START + turn:x}{i:04x}",
+    "of others, random": lambda turn, i: uuid.uuid4().hex,
 }
 
 
-def rows(name: Callable[[int], str], first: int, n: int) -> list[Entry]:
-    """Answers of the flights' model."""
-    start, model = 1_767_225_600_000_000, "0123456789"
+def turns(kind: str, size: int) -> list[list[Entry]]:
+    """Answers of the flights' model, those of a turn at the same moment."""
+    name, model = NAMES[kind], "0123456789"
     return [
-        Entry(
-            *(name(i), start + i, model, "champion", None, start + i),
-            *(FEATURES, b"[0.8123456,0.1876544]"),
-        )
-        for i in range(first, first + n)
+        [
+            Entry(
+                *(name(turn, i), START + turn, model, "champion", None, START + turn),
+                *(FEATURES, b"[0.8123456,0.1876544]"),
+            )
+            for i in range(size)
+        ]
+        for turn in range(MADE // size)
     ]
 
 
-def bare(folder: Path, durability: str) -> Iterator[Callable]:
-    """A plain table without an index: the least that SQLite can do."""
+def bare(folder: Path, durability: str, batches: list) -> Iterator[tuple[Callable, list]]:
+    """A plain table without an index: the least that SQLite can do with a row each."""
     with closing(sqlite3.connect(folder / "bare.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {durability}")
@@ -59,50 +66,56 @@ def bare(folder: Path, durability: str) -> Iterator[Callable]:
             connection.executemany(INSERT, batch)
             connection.execute("COMMIT")
 
-        yield append
+        yield append, batches
 
 
-def ours(folder: Path, durability: str) -> Iterator[Callable]:
-    """The log, with its indexes and its look for labels that came before."""
+def ours(folder: Path, durability: str, batches: list) -> Iterator[tuple[Callable, list]]:
+    """The log, with its indexes and its look for labels that came before; given what a server gives it."""
     with closing(open_log("sqlite:///ours.db", durability=durability, root=folder)) as log:
         log.label([Label(f"early{i}", "1", 0) for i in range(10_000)])
-        yield log.append
+        yield lambda kept: log.keep(*kept), [_kept(batch) for batch in batches]
 
 
-def rate(append: Callable, batches: list[list[Entry]], seconds: float) -> tuple[float, float]:
-    """Rows a second, for at most so long, and CPU microseconds a commit."""
-    began, cpu, done = time.perf_counter(), time.process_time(), []
+def _kept(batch: list[Entry]) -> tuple:
+    ids = [row.id for row in batch]
+    turn = entries.turn(ids[0])
+    return [*entries.grouped(batch)], [] if turn else ids, turn
+
+
+def rate(append: Callable, batches: list, seconds: float) -> tuple[float, float]:
+    """Batches a second, for at most so long, and CPU microseconds a commit."""
+    began, cpu, done = time.perf_counter(), time.process_time(), 0
     for batch in batches:
         append(batch)
-        done.append(len(batch))
+        done += 1
         if time.perf_counter() - began > seconds:
             break
     used = (time.process_time() - cpu) * 1e6
-    return sum(done) / (time.perf_counter() - began), used / len(done)
+    return done / (time.perf_counter() - began), used / done
 
 
 def measure(durability: str, size: int, kind: str, seconds: float, repeat: int) -> list[float]:
     """Rows a second and CPU microseconds a commit of the bare table, then of the log: medians of interleaved runs on fresh files."""
     found = {bare: [], ours: []}
-    made = rows(NAMES[kind], 0, MADE)
-    batches = [made[i : i + size] for i in range(0, MADE, size)]
+    batches = turns(kind, size)
     for _ in range(repeat):
         for way, rates in found.items():
             with tempfile.TemporaryDirectory() as folder:
-                for append in way(Path(folder), durability):
-                    rates.append(rate(append, batches, seconds))
+                for append, made in way(Path(folder), durability, batches):
+                    per_second, cpu = rate(append, made, seconds)
+                    rates.append((size * per_second, cpu))
     return [statistics.median(each) for rates in found.values() for each in zip(*rates)]
 
 
 def reading(log: Log) -> tuple[float, float]:
     """Rows a second of a window that is read, and the share of the log's time that a window of 1 % takes."""
     began = time.perf_counter()
-    start = 1_767_225_600_000_000
-    n = sum(len(batch) for batch in log.read(start, start + MADE))
+    n = sum(len(batch) for batch in log.read(START, START + MADE))
     whole = time.perf_counter() - began
     began = time.perf_counter()
-    middle = start + MADE // 2
-    assert sum(len(b) for b in log.read(middle, middle + MADE // 100)) == MADE // 100
+    turns = MADE // READ
+    middle = START + turns // 2
+    assert sum(len(b) for b in log.read(middle, middle + turns // 100)) == turns // 100 * READ
     return n / whole, (time.perf_counter() - began) / whole
 
 
@@ -127,9 +140,9 @@ def main() -> None:
                 print(f"{head} | {tail} |", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         log = open_log("sqlite:///read.db", root=Path(folder))
-        made = rows(NAMES["in order"], 0, MADE)
-        log.append(made)
-        log.label([Label(row.id, "1", row.at + 5) for row in made])
+        for batch in turns("of the server", READ):
+            log.keep(*_kept(batch))
+            log.label([Label(row.id, "1", row.at + 5) for row in batch])
         read, small = reading(log)
         log.close()
     print(f"\nRead {read:,.0f} labelled rows/s; 1 % of the log in {small:.1%} of the time.")

@@ -71,9 +71,8 @@ class Desk:
         self.depth, self.turns = 0, 0
         # turns of one process are neighbours in the log's index; those of a later one come after
         self.process = f"{time.time_ns() // 10**9:x}{token_hex(4)}"
-        self.places: list[
-            str
-        ] = []  # "-0", "-1" and so on: to write them costs as much as all of a name
+        # "-0", "-1" and so on: to write them costs as much as the rest of a name
+        self.places: list[str] = []
         self.blocked = 0.0  # until then the log could not be written
         self.encode = msgspec.json.Encoder().encode
 
