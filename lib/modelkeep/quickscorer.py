@@ -17,7 +17,7 @@ BITS = (np.uint8, np.uint16, np.uint32, np.uint64)
 LEAVES = 64  # of a tree at most
 TABLE = 32 * 2**20  # bytes: a table that no cache holds is no faster than a walk
 FEW = 16  # rows that one call looks up at once; for more, a call a column needs less memory
-PART = 512  # rows that are added up at once: each takes 16 bytes a tree
+PART = 40_000  # leaves that are added up at once: more than a cache holds take twice as long
 
 Split = list  # [column, rank of the threshold, whether a missing value goes left, left, right]
 
@@ -59,7 +59,8 @@ class QuickScorer:
             np.add(self.cuts[i].searchsorted(numbers[:, i]), self.starts[i], out=at[i])
         for i, (rows, values) in enumerate(zip(self.rows, categories, strict=True), self.numbers):
             at[i] = [*map(rows.__getitem__, values)]
-        parts = [self._sums(at[:, i : i + PART]) for i in range(0, len(numbers), PART)]
+        size = max(FEW, PART // self.table.shape[1])
+        parts = [self._sums(at[:, i : i + size]) for i in range(0, len(numbers), size)]
         answer = self.link(parts[0] if len(parts) == 1 else np.concatenate(parts))
         return answer[:, 0] if self.regression else answer
 
@@ -75,8 +76,8 @@ class QuickScorer:
             for column in at[1:]:
                 stay &= self.table.take(column, axis=0)
         lowest = np.bitwise_count((stay - stay.dtype.type(1)) & ~stay)
-        # a row of memory for each tree, as `take` makes it: then NumPy adds tree after tree
-        reached = self.leaves.take(lowest.T + self.first)
+        # a row of memory for each tree, as `take` makes it: then NumPy adds tree after tree; to look whether all places are there takes time, and they are
+        reached = self.leaves.take(lowest.T + self.first, mode="clip")
         return reached.reshape(-1, self.outputs, n).sum(axis=0).T
 
     def _table(self, trees: Sequence) -> tuple[np.ndarray, np.ndarray]:
