@@ -119,6 +119,16 @@ def reading(log: Log) -> tuple[float, float]:
     return n / whole, (time.perf_counter() - began) / whole
 
 
+def room(size: int) -> float:
+    """Bytes that a row takes in the file, its place in the index included."""
+    batches = turns("of the server", size)
+    with tempfile.TemporaryDirectory() as folder:
+        with closing(open_log("sqlite:///room.db", durability="normal", root=Path(folder))) as log:
+            for batch in batches:
+                log.keep(*_kept(batch))
+        return (Path(folder) / "room.db").stat().st_size / (size * len(batches))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.0, help="of each run (%(default)s)")
@@ -146,6 +156,9 @@ def main() -> None:
         read, small = reading(log)
         log.close()
     print(f"\nRead {read:,.0f} labelled rows/s; 1 % of the log in {small:.1%} of the time.")
+
+    alone, large = room(1), room(256)
+    print(f"A row takes {alone:.0f} bytes where it comes alone, {large:.0f} in bodies of 256.")
 
 
 if __name__ == "__main__":
