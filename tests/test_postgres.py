@@ -138,6 +138,20 @@ def test_another_format_is_refused(server, log):
         open_log(server.url())
 
 
+def test_who_may_only_read_can_read(server, log):
+    log.append(entries(2))
+    run(server, "DROP ROLE IF EXISTS reader")
+    run(server, f"CREATE ROLE reader LOGIN PASSWORD '{server.password}'")
+    run(server, "GRANT USAGE ON SCHEMA modelkeep TO reader")
+    run(server, "GRANT SELECT ON ALL TABLES IN SCHEMA modelkeep TO reader")
+    reader = open_log(server.url().replace("keeper@", "reader@"), make=False)
+    assert ids(reader) == ["r0", "r1"]
+    with pytest.raises(LogError, match="permission denied"):
+        reader.append(entries(1))
+    reader.close()
+    run(server, "DROP OWNED BY reader; DROP ROLE reader")
+
+
 def test_the_password_comes_from_the_environment_and_is_never_said(server, log, monkeypatch):
     monkeypatch.delenv("PGPASSWORD")
     url = server.url().replace("keeper@", "keeper:${LOG_PASSWORD}@")

@@ -11,10 +11,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from modelkeep.entries import LogError, LogMissing
 
-FORMAT, READ = (
-    3,
-    (2, 3),
-)  # what is written, and what can be read and added to; raise it when a table changes
+FORMAT = 3  # raise it when a table changes
+KNOWN = (2, 3)  # formats that can be read, and added to
 LOCK = 0x4D4B4C47  # of our own: appends share it, a labelling has it alone
 CONNECT_SECONDS = 2  # the least that libpq takes
 AGAIN, REST = 5, 1.0  # seconds after which another try is worth it; between two tries to connect
@@ -194,10 +192,10 @@ def _prepare(connection: psycopg.Connection, make: bool, shown: str) -> None:
     if there is None:
         connection.execute(TABLES)
     found = connection.execute(f"SELECT max(format) FROM {SCHEMA}.format").fetchone()[0]
-    if found in READ:
-        connection.execute(f"UPDATE {SCHEMA}.format SET format = {FORMAT} WHERE format < {FORMAT}")
+    if found in KNOWN and found < FORMAT:  # who may only read can open what is of now
+        connection.execute(f"UPDATE {SCHEMA}.format SET format = {FORMAT}")
     connection.commit()
-    if found not in READ:
+    if found not in KNOWN:
         raise LogError(
             f"{shown} has format {found}, and this code knows {FORMAT}; use the code that made it, or another database"
         )

@@ -15,10 +15,8 @@ from pathlib import Path
 
 from modelkeep.entries import LogError, LogMissing
 
-FORMAT, READ = (
-    3,
-    (2, 3),
-)  # what is written, and what can be read and added to; raise it when a table changes
+FORMAT = 3  # raise it when a table changes
+KNOWN = (2, 3)  # formats that can be read, and added to
 OURS = 0x4D4B4C47  # "MKLG": what `file` and SQLite call the application id
 WAIT = 5.0  # seconds to wait for another process that writes
 BUSY_AGAIN, AGAIN = 1, 5  # seconds after which another try is worth it
@@ -205,7 +203,7 @@ def _format(connection: sqlite3.Connection, shown: str) -> int:
     )
     if owner != OURS and (owner or found or tables):
         raise LogError(f"{shown} is an SQLite file of something else; name another file")
-    if found not in (0, *READ):
+    if found not in (0, *KNOWN):
         raise LogError(
             f"{shown} has format {found}, and this code knows {FORMAT}; use the code that made it, or put it aside"
         )
