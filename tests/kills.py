@@ -11,7 +11,7 @@ from pathlib import Path
 
 import released
 import workspaces
-from modelkeep import record, releases, sealed, store
+from modelkeep import record, releases, sealed, serving, store
 from servers import need
 
 AT = released.SPRING + 90 * released.DAY
@@ -47,12 +47,12 @@ def scenes(root: Path) -> dict[str, tuple[list[str], Callable[[Path], None]]]:
     """The commands by name: their words, and what makes `root` ready for them."""
 
     def one(at: Path) -> None:
-        releases.promote(at, record.read(at), AT, "v1.0.0")
+        releases.promote(at, record.read(at), AT, "v1.0.0", load=serving.load)
         workspaces.commit(at, "Champion")
 
     def two(at: Path) -> None:
         one(at)
-        releases.promote(at, record.read(at), AT, "v1.1.0")
+        releases.promote(at, record.read(at), AT, "v1.1.0", load=serving.load)
 
     def unreleased(at: Path) -> None:
         workspaces.run(at, "git", "tag", "-d", "flights@v1.2.0")
@@ -112,7 +112,7 @@ def _uncompleted(root: Path, name: str, words: list[str]) -> Counter:
         record.evidence(record.read(root).find("v1.2.0"))
         return Counter()
     act = releases.promote if name == "promote" else releases.rollback
-    act(root, record.read(root), AT + 1, words[-1])
+    act(root, record.read(root), AT + 1, words[-1], load=serving.load)
     at, serves = record.read(root), store.now(root / "serving")
     said = record.evidence(at.find(words[-1]))["hashes"]["bundle"]
     compared = released.load(root).sha256

@@ -11,7 +11,7 @@ from modelkeep import record, releases, store
 PROMOTE = """
 import sys, time
 from pathlib import Path
-from modelkeep import record, releases
+from modelkeep import record, releases, serving
 root, mine = Path(sys.argv[1]), int(sys.argv[2])
 while sys.stdin.readline():
     at = record.read(root)
@@ -20,7 +20,8 @@ while sys.stdin.readline():
     print("ready", flush=True)
     sys.stdin.readline()
     try:
-        done = releases.promote(root, at, time.time(), others[mine % len(others)])
+        version = others[mine % len(others)]
+        done = releases.promote(root, at, time.time(), version, load=serving.load)
         print(done.state, done.version, done.tag, flush=True)
     except releases.Overtaken as error:
         print("told", " ".join(str(error).split()), flush=True)

@@ -26,7 +26,7 @@ def test_the_sentence_says_what_was_spent_and_what_it_kept(founds):
     assert told.sentence.startswith("Every 4 weeks, on everything: with 3 retrains in 14 weeks")
     assert (told.stage, told.state) == ("backtest", "done")
     assert "of what retraining every week gains" in told.reasons[1]
-    assert told.evidence.items() > backtest.metrics(founds["monthly"]).items()
+    assert told.evidence.items() > backtest.stage_metrics(founds["monthly"]).items()
     apart = told.evidence["better_than"]["log_loss"]["never"]
     assert apart["low"] < apart["value"] < apart["high"]
 

@@ -71,7 +71,7 @@ def test_every_page_can_be_shown(task, turns):
     assert said(report.table(evaluate.design_effects(j.verdict)))
     lines = evaluate.calibration_csv(t.of, j.outcome, j.ours, j.blocks).splitlines()
     assert lines[0] == "predicted,observed" and len(lines) == (1 if task == "regression" else 11)
-    found = evaluate.metrics(task, j.outcome, j.ours, j.verdict)
+    found = evaluate.stage_metrics(task, j.outcome, j.ours, j.verdict)
     assert {f"gain_{g.metric}" for g in j.verdict.gains} < set(found)
     assert all(np.isfinite(list(found.values())))
 

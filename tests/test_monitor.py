@@ -31,7 +31,7 @@ def test_every_page_can_be_shown(task, turns):
     things = shown(seen, task)
     assert all(said(thing) for thing in things)
     assert sum(isinstance(thing, Figure) for thing in things) == 5
-    found = monitor.metrics(seen)
+    found = monitor.stage_metrics(seen)
     assert found["windows"] == len(seen.now) >= 8
     assert set(scores.METRICS[task]) <= {k.removeprefix("newest_") for k in found}
     assert said(monitor.verdict(seen))

@@ -18,7 +18,7 @@ import kills
 import races
 import released
 import workspaces
-from modelkeep import evidence, history, record, releases, sealed, store, tags, workspace
+from modelkeep import evidence, history, record, releases, sealed, serving, store, tags, workspace
 from modelkeep.evidence import NotFit
 from modelkeep.record import RecordError, UnknownVersion
 from modelkeep.releases import NotServable, Overtaken
@@ -55,11 +55,11 @@ def fresh(root):
 
 
 def promote(root, version, at=SPRING + 10 * DAY, **more):
-    return releases.promote(root, record.read(root), at, version, **more)
+    return releases.promote(root, record.read(root), at, version, **more, load=serving.load)
 
 
 def rollback(root, version="", at=SPRING + 20 * DAY, **more):
-    return releases.rollback(root, record.read(root), at, version, **more)
+    return releases.rollback(root, record.read(root), at, version, **more, load=serving.load)
 
 
 def release(root, **more):
@@ -386,14 +386,17 @@ def test_nobody_to_release_as(fresh, monkeypatch):
 def test_who_looked_before_another_promoted_is_told(root):
     promote(root, "v1.0.0")
     seen = record.read(root)
-    releases.promote(root, seen, SPRING + 11 * DAY, "v1.1.0")
+    releases.promote(root, seen, SPRING + 11 * DAY, "v1.1.0", load=serving.load)
     before = state(root)
     with pytest.raises(
         Overtaken,
         match=r"v1\.2\.0 was not made champion; flights v1\.1\.0 is champion \(flights#champion#2, by Ada",
     ):
-        releases.promote(root, seen, SPRING + 12 * DAY, "v1.2.0")
-    assert releases.promote(root, seen, SPRING + 12 * DAY, "v1.1.0").state == "unchanged"
+        releases.promote(root, seen, SPRING + 12 * DAY, "v1.2.0", load=serving.load)
+    assert (
+        releases.promote(root, seen, SPRING + 12 * DAY, "v1.1.0", load=serving.load).state
+        == "unchanged"
+    )
     assert state(root) == before
 
 
@@ -442,7 +445,7 @@ def test_hundreds_of_tags_are_read_at_once(root):
 
 
 @contextmanager
-def serving(root):
+def server(root):
     """A real server of this workspace: its address, and what it said before it."""
     said = ("serve", "-p", "port=0", "-p", f"log=sqlite:///{root}/log.db")
     with open(root.parent / "server.log", "w+") as log:
@@ -478,7 +481,7 @@ def asked(address):
 
 def test_a_running_server_follows_with_nobody_else_alive(root):
     promote(root, "v1.0.0")
-    with serving(root) as (address, _):
+    with server(root) as (address, _):
         for action, version, k in ((promote, "v1.1.0", 1), (rollback, "v1.0.0", 0)):
             action(root, version)
             patience = time.monotonic() + 60
@@ -490,7 +493,7 @@ def test_a_running_server_follows_with_nobody_else_alive(root):
 def test_a_server_that_starts_anew_serves_the_champion_on_record(root):
     promote(root, "v1.0.0")
     shutil.rmtree(root / "serving")
-    with serving(root) as (address, said):
+    with server(root) as (address, said):
         assert "No model was in service: flights v1.0.0 is champion" in said
         assert asked(address)["model"] == released.sha256(root, 0)[:10]
 

@@ -27,6 +27,7 @@ from modelkeep import (
     record,
     releases,
     rollout,
+    serving,
     tables,
     update,
     workspace,
@@ -307,8 +308,8 @@ def test_a_rollback_ends_a_canary_though_no_controller_lives(root, monitor):
     begun(root)
     assert released.pointer(root)["canary"]
     at = record.read(root)
-    releases.promote(root, at, NOW + 10, "v1.1.0")
-    releases.rollback(root, record.read(root), NOW + 20, reason="calls")
+    releases.promote(root, at, NOW + 10, "v1.1.0", load=serving.load)
+    releases.rollback(root, record.read(root), NOW + 20, reason="calls", load=serving.load)
     assert released.pointer(root)["canary"] is None
     assert released.pointer(root)["champion"]["version"] == "v1.0.0"
     turn(root, NOW + 30)

@@ -72,19 +72,19 @@ def run(past: Past, policy: Policy, by: Rules, block_weeks: int, draws: int, see
     same = [name for name, each in references.items() if each == policy]
     ours = plain[same[0]] if same else replay(past, policy, by)
     task = past.learn(0).schema.task
-    metrics = scores.METRICS[task]
-    courses = {"policy": _course(policy.name, ours, metrics)}
-    courses |= {k: _course(TOLD[k], each, metrics) for k, each in plain.items()}
+    names = scores.METRICS[task]
+    courses = {"policy": _course(policy.name, ours, names)}
+    courses |= {k: _course(TOLD[k], each, names) for k, each in plain.items()}
     best = hindsight(past, ours)
-    values = {m: np.array([week[m] for week in best]) for m in metrics}
+    values = {m: np.array([week[m] for week in best]) for m in names}
     courses["hindsight"] = Course(TOLD["hindsight"], 0, values)
     counts = _counts(past, ours, plain["weekly"], by.bounds["margin_loss"])
     return Found(task, ours, courses, drawn, counts)
 
 
-def _course(name: str, played: Replay, metrics: Sequence[str]) -> Course:
+def _course(name: str, played: Replay, names: Sequence[str]) -> Course:
     retrains = sum(w.learned > 0 for w in played.weeks)
-    return Course(name, retrains, {m: played.course(m) for m in metrics})
+    return Course(name, retrains, {m: played.course(m) for m in names})
 
 
 def _counts(past: Past, ours: Replay, weekly: Replay, margin: float) -> dict[str, int]:
@@ -155,7 +155,7 @@ def verdict(found: Found) -> Verdict:
         reasons.append("retraining every week gains nothing here, so there is nothing to keep")
     reasons.append(several([f"{name.replace('_', ' ')} {value:,}" for name, value in found.counts.items() if name != "retrains"], 9))  # fmt: skip
     apart = {m: {k: asdict(difference(found, m, k)) for k in TOLD} for m in scores.METRICS[found.task]}  # fmt: skip
-    evidence = {**metrics(found), "better_than": apart}
+    evidence = {**stage_metrics(found), "better_than": apart}
     return Verdict("backtest", "done", sentence, tuple(reasons), evidence)
 
 
@@ -166,7 +166,7 @@ def _means(found: Found) -> dict[str, dict[str, float]]:
     }
 
 
-def metrics(found: Found) -> dict:
+def stage_metrics(found: Found) -> dict:
     """The numbers for `dvc metrics` and for a sweep: the price, quality, and what of the weekly gain is kept."""
     told: dict = dict(found.counts)
     for name, mean in _means(found)["policy"].items():

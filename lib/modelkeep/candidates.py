@@ -11,6 +11,7 @@ from modelkeep import (
     releases,
     rollout,
     sealed,
+    serving,
     store,
     story,
     tags,
@@ -146,7 +147,9 @@ def _first(turn: Turn, version: str) -> bool:
         turn.end(BETTER, f"Would make {version} the first champion.")
         return True
     at = record.read(turn.root)
-    done = releases.promote(turn.root, at, turn.now, version, "the first champion")
+    done = releases.promote(
+        turn.root, at, turn.now, version, "the first champion", load=serving.load
+    )
     subject = done.sentence.partition(" (")[0]
     commits.commit(turn.root, commits.FOLLOWS, subject, turn.now)
     turn.end(BETTER, done.sentence)

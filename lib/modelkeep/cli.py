@@ -126,18 +126,18 @@ def release(root: Path, arguments: argparse.Namespace) -> dict:
 
 def promote(root: Path, arguments: argparse.Namespace) -> dict:
     """Make a version champion: on record, and in running servers."""
-    from modelkeep import record, releases
+    from modelkeep import record, releases, serving
 
     asked = (arguments.version, arguments.reason, arguments.other_schema)
-    return _done(releases.promote(root, record.read(root), time.time(), *asked))
+    return _done(releases.promote(root, record.read(root), time.time(), *asked, load=serving.load))
 
 
 def rollback(root: Path, arguments: argparse.Namespace) -> dict:
     """Make the champion before, or a version that you name, champion again."""
-    from modelkeep import record, releases
+    from modelkeep import record, releases, serving
 
     asked = (arguments.version, arguments.reason)
-    return _done(releases.rollback(root, record.read(root), time.time(), *asked))
+    return _done(releases.rollback(root, record.read(root), time.time(), *asked, load=serving.load))
 
 
 def history(root: Path, arguments: argparse.Namespace) -> dict:

@@ -279,7 +279,7 @@ def design_effects(judged: gate.Verdict) -> list[dict]:
     ]
 
 
-def metrics(task: str, y: np.ndarray, said: np.ndarray, judged: gate.Verdict) -> dict:
+def stage_metrics(task: str, y: np.ndarray, said: np.ndarray, judged: gate.Verdict) -> dict:
     """The candidate's metrics on the test rows and its gains, for `dvc metrics`."""
     found = {k: float(np.mean(v)) for k, v in scores.per_row(task, y, said).items()}
     return found | {f"gain_{g.metric}": g.gain for g in judged.gains}

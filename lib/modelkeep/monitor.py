@@ -32,10 +32,10 @@ def verdict(seen: Seen) -> Verdict:
         told = "Look: nothing says whether the model is still right, for there are too few labels."
     elif decision.state == "look" and not (seen.drift_path >= seen.limit).any():
         told = "Keep the model in service, and look: too little has come true to be sure of it."
-    return Verdict("monitor", decision.state, told, decision.reasons, metrics(seen))
+    return Verdict("monitor", decision.state, told, decision.reasons, stage_metrics(seen))
 
 
-def metrics(seen: Seen) -> dict:
+def stage_metrics(seen: Seen) -> dict:
     """The newest numbers, for `dvc metrics`: evidence, limit, and the last judged window's quality."""
     found = {
         "windows": len(seen.now),

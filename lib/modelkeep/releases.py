@@ -3,10 +3,11 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelkeep import evidence, files, record, schema, sealed, serving, store, tags, workspace
+from modelkeep import evidence, files, record, schema, sealed, store, tags, workspace
 from modelkeep.evidence import CANDIDATE
 from modelkeep.record import Record, when
 from modelkeep.report import count, several
@@ -17,6 +18,9 @@ from modelkeep.tags import Tag
 COPY = (
     "models/champion"  # the champion as `evaluate` reads it: a folder that DVC tracks by COPY.dvc
 )
+
+# What loads the models that a pointer names, and raises where one may not serve: the server's own loading
+Load = Callable[[Path, Now, int], object]
 
 
 class Overtaken(RuntimeError):
@@ -79,19 +83,28 @@ def release(root: Path, at: Record, now: float, version: str = "", forced: str =
 
 
 def promote(
-    root: Path, at: Record, now: float, version: str, reason: str = "", other_schema: bool = False
+    root: Path,
+    at: Record,
+    now: float,
+    version: str,
+    reason: str = "",
+    other_schema: bool = False,
+    *,
+    load: Load,
 ) -> Done:
     """Make a version champion, on record and in service; Overtaken if it is no more as `at` says."""
     target = at.find(version)
     said = record.evidence(target)
     fetch(root, target, said)
-    _check_serves(root, target, said)
+    _check_serves(root, target, said, load)
     if at.champion and not other_schema:
         _check_same_schema(root, at, said, target.version)
     return _begin(root, at, now, target, "promote", reason)
 
 
-def rollback(root: Path, at: Record, now: float, version: str = "", reason: str = "") -> Done:
+def rollback(
+    root: Path, at: Record, now: float, version: str = "", reason: str = "", *, load: Load
+) -> Done:
     """Make a former champion (default: the one before) champion again; what is in the store needs no network."""
     back = version or at.before
     if back is None:
@@ -102,7 +115,7 @@ def rollback(root: Path, at: Record, now: float, version: str = "", reason: str 
     target = at.find(back)
     said = record.evidence(target)
     fetch(root, target, said)
-    _check_serves(root, target, said)
+    _check_serves(root, target, said, load)
     return _begin(root, at, now, target, "rollback", reason)
 
 
@@ -183,10 +196,10 @@ def _download(root: Path, target: Tag, to: Path) -> None:
         ) from None
 
 
-def _check_serves(root: Path, target: Tag, said: dict) -> None:
+def _check_serves(root: Path, target: Tag, said: dict, load: Load) -> None:
     # a server that cannot load it would stay with the model before, against the record
     rows = int(workspace.params(root, "serve")["max_rows"])
-    serving.load(folder(root), Now(Role(said["hashes"]["bundle"], target.version)), rows)
+    load(folder(root), Now(Role(said["hashes"]["bundle"], target.version)), rows)
 
 
 def _check_same_schema(root: Path, at: Record, said: dict, version: str) -> None:

@@ -110,7 +110,9 @@ def promote(root: Path, found: Journal) -> None:
     from modelkeep import record, releases  # a model without a version needs no Git
 
     why = f"rollout {found.opening.id}: {found.verdicts[-1].reason}"
-    releases.promote(root, record.read(root), found.upto / 1e6, canary["version"], why)
+    releases.promote(
+        root, record.read(root), found.upto / 1e6, canary["version"], why, load=serving.load
+    )
 
 
 def note(root: Path, event: str, now: float, reason: str = "", id: str = "") -> Journal:

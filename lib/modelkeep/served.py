@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 FOLD = 512  # rows that are kept until they are counted together
 SPREAD, DAYS = 3, 5  # the limit of a promise: so many standard errors of so many days
-TINY = 1e-15
 ERRORS = ("squared_error", "absolute_error")
 PROMISED = {"log_loss": "promised_log_loss_nats", "auc": "promised_auc_ratio"}
 PROMISED |= {name: f"promised_{name}" for name in ERRORS}
-SUMS = {"log_loss": "cohort_log_loss_nats", "error": "cohort_error"}
-SUMS |= {name: f"cohort_{name}" for name in ERRORS}
+COHORT_SUMS = {"log_loss": "cohort_log_loss_nats", "error": "cohort_error"}
+COHORT_SUMS |= {name: f"cohort_{name}" for name in ERRORS}
 
 
 class Served:
@@ -145,7 +144,7 @@ class Served:
     def _expose_cohorts(self, add, v: dict) -> None:
         ages, found = [v | {"cohort": age} for age in AGES], self.cohorts
         keys = ["cohort_rows", "cohort_labelled_rows"]
-        keys += [SUMS.get(name, f"cohort_{name}_rows") for name in found.sums]
+        keys += [COHORT_SUMS.get(name, f"cohort_{name}_rows") for name in found.sums]
         for place, key in enumerate(keys, start=min(ROWS, LABELLED)):
             add(key, lambda place=place: [age[place] for age in self._ages], ages)
         if self.task == "binary":

@@ -21,7 +21,7 @@ def section(told: Mapping[str, tuple[str, Mapping]]) -> list[str]:
         name: frontier.read(text, name, verdict["evidence"]["retrains"])
         for name, (text, verdict) in told.items()
     }
-    if reason := _apart(told, courses):
+    if reason := _unlike(told, courses):
         return [*parts, f"<p>{escape(reason)}</p>"]
     first = next(iter(courses.values()))
     weeks = len(frontier.starts(next(iter(told.values()))[0]))
@@ -37,7 +37,7 @@ def section(told: Mapping[str, tuple[str, Mapping]]) -> list[str]:
     return parts
 
 
-def _apart(told: Mapping, courses: Mapping[str, Mapping[str, Course]]) -> str:
+def _unlike(told: Mapping, courses: Mapping[str, Mapping[str, Course]]) -> str:
     """Why these backtests cannot be compared, or nothing: all must have lived through the same weeks."""
     (name, (text, _)), *others = told.items()
     for other, (its, _) in others:
