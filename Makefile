@@ -38,17 +38,17 @@ lab: .venv/made  ## JupyterLab on this workspace
 proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kills (hours)
 	python benchmarks/drift_rates.py
 	python benchmarks/quality.py
-	MODELKEEP_CALM_DAYS=31 python -m pytest tests/test_alerts.py
-	MODELKEEP_CALM_DAYS=31 python -m pytest tests/test_alarms.py -k calm
-	MODELKEEP_GENERATED=1500 python -m pytest tests/test_hostile.py -k generated -s
+	MODELKEEP_CALM_DAYS=31 python -m pytest tests/monitoring/test_alerts.py
+	MODELKEEP_CALM_DAYS=31 python -m pytest tests/integration/test_alarms.py -k calm
+	MODELKEEP_GENERATED=1500 python -m pytest tests/integration/test_hostile.py -k generated -s
 	python benchmarks/log_kills.py --times 200
 	python benchmarks/log_kills.py --times 200 --durability normal
 	python benchmarks/gate.py
 	python benchmarks/judge.py --runs 2000
-	PYTHONPATH=tests python benchmarks/promote_race.py
-	PYTHONPATH=tests python -P benchmarks/release_kills.py
-	PYTHONPATH=tests python -P benchmarks/update_kills.py
-	MODELKEEP_EVERY_KILL=1 python -m pytest tests/test_rollout.py -k killed
+	PYTHONPATH=tests/support python benchmarks/promote_race.py
+	PYTHONPATH=tests/support python -P benchmarks/release_kills.py
+	PYTHONPATH=tests/support python -P benchmarks/update_kills.py
+	MODELKEEP_EVERY_KILL=1 python -m pytest tests/rollout/test_control.py -k killed
 	python benchmarks/backtest.py
 	python benchmarks/backtest.py --memory
 
@@ -62,5 +62,5 @@ clean:  ## forget the environment; data, models and reports stay
 	.venv/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	mkdir -p .venv/etc/jupyter
-	cp lib/modelkeep/jupyter_server_config.json .venv/etc/jupyter/
+	cp lib/modelkeep/core/jupyter_server_config.json .venv/etc/jupyter/
 	touch .venv/made

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from modelkeep import backtest, frontier, policies, replay, workspace
-from modelkeep.policies import Policy
-from modelkeep.shelf import Shelf
+from modelkeep.backtest import frontier, policies, replay
+from modelkeep.backtest.cache import Shelf
+from modelkeep.backtest.policies import Policy
+from modelkeep.core import workspace
+from modelkeep.reports import backtest
 
 METRICS = ("auc", "log_loss")
 POLICIES = (

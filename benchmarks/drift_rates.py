@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from modelkeep import drift, profile, workspace
-from modelkeep.sources import read
+from modelkeep.core import workspace
+from modelkeep.data.io import read
+from modelkeep.evaluation import drift, profile
 
 KINDS = {
     **dict.fromkeys(["carrier", "origin", "dest", "weekday"], "category"),

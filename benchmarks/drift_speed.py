@@ -20,8 +20,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modelkeep import profile, workspace
-from modelkeep.sources import read
+from modelkeep.core import workspace
+from modelkeep.data.io import read
+from modelkeep.evaluation import profile
 
 KINDS = {
     **dict.fromkeys(["carrier", "origin", "dest", "weekday"], "category"),
@@ -37,7 +38,7 @@ LARGE = 10_000_000
 ONE_WINDOW = """
 import sys
 import pyarrow.parquet as pq
-from modelkeep import drift, profile
+from modelkeep.evaluation import drift, profile
 reference = profile.from_json(open(sys.argv[1]).read())
 rows = pq.ParquetFile(sys.argv[2], read_dictionary=sys.argv[3].split()).read()
 found = drift.compare(reference, profile.count(reference.bins, rows))
@@ -46,7 +47,7 @@ print(found.alarm)
 WITH_REFERENCE = """
 import sys
 import pyarrow.parquet as pq
-from modelkeep import drift, profile
+from modelkeep.evaluation import drift, profile
 before, rows = (pq.ParquetFile(p, read_dictionary=sys.argv[3].split()).read() for p in sys.argv[1:3])
 kinds = {c: "category" if c in sys.argv[3].split() else "number" for c in rows.column_names}
 reference = profile.learn(before, kinds)
@@ -57,7 +58,7 @@ WEEKS = """
 import sys
 import numpy as np
 import pyarrow.parquet as pq
-from modelkeep import drift, profile
+from modelkeep.evaluation import drift, profile
 reference = profile.from_json(open(sys.argv[1]).read())
 rows = pq.ParquetFile(sys.argv[2], read_dictionary=sys.argv[3].split()).read()
 counts = profile.count(reference.bins, rows, profile.starts(rows["scheduled"]))
@@ -68,7 +69,7 @@ print(len(found), found[0].by, sum(f.alarm for f in found))
 STREAM = """
 import sys
 import pyarrow.parquet as pq
-from modelkeep import drift, profile
+from modelkeep.evaluation import drift, profile
 reference = profile.from_json(open(sys.argv[1]).read())
 file = pq.ParquetFile(sys.argv[2], read_dictionary=sys.argv[3].split(), pre_buffer=False)
 batches = file.iter_batches(262_144, columns=[b.name for b in reference.bins])

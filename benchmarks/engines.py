@@ -11,8 +11,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy is there
 import statistics
 import time
 
-from modelkeep import bundle, models, proof, sealed, tables, trees, workspace
-from modelkeep.encoding import cuts
+from modelkeep.core import workspace
+from modelkeep.data import splits
+from modelkeep.training import bundle, manifests, pipelines
+from modelkeep.training.engines import export, trees
+from modelkeep.training.engines.encoding import cuts
 
 ROWS, ROUNDS, SECONDS = (1, 32, 256), 5, 0.2
 SIZES = ((150, 16), (300, 31), (500, 64))  # trees, and leaves of a tree at most
@@ -20,11 +23,12 @@ SIZES = ((150, 16), (300, 31), (500, 64))  # trees, and leaves of a tree at most
 
 def engines(fitted, of) -> dict:
     """Each engine by name."""
-    plan, width = proof.encoding(fitted, of), fitted["model"].n_features_in_
-    given = {"onnx": proof.to_onnx(fitted, width, cuts(plan))}
+    plan, width = export.encoding(fitted, of), fitted["model"].n_features_in_
+    given = {"onnx": export.to_onnx(fitted, width, cuts(plan))}
     given["quickscorer"] = trees.plain(fitted["model"], plan)
     return {
-        name: proof.load(name, plan, given.get(name, b""), fitted, of) for name in sealed.ENGINES
+        name: export.load(name, plan, given.get(name, b""), fitted, of)
+        for name in manifests.ENGINES
     }
 
 
@@ -42,22 +46,22 @@ def main() -> None:
     """Print the table."""
     served = bundle.load(workspace.root() / "models" / "candidate")
     of = served.schema
-    table = tables.load(workspace.root() / "data" / "prepared" / "train.parquet")
+    table = splits.load(workspace.root() / "data" / "prepared" / "train.parquet")
     learned = table.sample(20_000, random_state=0)
     print(
-        f"| trees, leaves | rows | {' | '.join(f'{name}, us' for name in sealed.ENGINES)} | onnx / quickscorer |"
+        f"| trees, leaves | rows | {' | '.join(f'{name}, us' for name in manifests.ENGINES)} | onnx / quickscorer |"
     )
-    print("|---" * (len(sealed.ENGINES) + 3) + "|")
+    print("|---" * (len(manifests.ENGINES) + 3) + "|")
     for rounds, leaves in SIZES:
-        unfitted = models.pipeline(of, "boosting")
+        unfitted = pipelines.pipeline(of, "boosting")
         unfitted.set_params(
             model__max_iter=rounds, model__max_leaf_nodes=leaves, model__max_depth=None
         )
-        fitted = models.fit(unfitted, learned, of)
+        fitted = pipelines.fit(unfitted, learned, of)
         for size in ROWS:
-            rows = proof.arrays(table.sample(size, random_state=1), of)
+            rows = export.arrays(table.sample(size, random_state=1), of)
             rows = rows[0], [values.tolist() for values in rows[1]]
-            found = {name: [] for name in sealed.ENGINES}
+            found = {name: [] for name in manifests.ENGINES}
             each = engines(fitted, of)
             for _ in range(ROUNDS):
                 for name, engine in each.items():

@@ -14,7 +14,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr
 
-from modelkeep import backtest, gate, models, past, tables, trials, workspace
+from modelkeep.backtest import point_in_time, trials
+from modelkeep.core import workspace
+from modelkeep.data import splits
+from modelkeep.evaluation import comparison
+from modelkeep.reports import backtest
+from modelkeep.training import pipelines
 
 SIZES = (7, 14, 30, 60)
 CLEAR = 100.0  # margins by which a metric is better that should not decide
@@ -74,7 +79,7 @@ def drawn(answered: Answered, days: int, draws: int, seed: int, swap: bool = Fal
         chosen = (start + np.arange(days)) % every if runs else random.integers(0, every, days)
         test = answered.take(chosen)
         test = test.swapped(random.random(days) < 0.5) if swap else test
-        x = gate.gains("binary", test.y, test.challenger, test.champion)
+        x = comparison.gains("binary", test.y, test.challenger, test.champion)
         right, theirs = ((p.argmax(1) == test.y) for p in (test.challenger, test.champion))
         only = (int((right & ~theirs).sum()), int((theirs & ~right).sum()))
         yield Draw(x, test.day, *only)
@@ -83,7 +88,7 @@ def drawn(answered: Answered, days: int, draws: int, seed: int, swap: bool = Fal
 def study(answered: Answered, days: int, draws: int, seed: int, alpha: float = 0.05, **how: bool) -> dict[str, dict[str, float]]:  # fmt: skip
     """By world, how often the gate and the others let the challenger pass: as `better` (gains above 0), or as not worse (gains above minus the margin); models that were swapped by a coin are equal as they are."""
     sets = list(drawn(answered, days, draws, seed, **how))
-    margin = gate.margins("binary", answered.y, answered.champion)
+    margin = comparison.margins("binary", answered.y, answered.champion)
     mean = {m: 0.0 if how.get("swap") else np.mean([s.x[m].mean() for s in sets]) for m in margin}
     found: dict[str, dict[str, float]] = {}
     for world, by in WORLDS.items():
@@ -99,7 +104,7 @@ def _words(
     s: Draw, shift: Mapping[str, float], margin: dict[str, float], alpha: float
 ) -> dict[str, bool]:
     x = {m: values + shift[m] for m, values in s.x.items()}
-    judged = gate.judge(x, s.day, margin, alpha)
+    judged = comparison.judge(x, s.day, margin, alpha)
     limits = {g.verdict for g in judged.gains}
     told = {"better": judged.word == "better", "passes": judged.word in trials.PASSES}
     told |= {"limits alone: better": limits == {"better"}}
@@ -128,11 +133,11 @@ def pairs(root: Path) -> Iterator[tuple[str, Answered]]:
     weeks = [history.rows(w, champion.schema) for w in range(5, len(history.starts))]
     rows = pd.concat(weeks, ignore_index=True)
     rows = rows[rows["late"].notna()].reset_index(drop=True)
-    y, days = models.outcome(rows, champion.schema), tables.blocks(rows, champion.schema)
+    y, days = pipelines.outcome(rows, champion.schema), splits.blocks(rows, champion.schema)
     day = np.unique(days, return_inverse=True)[1]
-    theirs = past.says(champion, rows)
+    theirs = point_in_time.says(champion, rows)
     for name, model in (("linear", linear.learn(0)), ("boosting that knows April", history.learn(4))):  # fmt: skip
-        yield name, Answered(y, day, theirs, past.says(model, rows))
+        yield name, Answered(y, day, theirs, point_in_time.says(model, rows))
 
 
 def main() -> None:

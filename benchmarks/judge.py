@@ -14,8 +14,9 @@ from functools import cache
 import numpy as np
 from scipy.stats import betabinom, geom, mannwhitneyu
 
-from modelkeep import canary, eprocess
-from modelkeep.ramp import Rules
+from modelkeep.evaluation import sequential
+from modelkeep.rollout import judge
+from modelkeep.rollout.planning import Rules
 
 RATE, MINUTE, DAY = 0.05, 60, 86_400
 RULES = Rules(longest=4 * 3600)
@@ -170,19 +171,19 @@ class Ours(Rule):
 
     def begin(self, runs: int) -> None:
         """Forget what was before."""
-        self.found = eprocess.begin(np.full(runs, self.known))
+        self.found = sequential.begin(np.full(runs, self.known))
 
     def keep(self, going: np.ndarray) -> None:
         """Go on with these runs only."""
-        self.found = eprocess.Evidence(**{k: v[going] for k, v in vars(self.found).items()})
+        self.found = sequential.Evidence(**{k: v[going] for k, v in vars(self.found).items()})
 
     def look(self, counts: np.ndarray, step: np.ndarray, stayed: np.ndarray) -> tuple:
         """Weigh one look of each run."""
         margin, enough = np.array(self.rules.margins)[step], math.log(1 / self.rules.alpha)
-        found = eprocess.weigh(self.found, counts, margin, self.rules.floor)
-        worse = eprocess.is_worse(found)
+        found = sequential.weigh(self.found, counts, margin, self.rules.floor)
+        worse = sequential.is_worse(found)
         back = worse >= enough
-        up = (worse < canary.DOUBT) & (eprocess.is_harmless(found) >= enough)
+        up = (worse < judge.DOUBT) & (sequential.is_harmless(found) >= enough)
         up &= (stayed * self.rules.look >= self.rules.dwell) & (counts[:, 0] + counts[:, 2] > 0)
         self.found = replace(found, harmless=np.where(up[:, None], 0, found.harmless))
         return up, back
@@ -385,8 +386,8 @@ def breaker(runs: int, seed: int) -> None:
             prone = rng.beta(rate * total, (1 - rate) * total, size=len(rows))
             for i, each in enumerate((np.repeat(prone, rows), prone)):
                 bad = np.concatenate([[0], np.cumsum(rng.random(len(each)) < each)])
-                worst = (bad[canary.BREAKER_ROWS :] - bad[: -canary.BREAKER_ROWS]).max()
-                opened[i] += canary.breaks((1000, int(1000 * rate), canary.BREAKER_ROWS, worst))
+                worst = (bad[judge.BREAKER_ROWS :] - bad[: -judge.BREAKER_ROWS]).max()
+                opened[i] += judge.breaks((1000, int(1000 * rate), judge.BREAKER_ROWS, worst))
         shown = " | ".join(f"{part:.2%}" for part in opened / runs)
         print(f"| {rate:.0%} bad, correlation {correlation:g} ({runs:,} runs) | {shown} |")
 
@@ -395,7 +396,7 @@ def price(runs: int, seed: int) -> None:
     """Print the CPU time of one look (other programs may run beside it): three metrics, after all restarts."""
     rules = Rules(metrics=("failed", "slow", "wrong"), longest=math.inf, dwell=math.inf)
     state, rng, took = (
-        canary.start(rules, dict.fromkeys(rules.metrics, RATE)),
+        judge.start(rules, dict.fromkeys(rules.metrics, RATE)),
         np.random.default_rng(seed),
         [],
     )
@@ -406,9 +407,9 @@ def price(runs: int, seed: int) -> None:
             for name in rules.metrics
         }
         began = time.process_time()
-        look = canary.Look(60.0 * i, counts, (n_a, n_b))
-        state, verdict = canary.judge(rules, state, look)
-        canary.line(look, verdict)
+        look = judge.Look(60.0 * i, counts, (n_a, n_b))
+        state, verdict = judge.judge(rules, state, look)
+        judge.line(look, verdict)
         took.append(time.process_time() - began)
     late = np.array(took[500:]) * 1000
     print("| one look of three metrics, with its line of record | CPU ms |\n|---|---|")

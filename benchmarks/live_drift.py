@@ -1,7 +1,7 @@
 """How often live drift would alert on real days: every day of flights in live bins, beside the days of the reference.
 
 Example: python benchmarks/live_drift.py      needs models/candidate (`make run`); names the days and the columns
-The rule is that of monitoring/metrics.yaml on whole days, in NumPy; tests/test_rules.py proves that PromQL is the same.
+The rule is that of monitoring/metrics.yaml on whole days, in NumPy; tests/monitoring/test_rules.py proves that PromQL is the same.
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,19 @@ from runpy import run_path
 import numpy as np
 import pandas as pd
 
-from modelkeep import bundle, contract, drift, livebins, models, workspace
-from modelkeep.livebins import LiveBins
-from modelkeep.profile import PREDICTION
+from modelkeep.core import workspace
+from modelkeep.evaluation import drift
+from modelkeep.evaluation.profile import PREDICTION
+from modelkeep.monitoring import contract, live_bins
+from modelkeep.monitoring.live_bins import LiveBins
+from modelkeep.training import bundle, pipelines
 
 
 def main() -> None:
     """Print each day outside the reference on which something would alert."""
     root = workspace.root(Path(__file__).parent)
     served, of = bundle.load(root / "models" / "candidate"), contract.read(root / contract.FILE)
-    live = livebins.of(served.reference, of.drift_series // 2)
+    live = live_bins.of(served.reference, of.drift_series // 2)
     table = run_path(str(root / "flights" / "table.py"))["table"]()
     days = table[served.schema.time].dt.floor("D")
     known = set(served.reference.blocks.astype("datetime64[ns]").tolist())
@@ -36,7 +39,7 @@ def main() -> None:
 
 def moved(live: LiveBins, served: bundle.Bundle, rows: pd.DataFrame, of) -> Iterator[str]:
     """The columns that would alert on these rows."""
-    frame = models.features(rows, served.schema)
+    frame = pipelines.features(rows, served.schema)
     kinds = {
         k: [c.name for c in served.schema.columns if c.kind == k] for k in ("number", "category")
     }

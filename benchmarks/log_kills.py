@@ -12,15 +12,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from modelkeep.log import LogError, open_log
+from modelkeep.predictions.log import LogError, open_log
 
 FRESH = 20  # kills of one file, then another one
 WRITERS = 2  # processes that write at once
 WRITE = """
 import sys, threading, time
 from pathlib import Path
-from modelkeep.entries import grouped
-from modelkeep.log import Entry, Label, open_log
+from modelkeep.predictions.records import grouped
+from modelkeep.predictions.log import Entry, Label, open_log
 url, durability, root, writer, size = sys.argv[1:]
 log = open_log(url, durability=durability, root=Path(root))
 def tidy():

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from modelkeep import entries
-from modelkeep.log import Entry, Label, Log, open_log
+from modelkeep.predictions import records
+from modelkeep.predictions.log import Entry, Label, Log, open_log
 
 SIZES = (1, 32, 256)  # rows a commit
 MADE = 60_000  # rows that are prepared beforehand
@@ -78,8 +78,8 @@ def ours(folder: Path, durability: str, batches: list) -> Iterator[tuple[Callabl
 
 def _kept(batch: list[Entry]) -> tuple:
     ids = [row.id for row in batch]
-    turn = entries.turn(ids[0])
-    return [*entries.grouped(batch)], [] if turn else ids, turn
+    turn = records.turn(ids[0])
+    return [*records.grouped(batch)], [] if turn else ids, turn
 
 
 def rate(append: Callable, batches: list, seconds: float) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from modelkeep import workspace
+from modelkeep.core import workspace
 
 STAGES = ("prepare", "train", "evaluate", "collect", "monitor")
 # The same conditions on both sides: one thread, as the strict runner sets it.

@@ -1,6 +1,6 @@
 """Many processes that promote at once: exactly one wins a round, and the others are told what is now true.
 
-Example: PYTHONPATH=tests python benchmarks/promote_race.py --rounds 50      prints one line, and exits with 1 if a round had not one winner
+Example: PYTHONPATH=tests/support python benchmarks/promote_race.py --rounds 50      prints one line, and exits with 1 if a round had not one winner
 """
 
 import argparse

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from modelkeep import models, tables, traffic, train, watch, workspace
+from modelkeep.core import workspace
+from modelkeep.data import splits
+from modelkeep.monitoring import decisions
+from modelkeep.predictions import frames
+from modelkeep.training import pipelines, validation
 
 METRICS = ("auc", "log_loss")
 COLUMNS = {"time_column": "scheduled", "entity_column": "tailnum", "id_column": "flight_id"}
@@ -16,19 +20,19 @@ COLUMNS = {"time_column": "scheduled", "entity_column": "tailnum", "id_column": 
 
 def main() -> None:
     root = workspace.root(Path(__file__).parent)
-    table = tables.read("flights", root)
+    table = splits.read("flights", root)
     known = {"as_of": "2013-04-01", "label_delay_days": 1, "test_days": 1}
-    prepared = tables.prepare(table, label="late", source="flights", **COLUMNS, **known)
+    prepared = splits.prepare(table, label="late", source="flights", **COLUMNS, **known)
     of, rows = prepared.schema, prepared.train
     chosen = workspace.params(root, "train")
     folds, kind = chosen.pop("folds"), chosen.pop("model")
-    unfitted = models.pipeline(of, kind, **chosen)
-    tried = models.cross_validate(unfitted, rows, of, tables.blocks(rows, of), folds)
-    fitted = models.fit(unfitted, rows, of)
-    year = tables.window(table, of, "2013-04-01", "2014-01-01").rows
-    log = traffic.answered(year, of, models.predict(fitted, year, of))
-    past = watch.cut(train.promise(rows, tried, of), of, 7, 0)
-    windows = watch.quality(of, past, watch.cut(log, of, 7, 0), 200)
+    unfitted = pipelines.pipeline(of, kind, **chosen)
+    tried = pipelines.cross_validate(unfitted, rows, of, splits.blocks(rows, of), folds)
+    fitted = pipelines.fit(unfitted, rows, of)
+    year = splits.window(table, of, "2013-04-01", "2014-01-01").rows
+    log = frames.answered(year, of, pipelines.predict(fitted, year, of))
+    past = decisions.cut(validation.promise(rows, tried, of), of, 7, 0)
+    windows = decisions.quality(of, past, decisions.cut(log, of, 7, 0), 200)
     report([w for w in windows if w.past], [w for w in windows if not w.past])
 
 

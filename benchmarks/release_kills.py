@@ -1,6 +1,6 @@
 """kill -9 before every write of release, promote and rollback: is anything torn, and does the next command complete it?
 
-Example: PYTHONPATH=tests python -P benchmarks/release_kills.py      prints a line a command, and exits with 1 if something was torn
+Example: PYTHONPATH=tests/support python -P benchmarks/release_kills.py      prints a line a command, and exits with 1 if something was torn
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What a scrape takes where the page has all the series that a replica may have: a wide model, as champion, canary and shadow.
 
-Example: PYTHONPATH=tests python -P benchmarks/scrape.py      prints a Markdown table; half a minute
+Example: PYTHONPATH=tests/support python -P benchmarks/scrape.py      prints a Markdown table; half a minute
 """
 
 import json

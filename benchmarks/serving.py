@@ -21,8 +21,10 @@ import numpy as np
 import strain
 
 import servers
-from modelkeep import bundle, proof, workspace
-from modelkeep.sources import read
+from modelkeep.core import workspace
+from modelkeep.data.io import read
+from modelkeep.training import bundle
+from modelkeep.training.engines import export
 from servers import LARGE, Failed, Running, Server
 
 DIFFERENT, LINES, OF_ONE = 0.01, 32, 2000
@@ -76,9 +78,9 @@ def work(root: Path, folder: Path) -> Work:
 def convert(root: Path, path: Path) -> str:
     """The model's estimator as ONNX, for the bare app."""
     model = bundle.load(root / "models" / "candidate")
-    cuts = proof.encoding(model.pipeline, model.schema)["cuts"]
+    cuts = export.encoding(model.pipeline, model.schema)["cuts"]
     width = model.pipeline["model"].n_features_in_
-    path.write_bytes(proof.to_onnx(model.pipeline, width, cuts))
+    path.write_bytes(export.to_onnx(model.pipeline, width, cuts))
     return str(path)
 
 

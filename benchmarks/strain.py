@@ -11,8 +11,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from modelkeep import store
-from modelkeep.store import Now, Role
+from modelkeep.registry import store
+from modelkeep.registry.store import Now, Role
 from servers import CLIENT_CORE, HERE, Failed, Running, Server, started
 
 CALM, EVERY = 20, 0.5  # scrapes of one measurement, and seconds between two

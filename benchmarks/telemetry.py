@@ -14,8 +14,11 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelkeep import bundle, contract, models, traffic, workspace
-from modelkeep.telemetry import Telemetry
+from modelkeep.core import workspace
+from modelkeep.monitoring import contract
+from modelkeep.monitoring.exporter import Telemetry
+from modelkeep.predictions import frames
+from modelkeep.training import bundle, pipelines
 
 ROWS = 20_480
 
@@ -68,11 +71,11 @@ def answer(telemetry: Telemetry, rows: tuple, size: int) -> None:
 def rows_of(served: bundle.Bundle) -> tuple:
     """Rows as a server has them."""
     of, rows = served.schema, served.promise.head(ROWS)
-    frame = models.features(rows, of)
+    frame = pipelines.features(rows, of)
     named = {k: [c.name for c in of.columns if c.kind == k] for k in ("number", "category")}
     texts = frame[named["category"]].astype(object)
     texts = texts.where(texts.notna(), None).to_numpy().T.tolist()
-    return frame[named["number"]].to_numpy(np.float64), texts, traffic.answers(rows, of)
+    return frame[named["number"]].to_numpy(np.float64), texts, frames.answers(rows, of)
 
 
 def request(count: Callable[[str, int, float], None]) -> None:

@@ -1,6 +1,6 @@
 """kill -9 before every write of unattended turns: is anything torn, lost or counted twice, and does the next turn complete it?
 
-Example: PYTHONPATH=tests python -P benchmarks/update_kills.py      prints a line a scene, and exits with 1 if something was wrong
+Example: PYTHONPATH=tests/support python -P benchmarks/update_kills.py      prints a line a scene, and exits with 1 if something was wrong
 """
 
 import argparse
@@ -14,7 +14,7 @@ import kills
 import released
 import synthetic
 import turned
-from modelkeep import update
+from modelkeep.ops import update
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import synthetic
 # Files that take minutes, the longest first: two workers that meet them last wait for each other.
 LONG = (
     "versions",
-    "rollout",
+    "control",
     "alerts",
     "alarms",
     "releases",

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from modelkeep import files, record, releases, rollout, workspace
+from modelkeep.core import files, workspace
+from modelkeep.registry import record, releases
+from modelkeep.rollout import control
 
 HISTORY, PLANTED = "history", "planted"
 
@@ -100,7 +102,7 @@ class Clone:
         self.commit(at, "Planted: a candidate that learned from shuffled labels")
         done = releases.release(self.root, record.read(self.root), at, forced="planted")
         said = json.loads((self.root / "verdicts" / "evaluate.json").read_text())
-        rollout.start(self.root, done.version, at, reason="planted: its labels were shuffled")
+        control.start(self.root, done.version, at, reason="planted: its labels were shuffled")
         self.set({"prepare": before})
         self.commit(at, "Back to the true history")
         return done.version, f"{said['state']}: {said['sentence']}"

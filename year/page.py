@@ -3,11 +3,13 @@
 from datetime import datetime
 
 import numpy as np
-from told import Told, wrong
 
-from modelkeep import charts, figures, report, scores, story
-from modelkeep.journal import Journal
-from modelkeep.report import Html, count, number, several
+from modelkeep.core import markup, pages
+from modelkeep.core.markup import Html, count, number, several
+from modelkeep.evaluation import metrics
+from modelkeep.reports import figures, rollout
+from modelkeep.rollout.journal import Journal
+from told import Told, wrong
 
 REASONS = {
     "source": "a folder that grows; the bundled example is one table of the whole year",
@@ -30,7 +32,7 @@ REASONS = {
 
 def page(told: Told, events: list[dict], params: dict, commit: str, spent: float) -> str:  # fmt: skip
     """The page as HTML; `commit` is that of the repository that was cloned."""
-    first, second = scores.METRICS[told.task]
+    first, second = metrics.METRICS[told.task]
     planted = _planted(told, events)
     parts = [
         "<h1>The year: does the loop keep a model right, unattended?</h1>",
@@ -38,10 +40,10 @@ def page(told: Told, events: list[dict], params: dict, commit: str, spent: float
         _text(
             "A model of the flights of January to March 2013 is released on the first day. From then on a real server answers each flight before it departs, at a clock that runs fast; a day later what came true is posted, of two in a hundred never. Every four weeks `modelkeep update` takes one turn: it adds the flights that came true to the history, trains a candidate on it, asks the gate, and lets what passes answer a few flights as a canary, until the evidence says more or back. Nobody looks at it, except that once a bad model is let past the gate by force."
         ),
-        report.provenance(_facts(told, commit)).markup,
+        markup.provenance(_facts(told, commit)).markup,
         "<h2>What happened, turn by turn?</h2>",
         _text("The gate compares each candidate with the champion on the newest thirty days, which neither has learned from. What it cannot tell from no difference is refused as well."),
-        report.table(_acts(told, events)).markup,
+        markup.table(_acts(told, events)).markup,
         "<h2>Who answered?</h2>",
         _who(told, planted)._repr_html_(),
         "<h2>Was it worth it?</h2>",
@@ -55,16 +57,16 @@ def page(told: Told, events: list[dict], params: dict, commit: str, spent: float
         _text("Each step is left once it is refuted that the canary is worse by the step's margin; then the evidence begins anew."),
         *[_evidence(j, "harmless") for j in _promoted(told)[:1]],
         "<h2>How did each rollout go?</h2>",
-        report.table(_rollouts(told), "There was no rollout.").markup,
+        markup.table(_rollouts(told), "There was no rollout.").markup,
         "<h2>What does the record say?</h2>",
         f"<pre>{_escaped(told.record['text'])}</pre>",
         "<h2>What was checked?</h2>",
         _text("Every flight was compared in three places: what the client was told, what the log holds, and what the model says that the answer names. A difference would be an answer of two models mixed, a lost row or one counted twice."),
-        report.table([{"": k, "number": v} for k, v in told.checks.items()]).markup,
+        markup.table([{"": k, "number": v} for k, v in told.checks.items()]).markup,
         "<h2>Which rules were not the usual ones?</h2>",
-        report.table([{"value": f"{stage}: {k}", "in this year": _value(v), "why": REASONS.get(k, "")} for stage, values in params.items() for k, v in values.items()]).markup,
+        markup.table([{"value": f"{stage}: {k}", "in this year": _value(v), "why": REASONS.get(k, "")} for stage, values in params.items() for k, v in values.items()]).markup,
     ]  # fmt: skip
-    return report.page("The year · Modelkeep", "\n".join(parts), current=None)
+    return pages.page("The year · Modelkeep", "\n".join(parts), current=None)
 
 
 def _escaped(text: str) -> str:
@@ -98,24 +100,24 @@ def verdict(told: Told, events: list[dict], spent: float) -> Html:
     planted, bad = _planted(told, events), wrong(told)
     turns = [e for e in events if e["what"] == "turn"]
     refused = [e for e in turns if _refused(e)]
-    first = scores.METRICS[told.task][1]
+    first = metrics.METRICS[told.task][1]
     ours, alone = np.nanmean(told.served[first]), np.nanmean(told.never[first])
     missing = _missing(told, planted, refused)
     rows = len(told.by)
     sentence = (
         f"In {count(len(told.starts), 'week')} {count(len(turns), 'turn')} and {count(rows, 'flight')} the loop promoted {count(len(_promoted(told)), 'candidate')} by canary, "
         f"its gate refused {len(refused)}, and the model planted past the gate was {'rolled back' if planted and planted.end == 'roll_back' else 'NOT rolled back'}"
-        f"{_after(planted)}: {scores.NAMES[first]} {number(float(ours))} by week on average, {number(float(alone))} if nobody had ever updated."
+        f"{_after(planted)}: {metrics.NAMES[first]} {number(float(ours))} by week on average, {number(float(alone))} if nobody had ever updated."
     )
     gain = told.gain(first)
     reasons = [
         *missing,
         f"{several([f'{k}: {v:,}' for k, v in bad.items()], 9) if bad else 'every answer is in the log once, as the client was told it and as the model says that it names; nobody was refused'}",
-        f"the gain in {scores.NAMES[first]} over never updating is {number(gain.value)} ({number(gain.low)} to {number(gain.high)}), by week on average",
+        f"the gain in {metrics.NAMES[first]} over never updating is {number(gain.value)} ({number(gain.low)} to {number(gain.high)}), by week on average",
         f"the planted model gave {_exposed(told, planted):,} answers of {rows:,}",
         f"it took {spent / 60:.0f} minutes",
     ]
-    return report.verdict("failed" if missing or bad else "done", sentence, reasons)
+    return markup.verdict("failed" if missing or bad else "done", sentence, reasons)
 
 
 def _missing(told: Told, planted: Journal | None, refused: list[dict]) -> list[str]:
@@ -198,7 +200,7 @@ def _rollouts(told: Told) -> list[dict]:
         last = j.verdicts[-1] if j.verdicts else None
         rows.append(
             {
-                "began": _day(story.facts(j)["began"][:10]),
+                "began": _day(rollout.facts(j)["began"][:10]),
                 "canary": j.opening.canary["version"],
                 "against": j.opening.champion["version"],
                 "shares": " → ".join(steps),
@@ -237,16 +239,16 @@ def _course(told: Told, metric: str) -> figures.Figure:
     for word in ends:
         at = [np.datetime64(j.upto, "us") for j in told.journals if j.end == word]
         marks[ends[word]] = np.isin(np.arange(len(ours)), [int((t - told.starts[0]) / np.timedelta64(7, "D")) for t in at])  # fmt: skip
-    name, gain = scores.NAMES[metric], told.gain(metric)
-    better = "higher" if metric in scores.HIGHER_IS_BETTER else "lower"
+    name, gain = metrics.NAMES[metric], told.gain(metric)
+    better = "higher" if metric in metrics.HIGHER_IS_BETTER else "lower"
     caption = (
         f"{len(ours)} weeks; {better} is better. On average {number(float(np.nanmean(ours)))} served and {number(float(np.nanmean(alone)))} without an update; "
         f"the gain is {number(gain.value)} ({number(gain.low)} to {number(gain.high)}, stretches of four weeks)."
     )
-    return charts.courses(told.starts, {"served": ours, "never updated": alone}, marks, name=name, title=f"How good was {name}, week by week?", caption=caption)  # fmt: skip
+    return figures.courses(told.starts, {"served": ours, "never updated": alone}, marks, name=name, title=f"How good was {name}, week by week?", caption=caption)  # fmt: skip
 
 
 def _evidence(found: Journal | None, question: str) -> str:
     if found is None:
         return "<p>There was none.</p>"
-    return story.evidence(found, question)._repr_html_()
+    return rollout.evidence(found, question)._repr_html_()

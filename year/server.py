@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 from clock import Clock
-
-from modelkeep import parents, serve, workspace
+from modelkeep.core import workspace
+from modelkeep.ops import processes, serve
 
 if __name__ == "__main__":
-    parents.watch()  # a year that is killed leaves no server
+    processes.watch()  # a year that is killed leaves no server
     root = workspace.root()
     moved = Clock(Path(sys.argv[1]))
     serve.run(root, serve.settings(root, {"port": "0"}), moved.nanoseconds)

@@ -6,23 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from clone import HISTORY
 
-from modelkeep import (
-    bundle,
-    frontier,
-    history,
-    journal,
-    log,
-    past,
-    record,
-    rollout,
-    scores,
-    traffic,
-)
-from modelkeep.columns import as_text
-from modelkeep.journal import Journal
-from modelkeep.schema import Schema
+from clone import HISTORY
+from modelkeep.backtest import frontier, point_in_time
+from modelkeep.data.columns import as_text
+from modelkeep.data.schema import Schema
+from modelkeep.evaluation import metrics
+from modelkeep.predictions import frames, log
+from modelkeep.registry import record, timeline
+from modelkeep.rollout import control, journal
+from modelkeep.rollout.journal import Journal
+from modelkeep.training import bundle
 
 NEAR = 1e-5  # how far an answer may be from what the model says that it names
 WEEK = np.timedelta64(7, "D")
@@ -55,15 +49,15 @@ def tell(root: Path, table: pd.DataFrame, asked: Mapping, seen, first: str) -> T
     """Read the log of the clone at `root` and check it; `seen` is the traffic as its clients saw it, `first` the SHA-256 of the first champion."""
     models = {p.name[:10]: bundle.load(p) for p in sorted((root / "serving" / "bundles").glob("*"))}
     of = models[first[:10]].schema
-    with_log = rollout.open_log(root)
+    with_log = control.open_log(root)
     batches = list(with_log.read(0, log.END))
     with_log.close()
-    rows, _ = traffic.logged(batches, of)
+    rows, _ = frames.logged(batches, of)
     raw = pd.concat([b.select(["id", "model", "role", "label"]).to_pandas() for b in batches])
     truth = pd.Series(as_text(table[of.label]).to_numpy(), table[of.id].to_numpy())
     checks = _once(raw, seen) | _same(rows, of, models, seen)
     checks |= _labels(raw, truth, seen) | _history(root, rows, asked, truth, of)
-    said = traffic.answers(rows, of)
+    said = frames.answers(rows, of)
     role = raw.drop_duplicates("id").set_index("id")["role"].reindex(rows[of.id]).to_numpy()
     rows[of.label] = truth.reindex(rows[of.id]).to_numpy()  # also of those whose label never came
     alone = models[first[:10]].answer(rows)
@@ -71,7 +65,7 @@ def tell(root: Path, table: pd.DataFrame, asked: Mapping, seen, first: str) -> T
     journals = [journal.read(p) for p in sorted((root / "rollouts").glob("*.jsonl"))]
     days = rows[of.time].to_numpy().astype("datetime64[D]")
     quality = [_quality(rows, each, of, week, len(starts)) for each in (said, alone)]
-    by = rows[traffic.ANSWERED_BY].to_numpy()
+    by = rows[frames.ANSWERED_BY].to_numpy()
     return Told(by, role, days, of.task, starts, *quality, checks, journals, *_record(root))
 
 
@@ -89,7 +83,7 @@ def _once(raw: pd.DataFrame, seen) -> dict[str, int]:
 
 def _same(rows: pd.DataFrame, of: Schema, models: Mapping, seen) -> dict[str, int | float]:
     """Whether the log holds what clients were told, and whether that is what the named model says."""
-    said, by = traffic.answers(rows, of), rows[traffic.ANSWERED_BY].to_numpy()
+    said, by = frames.answers(rows, of), rows[frames.ANSWERED_BY].to_numpy()
     told = [seen.given.get(i, ("", [np.nan] * said.shape[1])) for i in rows[of.id]]
     other = np.array([model for model, _ in told]) != by
     other |= np.abs(np.array([answer for _, answer in told]) - said).max(axis=1) > NEAR
@@ -136,8 +130,8 @@ def _weeks(times: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _quality(rows: pd.DataFrame, said: np.ndarray, of: Schema, week: np.ndarray, weeks: int) -> dict[str, np.ndarray]:  # fmt: skip
-    by_week = [past.realised(rows[week == w], said[week == w], of) for w in range(weeks)]
-    return {m: np.array([each[m] for each in by_week]) for m in scores.METRICS[of.task]}
+    by_week = [point_in_time.realised(rows[week == w], said[week == w], of) for w in range(weeks)]
+    return {m: np.array([each[m] for each in by_week]) for m in metrics.METRICS[of.task]}
 
 
 def wrong(told: Told) -> dict[str, int]:
@@ -150,4 +144,4 @@ def wrong(told: Told) -> dict[str, int]:
 def _record(root: Path) -> tuple[dict[str, str], dict]:
     at = record.read(root)
     names = {record.evidence(t)["hashes"]["bundle"][:10]: v for v, t in at.versions.items()}
-    return names, history.told(at)
+    return names, timeline.told(at)

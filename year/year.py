@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
+
 from clock import Clock
 from clone import Clone, YearError, moment
+from modelkeep.core import files, git, workspace
+from modelkeep.data import io
+from modelkeep.registry import store
+from modelkeep.registry.timeline import moment as seconds
+from modelkeep.rollout import control, journal
 from service import Server, Traffic
-
-from modelkeep import files, journal, rollout, sources, store, tags, workspace
-from modelkeep.history import moment as seconds
 
 DAY, HOUR, LOOK = 86_400, 3_600, 6
 PARAMS = {
@@ -51,7 +54,7 @@ class Year:
         self.clone = Clone(place / "clone")
         self.events: list[dict] = []
         self.server: Server | None = None
-        self.controller: rollout.Controller | None = None
+        self.controller: control.Controller | None = None
 
     def begin(self, source: Path, params: dict) -> None:
         """Clone, release the first model, and serve it."""
@@ -70,8 +73,8 @@ class Year:
         within = (times >= moment(self.start)) & (times < moment(self.end))
         self.traffic = Traffic(self.table[within], asked, self.lost)
         self.server = Server(self.clone.root, self.place / "clock", self.place / "server.log", self.clone.env)  # fmt: skip
-        self.log = rollout.open_log(self.clone.root)
-        self.first = store.now(rollout.folder(self.clone.root)).champion.sha256
+        self.log = control.open_log(self.clone.root)
+        self.first = store.now(control.folder(self.clone.root)).champion.sha256
 
     def day(self, at: int) -> None:
         """One day: labels, rows, and looks at a rollout, hour by hour."""
@@ -118,7 +121,7 @@ class Year:
         self.server.follow()
         path = journal.newest(self.clone.root)
         if path is not None and not journal.read(path).end:
-            self.controller = rollout.Controller(self.clone.root, self.log, self.clock.seconds)
+            self.controller = control.Controller(self.clone.root, self.log, self.clock.seconds)
 
     def happened(self, at: int, what: str, /, **said: object) -> None:
         """Put an event on record, for the page."""
@@ -194,7 +197,7 @@ def main() -> int:
     place = root / ".dvc" / "tmp" / "year"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    table = sources.read("flights", root).drop(columns="tailnum")
+    table = io.read("flights", root).drop(columns="tailnum")
     year = Year(place, table, told.start, told.end)
     began = time.monotonic()
     try:
@@ -212,7 +215,7 @@ def finish(year: Year, root: Path, spent: float) -> int:
 
     asked, first = workspace.params(root, "prepare"), year.first
     found = tell(year.clone.root, year.table, asked, year.traffic, first)
-    commit = tags.git(root, "rev-parse", "--short=10", "HEAD").strip()
+    commit = git.run(root, "rev-parse", "--short=10", "HEAD").strip()
     text = page(found, year.events, PARAMS, commit, spent)
     files.write_text(root / "reports" / "year.html", text)
     files.write_json(year.place / "checks.json", found.checks)

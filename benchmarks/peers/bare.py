@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from modelkeep.engine import Onnx
+from modelkeep.training.engines.onnx import Onnx
 
 PLAN = json.loads(Path(os.environ["BENCHMARK_MODEL"]).with_name("encoding.json").read_bytes())
 ENGINE = Onnx(PLAN, Path(os.environ["BENCHMARK_ONNX"]).read_bytes())

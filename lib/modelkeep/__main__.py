@@ -2,6 +2,6 @@
 
 import sys
 
-from modelkeep.cli import main
+from modelkeep.cli.main import main
 
 sys.exit(main())

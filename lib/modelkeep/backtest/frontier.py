@@ -1,0 +1,135 @@
+"""Quality kept against retrains spent: differences of policies by week with their intervals, and which policy to choose"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelkeep.evaluation import metrics
+
+KEEP = 0.98  # of the gain of retraining every week: who keeps so much has kept it
+NEVER, WEEKLY = "never", "every week"
+
+
+class FrontierError(ValueError):
+    """Courses that cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """One policy's quality by week, each metric an array, and how many models it trained for that."""
+
+    name: str
+    retrains: int
+    quality: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over weeks, between its limits; `sure` is the share of draws above 0."""
+
+    value: float
+    low: float
+    high: float
+    sure: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The policy to choose, how often draws of weeks choose it, and what else they choose."""
+
+    name: str
+    sure: float
+    others: dict[str, float]
+
+
+def draws(weeks: int, length: int, times: int, seed: int) -> np.ndarray:
+    """Weeks drawn in blocks of `length` that follow each other, the last week before the first (circular block bootstrap, Politis and Romano 1992)."""
+    if not 1 <= length <= weeks:
+        raise FrontierError(f"block_weeks: {length} is not from 1 to the {weeks} weeks; set it in params/backtest.yaml")  # fmt: skip
+    random, blocks = np.random.default_rng(seed), -(-weeks // length)
+    first = random.integers(0, weeks, (times, blocks, 1))
+    return ((first + np.arange(length)) % weeks).reshape(times, -1)[:, :weeks]
+
+
+def gains(metric: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """By how much `a` is better than `b`, by week."""
+    return (a - b) * (1 if metric in metrics.HIGHER_IS_BETTER else -1)
+
+
+def interval(x: np.ndarray, drawn: np.ndarray, confidence: float = 0.95) -> Interval:
+    """The mean of what is known of `x`, with percentiles of the means of drawn weeks."""
+    means, tail = _means(x, drawn), (1 - confidence) / 2
+    if not np.isfinite(means).any():
+        return Interval(*[np.nan] * 4)
+    low, high = np.nanquantile(means, [tail, 1 - tail])
+    return Interval(float(_means(x, np.arange(len(x))[None])[0]), float(low), float(high), float(np.mean(means > 0)))  # fmt: skip
+
+
+def _means(x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    known = np.isfinite(x)
+    n = known[drawn].sum(axis=1)
+    return np.divide(np.where(known, x, 0)[drawn].sum(axis=1), n, out=np.full(len(n), np.nan), where=n > 0)  # fmt: skip
+
+
+def kept(
+    metric: str, policy: Course, never: Course, weekly: Course, drawn: np.ndarray
+) -> tuple[Interval, float]:
+    """The share of the gain of retraining every week that a policy kept, and in how many draws it kept enough; unknown where there is no gain to keep."""
+    q = metric
+    parts = [gains(q, c.quality[q], never.quality[q]) for c in (policy, weekly)]
+    shares = _shares(*(_means(x, drawn) for x in parts))
+    value = _shares(*(_means(x, np.arange(len(x))[None]) for x in parts))[0]
+    if not np.isfinite(value):
+        return Interval(*[np.nan] * 4), np.nan
+    low, high = np.nanquantile(shares, [0.025, 0.975])
+    enough = float(np.mean(shares >= KEEP))
+    return Interval(float(value), float(low), float(high), float(np.mean(shares > 0))), enough
+
+
+def _shares(ours: np.ndarray, weekly: np.ndarray) -> np.ndarray:
+    return np.divide(ours, weekly, out=np.full(len(ours), np.nan), where=weekly > 0)
+
+
+def choose(
+    metric: str, policies: Sequence[Course], never: Course, weekly: Course, drawn: np.ndarray
+) -> Choice:
+    """The fewest retrains that keep enough of the weekly gain, or none at all where there is no gain; sure as often as drawn weeks choose the same."""
+    every = [never, *(c for c in policies if c.name not in (never.name, weekly.name)), weekly]
+    means = np.array(
+        [_means(gains(metric, c.quality[metric], never.quality[metric]), drawn) for c in every]
+    )
+    spent = np.array([c.retrains for c in every], float)
+    picked = [_pick(column, spent) for column in means.T]
+    now = np.arange(len(weekly.quality[metric]))[None]
+    found = [_means(gains(metric, c.quality[metric], never.quality[metric]), now)[0] for c in every]
+    best = _pick(np.array(found), spent)
+    share = {c.name: float(np.mean(np.array(picked) == i)) for i, c in enumerate(every)}
+    others = {k: v for k, v in share.items() if v >= 0.05 and k != every[best].name}
+    others = dict(sorted(others.items(), key=lambda item: -item[1]))
+    return Choice(every[best].name, share[every[best].name], others)
+
+
+def _pick(gain: np.ndarray, spent: np.ndarray) -> int:
+    """The first is never, the last every week; of those that keep enough the cheapest, of equally cheap ones the better."""
+    if not gain[-1] > 0:
+        return 0
+    enough = np.flatnonzero(gain >= KEEP * gain[-1])
+    return int(min(enough, key=lambda i: (spent[i], -gain[i])))
+
+
+def read(text: str, name: str, retrains: int) -> dict[str, Course]:
+    """The courses of `plots/backtest.csv`: the policy's (called `name`), never, every week, hindsight."""
+    lines = text.strip().split("\n")
+    head = lines[0].split(",")
+    cells = [line.split(",") for line in lines[1:]]
+    values = {k: np.array([float(row[i] or "nan") for row in cells]) for i, k in enumerate(head) if i}  # fmt: skip
+    spent = {"policy": retrains, "never": 0, "weekly": len(cells) - 1, "hindsight": 0}
+    named = {"policy": name, "never": NEVER, "weekly": WEEKLY, "hindsight": "hindsight"}
+    metrics = [k.removesuffix("_policy") for k in head if k.endswith("_policy")]
+    return {k: Course(named[k], spent[k], {m: values[f"{m}_{k}"] for m in metrics}) for k in spent}
+
+
+def starts(text: str) -> list[str]:
+    """The weeks of a `plots/backtest.csv`."""
+    return [line.split(",")[0] for line in text.strip().split("\n")[1:]]

@@ -1,0 +1,247 @@
+"""The past as it was known at any moment: what could be learned from then, and the weeks that followed"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from hashlib import sha256
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
+
+from modelkeep.backtest import cache
+from modelkeep.backtest.cache import Shelf
+from modelkeep.data import schema, splits
+from modelkeep.data.columns import as_times
+from modelkeep.data.schema import Schema
+from modelkeep.data.splits import Prepared
+from modelkeep.evaluation import metrics
+from modelkeep.training import bundle, pipelines
+
+WEEK, DAY = np.timedelta64(7, "D"), np.timedelta64(1, "D")
+THREADS = 2
+REMEMBERED = 3  # models whose training rows are held in memory
+
+
+class PastError(ValueError):
+    """A history that cannot be replayed."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the backtest: trained at the start of a week, on so many days, the newest `held` ones kept back."""
+
+    week: int
+    history_days: float
+    held: int
+    schema: Schema
+    rows: int
+    seconds: float  # of computing, when it was trained
+    name: str  # the hash of all that it was made of
+    read: Callable[[], Pipeline] = field(repr=False, compare=False)
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The fitted pipeline, not read before it is asked for."""
+        return self.read()
+
+    @property
+    def key(self) -> tuple[int, float, int]:
+        """What a model is known by: the same key gives the same model."""
+        return self.week, self.history_days, self.held
+
+
+@dataclass
+class Past:
+    """A labelled table in the order of time, and what was made of it; nothing here shows a row before its time or a label before it came.
+
+    `asked` and `learning` are the parameters of prepare and of train; `clock` gives seconds of computing; models and what was measured of them are kept on the `shelf` for later runs.
+    """
+
+    table: pd.DataFrame
+    asked: Mapping
+    learning: Mapping
+    start: str
+    end: str = ""
+    label_delay_days: float = 0
+    shelf: Shelf = field(default_factory=Shelf)
+    clock: Callable[[], float] = time.thread_time
+    _models: dict[tuple, Model] = field(default_factory=dict)
+    _scores: dict[tuple, dict[str, float]] = field(default_factory=dict)
+    _proofs: dict[tuple, tuple[np.ndarray, pd.DataFrame]] = field(default_factory=dict)
+    _cleaned: tuple[int, list] = (-1, [])
+
+    def __post_init__(self) -> None:
+        if not (name := self.asked["time_column"]):
+            raise PastError(
+                "time_column: a backtest replays time, and the rows have none; set it in params/prepare.yaml"
+            )
+        times, _ = as_times(self.table[name])
+        order = np.argsort(times.to_numpy(), kind="stable")[: int(times.notna().sum())]
+        self.table = self.table.iloc[order].reset_index(drop=True)
+        self._times = times.to_numpy()[order]
+        self.starts = _weeks(self._times, self.start, self.end)
+
+    def known(self, week: int, history_days: float, test_days: int) -> Prepared:
+        """What `prepare` would have made of what was known when a week began."""
+        before = self.table.iloc[: np.searchsorted(self._times, self.starts[week])]
+        stated = {"as_of": str(self.starts[week]), "label_delay_days": self.label_delay_days}
+        stated |= {"history_days": history_days, "test_days": test_days}
+        return splits.prepare(before, **{**self.asked, **stated})
+
+    def learn(self, week: int, history_days: float = 0, held: int = 0) -> Model:
+        """The model that training would have made when a week began; the same is made only once."""
+        key = (week, history_days, held)
+        if key not in self._models:
+            start = self.starts[week]
+            rows = self._content(self._times[0], start)
+            name = cache.name(self._made_of, str(start), history_days, held, rows)
+            self._models[key] = self._recalled(key, name) or self._trained(key, name)
+        return self._models[key]
+
+    def _recalled(self, key: tuple, name: str) -> Model | None:
+        head, _, sealed = self.shelf.get(name).partition(b"\n")
+        if not head:
+            return None
+        told = json.loads(head)
+        of = schema.from_json(told["schema"])
+        return Model(*key, of, told["rows"], told["seconds"], name, partial(bundle.undump, sealed))
+
+    def _trained(self, key: tuple, name: str) -> Model:
+        began = self.clock()
+        rows, test, of = self.learned_from(*key)
+        fitted = pipelines.fit(self.unfitted(of), rows, of)
+        if key[2]:
+            self._keep(key, rows, test, of)
+        told = {"rows": len(rows), "seconds": self.clock() - began}
+        if self.shelf.folder:
+            head = json.dumps({**told, "schema": schema.to_json(of)}).encode()
+            self.shelf.put(name, head + b"\n" + bundle.dump(fitted))
+        return Model(*key, of, **told, name=name, read=lambda: fitted)
+
+    @property
+    def spent(self) -> dict[tuple, float]:
+        """Seconds of computing by model, of the time when it was trained."""
+        return {key: model.seconds for key, model in self._models.items()}
+
+    @cached_property
+    def _made_of(self) -> list:
+        columns = self.table.dtypes.astype(str).to_dict()
+        return [cache.code(), columns, self.asked, self.learning, self.label_delay_days]
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        return pd.util.hash_pandas_object(self.table, index=False).to_numpy()
+
+    def _content(self, first: np.datetime64, last: np.datetime64) -> str:
+        """One hash over the rows of a stretch of time."""
+        inside = slice(*np.searchsorted(self._times, [first, last]))
+        return sha256(self._hashes[inside].tobytes()).hexdigest()
+
+    def learned_from(
+        self, week: int, history_days: float, held: int
+    ) -> tuple[pd.DataFrame, pd.DataFrame, Schema]:
+        """The rows that a model learned from, and those that were kept back; without a test the newest day is learned from, too."""
+        parts = self.known(week, history_days, held or 1)
+        if held:
+            return parts.train, parts.test, parts.schema
+        both = pd.concat([parts.train, parts.test], ignore_index=True)
+        return both, parts.test.iloc[:0], parts.schema
+
+    def trained_on(self, model: Model) -> tuple[np.ndarray, pd.DataFrame]:
+        """The hashes of the rows that a model learned from, and the rows that were kept back; few are remembered, as all would fill the memory."""
+        if model.key not in self._proofs:
+            self._keep(model.key, *self.learned_from(*model.key))
+        self._proofs[model.key] = self._proofs.pop(model.key)  # the newest used comes last
+        return self._proofs[model.key]
+
+    def _keep(self, key: tuple, rows: pd.DataFrame, test: pd.DataFrame, of: Schema) -> None:
+        self._proofs[key] = (bundle.row_hashes(rows, of), test)
+        for oldest in list(self._proofs)[:-REMEMBERED]:
+            del self._proofs[oldest]
+
+    def learn_ahead(self, keys: Iterable[tuple[int, float, int]]) -> None:
+        """Train what will be needed for sure, two at a time."""
+        # a limit of its own in each thread would lift the other's when it ends
+        with threadpool_limits(1), ThreadPoolExecutor(THREADS) as workers:
+            list(workers.map(lambda key: self.learn(*key), dict.fromkeys(keys)))
+
+    def unfitted(self, of: Schema) -> Pipeline:
+        """A pipeline as the parameters of train want it."""
+        knobs = {k: v for k, v in self.learning.items() if k not in ("model", "folds")}
+        return pipelines.pipeline(of, self.learning["model"], **knobs)
+
+    def rows(self, week: int, of: Schema) -> pd.DataFrame:
+        """The rows of a week, clean to a model's schema."""
+        if self._cleaned[0] != week:
+            self._cleaned = (week, [])
+        of = _as_cleaned(of)
+        for known, rows in self._cleaned[1]:
+            if known == of:
+                return rows
+        first, last = self.starts[week], self.starts[week] + WEEK
+        raw = self.table.iloc[slice(*np.searchsorted(self._times, [first, last]))]
+        rows = splits.window(raw, of, str(first), str(last)).rows
+        self._cleaned[1].append((of, rows))
+        return rows
+
+    def answered(self, model: Model, week: int) -> tuple[pd.DataFrame, np.ndarray]:
+        """The rows of a week and what a model says of them."""
+        rows = self.rows(week, model.schema)
+        return rows, says(model, rows)
+
+    def quality(self, model: Model, week: int) -> dict[str, float]:
+        """How good a model was in a week, by all labels that ever came."""
+        if (key := (model.key, week)) not in self._scores:
+            start = self.starts[week]
+            name = cache.name(model.name, str(start), self._content(start, start + WEEK))
+            if not (content := self.shelf.get(name)):
+                found = realised(*self.answered(model, week), model.schema)
+                content = json.dumps(found).encode()
+                self.shelf.put(name, content)
+            self._scores[key] = json.loads(content)
+        return self._scores[key]
+
+
+def _as_cleaned(of: Schema) -> Schema:
+    """What of a schema decides how rows are cleaned: categories do only where unseen ones are refused."""
+    columns = (c if c.unseen == "reject" else replace(c, categories=()) for c in of.columns)
+    return replace(of, origin={}, ignored={}, columns=tuple(columns))
+
+
+def says(model: Model, rows: pd.DataFrame) -> np.ndarray:
+    """What a model says of rows, of which there may be none."""
+    if rows.empty:
+        return np.zeros((0, len(model.schema.classes)) if model.schema.classes else 0)
+    with threadpool_limits(1):  # boosting waits for its second thread on each of its trees
+        return pipelines.predict(model.pipeline, rows, model.schema)
+
+
+def realised(rows: pd.DataFrame, said: np.ndarray, of: Schema) -> dict[str, float]:
+    """Each metric of the task over the labelled rows; NaN where there is none."""
+    labelled = rows[of.label].notna().to_numpy()
+    if not labelled.any():
+        return dict.fromkeys(metrics.METRICS[of.task], np.nan)
+    y = pipelines.outcome(rows[labelled], of)
+    found = metrics.per_row(of.task, y, said[labelled])
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _weeks(times: np.ndarray, start: str, end: str) -> np.ndarray:
+    moments, _ = as_times(pd.Series([start, end or str(times[-1].astype("datetime64[D]") + DAY)]))
+    if moments.isna().any():
+        raise PastError(
+            f"start, end: {start!r} and {end!r} must be dates (ISO 8601), as 2013-04-01"
+        )
+    first, last = moments.to_numpy().astype("datetime64[D]")
+    weeks = int((min(last, times[-1].astype("datetime64[D]") + DAY) - first) / WEEK)
+    if weeks < 2 or first <= times[0]:
+        raise PastError(
+            f"start: from {first} to {last} there are {max(weeks, 0)} whole weeks to replay, and the rows are of "
+            f"{times[0].astype('datetime64[D]')} to {times[-1].astype('datetime64[D]')}; two are needed, and rows before them"
+        )
+    return first + WEEK * np.arange(weeks)

@@ -1,0 +1,85 @@
+"""Maintenance policies: when to train anew, on how much, and what a candidate must pass before it serves"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelkeep.evaluation import metrics
+from modelkeep.monitoring.windows import Window
+
+KINDS = ("never", "every", "monitor", "estimate")
+
+
+class PolicyError(ValueError):
+    """A policy that nobody could follow."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`kind` says when a candidate is trained: never, every `weeks` weeks, when the monitor says `retrain`, or when the estimate has declined; `test_days` are kept back for the gate."""
+
+    kind: str
+    weeks: int = 4
+    history_days: float = 0
+    gate: bool = False
+    test_days: int = 30
+    canary: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, rule, kept in (
+            ("policy", self.kind, f"one of {', '.join(KINDS)}", self.kind in KINDS),
+            ("weeks", self.weeks, "1 or more", self.weeks >= 1),
+            ("history_days", self.history_days, "0 (all) or more", self.history_days >= 0),
+            ("test_days", self.test_days, "1 or more", self.test_days >= 1),
+            (
+                "history_days",
+                self.history_days,
+                f"above test_days ({self.test_days}) with a gate, which takes these away",
+                not (self.gate and 0 < self.history_days <= self.test_days),
+            ),
+        ):
+            if not kept:
+                raise PolicyError(f"params/backtest.yaml: `{name}` is {value!r}; it must be {rule}")
+
+    @property
+    def held(self) -> int:
+        """The newest labelled days that a candidate does not learn from; without a gate it learns from all."""
+        return self.test_days if self.gate else 0
+
+    @property
+    def watches(self) -> bool:
+        """Whether the log is looked at each week."""
+        return self.kind in ("monitor", "estimate")
+
+    @property
+    def name(self) -> str:
+        """The policy in words."""
+        if self.kind == "never":
+            return "never"
+        when = {
+            "every": "every week" if self.weeks == 1 else f"every {self.weeks} weeks",
+            "monitor": "when the monitor says so",
+            "estimate": "when the estimate declines",
+        }[self.kind]
+        past = f"the last {self.history_days:g} days" if self.history_days else "everything"
+        tests = [name for name, on in (("gate", self.gate), ("canary", self.canary)) if on]
+        return f"{when}, on {past}" + (f", {' and '.join(tests)}" if tests else "")
+
+
+def scheduled(policy: Policy, weeks: int) -> list[int]:
+    """The weeks in which a candidate is trained, as far as that is known beforehand."""
+    return list(range(policy.weeks, weeks, policy.weeks)) if policy.kind == "every" else []
+
+
+def estimate_declined(windows: Sequence[Window], task: str) -> str:
+    """Why quality is believed to have declined, or nothing: the newest window's corrected estimate is worse than the promise even at the better end of its band."""
+    first = metrics.METRICS[task][0]
+    promised = [w.realised[first] for w in windows if w.past and first in w.realised]
+    now = [w for w in windows if not w.past]
+    if not now or not promised or not np.isfinite(best := now[-1].low.get(first, np.nan)):
+        return ""
+    if best <= np.mean(promised):
+        return ""
+    name = metrics.NAMES[first]
+    return f"{name} is estimated at {best:.4g} at least, {np.mean(promised):.4g} was promised"

@@ -1,0 +1,206 @@
+"""History replayed under a maintenance policy, week by week: what would have served, and what it would have said"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from modelkeep.backtest import point_in_time, policies, trials
+from modelkeep.backtest.point_in_time import Model, Past
+from modelkeep.backtest.policies import Policy
+from modelkeep.backtest.trials import Rollout
+from modelkeep.data import splits
+from modelkeep.evaluation import metrics
+from modelkeep.evaluation.profile import Profile
+from modelkeep.monitoring import decisions, windows
+from modelkeep.predictions import frames
+from modelkeep.rollout import planning
+from modelkeep.training import pipelines, reference, validation
+
+EVERY = 4  # hindsight chooses among the models of every fourth week
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What production goes by: the parameters of evaluate, of monitor, and of a rollout (None: canaries cannot be replayed); `log_days` of answers are looked at."""
+
+    bounds: Mapping
+    monitor: Mapping
+    rollout: planning.Rules | None = None
+    log_days: int = 84
+
+
+@dataclass(frozen=True)
+class Week:
+    """One week under a policy: who served (the key of its training), how good it was, and what was done at its beginning. `best_at_hand` is the better of the models that might have served instead."""
+
+    start: np.datetime64
+    champion: tuple[int, float, int]
+    quality: dict[str, float]
+    best_at_hand: dict[str, float]
+    called: str = ""  # why a candidate was asked for
+    state: str = ""  # the monitor's word
+    candidate: str = ""  # the gate's word, `promoted` without a gate
+    canary: str = ""  # how a rollout ended in this week
+    promoted: bool = False
+    learned: int = 0  # rows that the candidate learned from
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A policy and the weeks under it."""
+
+    policy: Policy
+    weeks: tuple[Week, ...]
+
+    def course(self, metric: str) -> np.ndarray:
+        """One metric by week."""
+        return np.array([w.quality[metric] for w in self.weeks])
+
+
+@dataclass
+class _Service:
+    """What is in service, and what is known of it."""
+
+    champion: Model
+    log: list[pd.DataFrame] = field(default_factory=list)
+    against: Profile | None = None
+    told: windows.Told | None = None
+    counted: dict[tuple, Profile] = field(default_factory=dict)
+    rollout: Rollout | None = None
+    before: Model | None = None  # whom the champion replaced
+    refused: Model | None = None
+
+
+def replay(history: Past, policy: Policy, rules: Rules) -> Replay:
+    """Every week under a policy, with what was known at its beginning only."""
+    weeks = len(history.starts)
+    if not policy.gate:
+        ahead = [0, *policies.scheduled(policy, weeks)]
+        history.learn_ahead([(w, policy.history_days if w else 0, 0) for w in ahead])
+    service, found = _Service(history.learn(0)), []
+    for week in range(weeks):
+        did = _maintain(history, policy, rules, service, week) if week else {}
+        did |= _serve(history, policy, rules, service, week)
+        found.append(Week(history.starts[week], **did))
+    return Replay(policy, tuple(found))
+
+
+def _maintain(history: Past, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
+    """What is done at the beginning of a week: look, train, try."""
+    did = {}
+    if policy.kind == "every" and week % policy.weeks == 0:
+        did["called"] = "due"
+    elif policy.watches:
+        did = _look(history, policy, rules, now, week)
+    if not did.get("called") or now.rollout:
+        return did
+    candidate = history.learn(week, policy.history_days, policy.held)
+    did["learned"], word = candidate.rows, "promoted"
+    if policy.gate:
+        did["candidate"] = word = trials.examine(history, candidate, now.champion, rules.bounds)
+        if word not in trials.PASSES:
+            now.refused = candidate
+            return did
+    if policy.canary:
+        now.rollout = trials.begin(candidate, history, now.champion, week, rules.rollout)
+        return did
+    _promote(now, candidate)
+    return did | {"candidate": word, "promoted": True}
+
+
+def _promote(now: _Service, candidate: Model) -> None:
+    now.before, now.champion, now.rollout = now.champion, candidate, None
+    now.log, now.against, now.told, now.counted = [], None, None, {}
+
+
+def _look(history: Past, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
+    """What the monitor says of the log as it was when the week began, or what the estimate says."""
+    of, knobs = now.champion.schema, rules.monitor
+    if not now.log:
+        return {}
+    if now.told is None:
+        now.against, now.told = _promised(history, now.champion, knobs)
+    log = _as_known(pd.concat(now.log, ignore_index=True), of, history, week)
+    cut = windows.cut(log, of, knobs["window_days"], knobs["window_rows"])
+    told = windows.follow(now.told, of, cut, knobs["min_labels"]).windows
+    if policy.kind == "estimate":
+        return {"called": policies.estimate_declined(told, of.task)}
+    counted = []
+    for start, rows in cut:
+        key = (start, len(rows))
+        if key not in now.counted:
+            now.counted[key] = reference.count(rows, of, now.against)
+        counted.append(now.counted[key])
+    chances = {k: knobs[k] for k in ("window_days", "pages_a_year", "min_coverage", "seed")}
+    decision = decisions.weigh(told, counted, (), now.against, **chances).decision
+    called = decision.reasons[0] if decision.state == "retrain" else ""
+    return {"state": decision.state, "called": called}
+
+
+def _promised(history: Past, champion: Model, knobs: Mapping) -> tuple[Profile, windows.Told]:
+    """The reference of a champion and the windows of its training's own test, as `train` makes them."""
+    rows, _, of = history.learned_from(*champion.key)
+    folds = pipelines.cross_validate(
+        history.unfitted(of), rows, of, splits.blocks(rows, of), history.learning["folds"]
+    )
+    promise = validation.promise(rows, folds, of)
+    usual = frames.answered(promise, of, point_in_time.says(champion, promise))
+    cut = windows.cut(promise, of, knobs["window_days"], knobs["window_rows"])
+    return reference.learn(usual, of), windows.follow(
+        windows.Told(), of, cut, knobs["min_labels"], True
+    )
+
+
+def _as_known(log: pd.DataFrame, of: object, history: Past, week: int) -> pd.DataFrame:
+    """The log without the labels that had not come when a week began."""
+    arrived = log[of.time] + pd.Timedelta(days=history.label_delay_days) <= history.starts[week]
+    return log.assign(**{of.label: log[of.label].where(arrived)})
+
+
+def _serve(history: Past, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
+    """Answer the rows of a week."""
+    champion, did = now.champion, {}
+    others = [m for m in (now.before, now.refused) if m is not None]
+    if now.rollout:
+        others.append(now.rollout.candidate)
+        rows, said, by_canary = trials.roll(now.rollout, history, champion, week)
+        found = point_in_time.realised(rows, said, champion.schema)
+        rows, said = rows[~by_canary], said[~by_canary]
+    elif policy.watches:
+        rows, said = history.answered(champion, week)
+        found = point_in_time.realised(rows, said, champion.schema)
+    else:
+        found = history.quality(champion, week)
+    if policy.watches:
+        now.log.append(frames.answered(rows, champion.schema, said))
+        now.log = now.log[-max(rules.log_days // 7, 1) :]
+    hand = [history.quality(m, week) for m in others]
+    first = metrics.METRICS[champion.schema.task][0]
+    best = min(hand, key=lambda q: q[first], default={})
+    did |= {"champion": champion.key, "quality": found, "best_at_hand": best}
+    if now.rollout and (word := now.rollout.final):
+        did["canary"] = word
+        if word == "step_up":
+            _promote(now, now.rollout.candidate)
+            did["promoted"] = True
+        else:
+            now.refused, now.rollout = now.rollout.candidate, None
+    return did
+
+
+def hindsight(history: Past, played: Replay) -> list[dict[str, float]]:
+    """By week, the best of each metric that could have been had: tried are the policy's own model, and of those trained on everything the first, every fourth week's and the newest."""
+    found = []
+    for week, did in enumerate(played.weeks):
+        tried = sorted({*range(0, week + 1, EVERY), week})
+        known = [history.quality(history.learn(w), week) for w in tried]
+        known += [did.quality, history.quality(history.learn(*did.champion), week)]
+        found.append({m: _best(m, [q[m] for q in known]) for m in did.quality})
+    return found
+
+
+def _best(metric: str, values: list[float]) -> float:
+    known = [v for v in values if not np.isnan(v)] or [np.nan]
+    return max(known) if metric in metrics.HIGHER_IS_BETTER else min(known)

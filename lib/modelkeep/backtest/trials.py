@@ -1,0 +1,141 @@
+"""A candidate's trials in a backtest: the gate on rows that were known, then the canary among the rows that followed"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from modelkeep.backtest.point_in_time import WEEK, Model, Past, says
+from modelkeep.data import splits
+from modelkeep.data.schema import Schema
+from modelkeep.evaluation import comparison
+from modelkeep.rollout import judge, outcomes, planning
+from modelkeep.serving.models import chosen
+from modelkeep.training import baseline, bundle, pipelines
+
+HOUR = np.timedelta64(1, "h")
+PASSES = ("better", "not_worse")
+WRONG = "wrong"  # the only metric of a canary that a history can tell
+
+
+class TrialError(ValueError):
+    """A trial that this history cannot hold."""
+
+
+def examine(past: Past, candidate: Model, champion: Model, bounds: Mapping) -> str:
+    """The gate's word on a candidate within the parameters of evaluate: both models on the newest known rows that neither has learned from."""
+    learned, test = past.trained_on(candidate)
+    baseline.check_comparable(champion.schema, candidate.schema)
+    theirs = bundle.row_hashes(test, champion.schema)
+    rows = test[~np.isin(theirs, past.trained_on(champion)[0])].reset_index(drop=True)
+    if rows.empty:
+        return "insufficient"
+    of = candidate.schema
+    comparison.refuse_leaks(bundle.row_hashes(rows, of), learned, "the candidate")
+    y, blocks = pipelines.outcome(rows, of), splits.blocks(rows, of)
+    ours, champions = says(candidate, rows), says(champion, rows)
+    gains = comparison.gains(of.task, y, ours, champions)
+    margins = comparison.margins(of.task, y, champions, bounds["margin_auc"], bounds["margin_loss"])
+    first, named = next(iter(gains.values())), baseline.slices(rows, of, bounds["slices"])
+    judged = comparison.judge(gains, blocks, margins, bounds["alpha"])
+    return comparison.judge_slices(judged, first, blocks, named, bounds["alpha"]).word
+
+
+@dataclass
+class Rollout:
+    """A canary on its way: what the judge remembers, and the answers whose labels have not matured."""
+
+    candidate: Model
+    rules: planning.Rules
+    state: judge.State
+    began: np.datetime64
+    share: float
+    salt: str
+    since: np.datetime64  # answers before it were given at another share
+    truth: Mapping  # what makes an answer wrong, as in `mistakes`
+    counted: set[str] = field(default_factory=set)
+    waiting: list[tuple] = field(default_factory=list)
+
+    @property
+    def final(self) -> str:
+        """`step_up` (promoted), `roll_back` or `stop`, or nothing yet."""
+        return self.state.final
+
+
+def rules(params: Mapping, task: str, label_delay_days: float) -> planning.Rules:
+    """The rules of params/rollout.yaml for what a history can tell: wrong answers, looked at once an hour."""
+    if task == "regression":
+        raise TrialError("canary: a number is not right or wrong; set canary: false in params/backtest.yaml")  # fmt: skip
+    stated = planning.rules(params)
+    matures = stated.maturity.get(WRONG, 0.0)
+    if label_delay_days * 86_400 > matures:
+        raise TrialError(
+            f"maturity_hours: {WRONG} answers are counted after {matures / 3600:g} h, and labels come after "
+            f"{label_delay_days:g} days: none would count; raise it in params/rollout.yaml"
+        )
+    return replace(stated, metrics=(WRONG,), maturity={WRONG: matures}, look=max(stated.look, 3600))
+
+
+def begin(candidate: Model, past: Past, champion: Model, week: int, by: planning.Rules) -> Rollout:
+    """A rollout that begins with a week."""
+    state, at = judge.start(by), past.starts[week].astype("datetime64[us]")
+    truth = outcomes.truth(champion.schema, past.learned_from(*champion.key)[0])
+    return Rollout(candidate, by, state, at, by.share(0), f"week {candidate.week}", at, truth)
+
+
+def roll(going: Rollout, past: Past, champion: Model, week: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:  # fmt: skip
+    """One week of a rollout: its rows, what they were answered, and which of them the canary answered."""
+    rows, said = past.answered(champion, week)
+    other = says(going.candidate, rows)
+    of, start = champion.schema, past.starts[week].astype("datetime64[us]")
+    wrong = _wrong(rows, of, (said, other), going.truth)
+    times, names = rows[of.time].to_numpy().astype("datetime64[us]"), _entities(rows, of)
+    by_canary = np.zeros(len(rows), bool)
+    for hour in range(int(WEEK / HOUR)):
+        first, last = start + hour * HOUR, start + (hour + 1) * HOUR
+        for i in range(*np.searchsorted(times, [first, last])):
+            by_canary[i] = going.share > 0 and chosen(going.salt, names[i], going.share)
+            going.waiting.append((times[i], names[i], by_canary[i], wrong[i, int(by_canary[i])]))
+        if not going.final:
+            _look(going, last)
+    said = np.where(by_canary[(slice(None), *[None] * (said.ndim - 1))], other, said)
+    return rows, said, by_canary
+
+
+def _look(going: Rollout, now: np.datetime64) -> None:
+    """Judge the answers that have matured since the last look, one an entity."""
+    matured = now - np.timedelta64(round(going.rules.maturity[WRONG]), "s")
+    due = [each for each in going.waiting if each[0] < matured]
+    going.waiting = going.waiting[len(due) :]
+    counts, entities = np.zeros(4, int), [0, 0]
+    for at, name, by_canary, wrong in due:
+        if at < going.since or name in going.counted or np.isnan(wrong):
+            continue
+        going.counted.add(name)
+        entities[int(by_canary)] += 1
+        counts[2 * int(by_canary) :][:2] += (1, int(wrong))
+    seconds = float((now - going.began) / np.timedelta64(1, "s"))
+    look = judge.Look(seconds, {WRONG: [counts.tolist()]}, entities)
+    step = going.state.step
+    going.state, verdict = judge.judge(going.rules, going.state, look)
+    going.share = verdict.share
+    if going.state.step != step:
+        going.since, going.counted = now, set()
+
+
+def _entities(rows: pd.DataFrame, of: Schema) -> list[str]:
+    ids = rows[of.id].astype(str)
+    return list(rows[of.entity].astype(object).where(rows[of.entity].notna(), ids) if of.entity else ids)  # fmt: skip
+
+
+def _wrong(
+    rows: pd.DataFrame, of: Schema, said: Sequence[np.ndarray], truth: Mapping
+) -> np.ndarray:
+    """Whether each model's answers were wrong, a column a model; NaN where nothing came true or the row does not count."""
+    found = np.full((len(rows), len(said)), np.nan)
+    ids, labels = rows[of.id].astype(str).to_numpy(), rows[of.label].astype(object).to_numpy()
+    for i in np.flatnonzero(rows[of.label].notna()):
+        if outcomes.drawn(ids[i], str(labels[i]), truth):
+            found[i] = [outcomes.wrong(each[i], str(labels[i]), truth) for each in said]
+    return found

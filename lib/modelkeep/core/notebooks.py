@@ -1,0 +1,118 @@
+"""The shape of a notebook: canonical as it is committed, normal as it was executed."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from modelkeep.core import workspace
+
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+class BadNotebook(ValueError):
+    """A file is not a notebook of format 4."""
+
+
+def read(path: Path) -> dict:
+    """The notebook at `path` as plain data, each source as one string."""
+    try:
+        nb = json.loads(path.read_text(encoding="utf-8"))
+        for cell in nb["cells"]:
+            cell["source"] = "".join(cell["source"])
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = "open it in JupyterLab and save it as a notebook of format 4"
+        raise BadNotebook(f"{path} is not a notebook ({error!r}); {remedy}") from None
+    return nb
+
+
+def text(nb: dict) -> str:
+    """The text that Jupyter writes for `nb`."""
+    import nbformat
+
+    return nbformat.writes(nbformat.from_dict(nb), version=4) + "\n"
+
+
+def canonical(nb: dict) -> dict:
+    """`nb` with nothing but its sources and tags: no outputs, no counts, no trace of who ran it."""
+    cells = [_bare(cell, cell.get("id", f"cell-{n}")) for n, cell in enumerate(nb["cells"], 1)]
+    return _document(cells)
+
+
+def normal(nb: dict, root: Path) -> dict:
+    """The executed `nb` without what differs from run to run: times, ids, paths, cuts in text."""
+    cells = []
+    for number, cell in enumerate(nb["cells"], 1):
+        kept = _bare(cell, f"cell-{number}")
+        if cell["cell_type"] == "code":
+            kept["execution_count"] = cell.get("execution_count")
+            kept["outputs"] = [_placeless(output, root) for output in _joined(cell["outputs"])]
+        cells.append(kept)
+    return _document(cells)
+
+
+def tagged(nb: dict, tag: str) -> list[int]:
+    """The places of the cells that carry `tag`."""
+    return [n for n, cell in enumerate(nb["cells"]) if tag in cell["metadata"].get("tags", ())]
+
+
+def headings(nb: dict) -> list[str]:
+    """For each cell, the last heading at or above it."""
+    found, last = [], ""
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            lines = re.findall(r"^#+\s+(.+?)\s*$", cell["source"], re.MULTILINE)
+            last = lines[-1] if lines else last
+        found.append(last)
+    return found
+
+
+def on_save(model: dict, path: str, contents_manager: object, **_: object) -> None:
+    """Jupyter's `pre_save_hook`: what lies in a workspace's notebooks/ is saved canonical."""
+    if model.get("type") != "notebook" or not model.get("content"):
+        return
+    folder = Path(contents_manager.root_dir, path.strip("/")).resolve().parent
+    try:
+        inside = folder.is_relative_to(workspace.root(folder) / "notebooks")
+    except workspace.NoWorkspace:
+        return
+    if inside:
+        model["content"] = canonical(model["content"])
+
+
+def _document(cells: list[dict]) -> dict:
+    metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _bare(cell: dict, name: str) -> dict:
+    tags = cell["metadata"].get("tags")
+    kept = {key: cell[key] for key in ("cell_type", "source", "attachments") if key in cell}
+    kept |= {"id": name, "metadata": {"tags": list(tags)} if tags else {}}
+    return kept | ({"execution_count": None, "outputs": []} if cell["cell_type"] == "code" else {})
+
+
+def _joined(outputs: list[dict]) -> list[dict]:
+    # how the kernel cuts printed text into messages depends on time
+    joined, streams = [], {}
+    for output in outputs:
+        if output["output_type"] != "stream":
+            joined.append(output)
+        elif output["name"] in streams:
+            streams[output["name"]]["text"] += output["text"]
+        else:
+            streams[output["name"]] = dict(output)
+            joined.append(streams[output["name"]])
+    return joined
+
+
+def _placeless(value: object, root: Path) -> object:
+    if isinstance(value, dict):
+        return {key: _placeless(item, root) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placeless(item, root) for item in value]
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    value = re.sub(r"[^\s'\"]*/ipykernel_\d+/\d+\.py", "<cell>", value)
+    value = re.sub(rf"(?<![\w./-]){re.escape(str(root))}/", "", value)
+    return re.sub(rf"(?<![\w./-]){re.escape(sys.prefix)}/", "<python>/", value)

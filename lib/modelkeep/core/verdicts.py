@@ -1,0 +1,47 @@
+"""What a stage concluded: one word, one sentence, and the reasons with their numbers."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from modelkeep.core import files, markup, pages
+from modelkeep.core.markup import Html
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The conclusion of a stage; notebooks show it as the box on top of the page."""
+
+    stage: str
+    state: str
+    sentence: str
+    reasons: tuple[str, ...] = ()
+    evidence: dict = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        return markup.verdict(self.state, self.sentence, self.reasons).markup
+
+    def __repr__(self) -> str:
+        return markup.verdict(self.state, self.sentence, self.reasons).text
+
+
+def write(verdict: Verdict, root: Path) -> None:
+    """Put the verdict on record in `verdicts/<stage>.json`."""
+    files.write_json(root / "verdicts" / f"{verdict.stage}.json", asdict(verdict))
+
+
+def read(root: Path) -> dict[str, dict]:
+    """The verdicts on record by stage, in the order of the loop."""
+    paths = {stage: root / "verdicts" / f"{stage}.json" for stage in pages.STAGES}
+    return {stage: json.loads(path.read_text()) for stage, path in paths.items() if path.exists()}
+
+
+def provenance(made: Mapping, **facts: object) -> Html:
+    """The table of what a page was made from: code, inputs (see `workspace.provenance`), and the facts that the notebook adds."""
+    code = f"commit {made['short']}" if made["changed"] is not None else made["short"]
+    if made["changed"]:
+        code += " with uncommitted changes"
+    named = {name.replace("_", " "): markup.number(value) for name, value in facts.items()}
+    inputs = {path: f"SHA-256 {sha}…" for path, sha in made["data"].items()}
+    return markup.provenance({"code": code, **named, **inputs})

@@ -1,0 +1,234 @@
+"""Tables: keep what was known at a moment, split it in time, write it and read it back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modelkeep.core import files
+from modelkeep.data import schema
+from modelkeep.data.columns import as_text, as_times
+from modelkeep.data.io import TableError, read
+from modelkeep.data.schema import MADE_IDS, Cleaned, Schema
+
+ROLES = ("label", "time_column", "entity_column", "id_column", "features")
+__all__ = ["ROLES", "Prepared", "TableError", "load", "prepare", "read", "window", "write"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Clean rows to learn from and to test on, what was set aside, and how many of each."""
+
+    train: pd.DataFrame
+    test: pd.DataFrame
+    quarantine: pd.DataFrame
+    schema: Schema
+    counts: dict
+
+
+def prepare(
+    table: pd.DataFrame,
+    *,
+    label: str,
+    time_column: str = "",
+    entity_column: str = "",
+    id_column: str = "",
+    features: Sequence[str] = (),
+    task: str = "auto",
+    rules: Mapping[str, Mapping] | None = None,
+    as_of: str = "",
+    label_delay_days: float = 0,
+    history_days: float = 0,
+    test_days: int = 28,
+    test_share: float = 0.2,
+    source: str = "",
+) -> Prepared:
+    """Split what was known at `as_of` into clean train and test rows of one learned schema."""
+    origin = {name: value for name, value in locals().items() if name != "table"}
+    table = table.reset_index(drop=True)
+    named = {name: value for name, value in origin.items() if name.endswith("_column")}
+    schema.require(table, [("label", label), *named.items()])
+    roles = {"label": label, "time": time_column, "entity": entity_column}
+    roles["id"] = id_column or _made_id(table)
+    if time_column:
+        known = _known_at(table[time_column], as_of, label_delay_days, history_days)
+    else:
+        known = _known_rows(len(table), as_of)
+    labelled = known.due & as_text(table[label]).notna().to_numpy()
+    _check_labelled(table, labelled, known, time_column)
+    newest = _newest_days(known.clock, labelled, test_days) if time_column else None
+    newest = _newest_rows(labelled, test_share) if newest is None else newest
+    stated = {"features": features, "task": task, "rules": rules, "origin": origin}
+    learned = schema.learn(table[labelled & ~newest], **roles, **stated)
+    inside = table[known.inside]
+    inside = inside.assign(**{label: inside[label].where(known.due[known.inside])})
+    return _split(schema.clean(inside, learned), learned, newest, known)
+
+
+def _made_id(table: pd.DataFrame) -> str:
+    free = [name for name in MADE_IDS if name not in table.columns]
+    if not free:
+        raise TableError(f"id_column: set it, as the table has its own {' and '.join(MADE_IDS)}")
+    return free[0]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Per row of a table: its moment, and if it is in the period and its label has come."""
+
+    clock: np.ndarray  # datetime64[us], or the position in a table without time
+    later: np.ndarray
+    older: np.ndarray
+    due: np.ndarray
+
+    @property
+    def inside(self) -> np.ndarray:
+        return ~self.later & ~self.older
+
+
+def _known_at(values: pd.Series, as_of: str, delay: float, history: float) -> _Known:
+    times, _ = as_times(values)
+    now = _moment("as_of", as_of) if as_of else times.max().floor("D") + pd.Timedelta(days=1)
+    later = (times >= now).to_numpy()
+    older = (times < now - pd.Timedelta(days=history)).to_numpy() & (history > 0)
+    arrived = times + pd.Timedelta(days=delay if as_of else 0) <= now
+    return _Known(times.to_numpy(), later, older, arrived.to_numpy() & ~later & ~older)
+
+
+def _known_rows(rows: int, as_of: str) -> _Known:
+    clock = np.arange(rows)
+    if not str(as_of or rows).isdecimal():
+        raise TableError(
+            f"as_of: {as_of!r} is not a number of rows, as a table without time_column needs "
+            "(its first rows are known); set time_column, or as_of: '' for every row"
+        )
+    later = clock >= int(as_of or rows)
+    return _Known(clock, later, np.zeros(rows, bool), ~later)
+
+
+def _moment(name: str, value: object) -> pd.Timestamp:
+    times, _ = as_times(pd.Series([value]))
+    if times.isna().any():
+        raise TableError(f"{name}: {value!r} is not a date (ISO 8601); write it as 2013-07-01")
+    return times[0]
+
+
+def _check_labelled(table: pd.DataFrame, labelled: np.ndarray, known: _Known, time: str) -> None:
+    if labelled.any():
+        return
+    dated = known.clock[~np.isnat(known.clock)] if time else known.clock
+    if len(table) and not len(dated):
+        raise TableError(
+            f"time_column: no row is usable, as no value of {time!r} is a date "
+            f"(ISO 8601, as 2013-01-31 17:05), the first is {table[time].iloc[0]!r}"
+        )
+    if len(table) and known.later.sum() == len(dated):
+        raise TableError(
+            f"as_of: nothing was known, the first row is of {pd.Series(dated).min()}; "
+            "choose a later one"
+        )
+    raise TableError(
+        f"no row is usable: of {len(table)} rows {known.later.sum()} are later than as_of, "
+        f"{known.older.sum()} older than history_days and the rest have no label yet; "
+        "check label, as_of, label_delay_days and history_days"
+    )
+
+
+def _newest_days(clock: np.ndarray, labelled: np.ndarray, test_days: int) -> np.ndarray:
+    days = np.unique(clock[labelled].astype("datetime64[D]"))
+    if not 1 <= test_days < len(days):
+        raise TableError(
+            f"test_days: {test_days} of the {len(days)} day(s) with labels are to be for testing, "
+            f"and one at least for training; set it from 1 to {len(days) - 1}, or take more days"
+        )
+    return clock >= days[-test_days]
+
+
+def _newest_rows(labelled: np.ndarray, test_share: float) -> np.ndarray:
+    rows = int(labelled.sum())
+    size = round(rows * test_share)
+    if not 0 < size < rows:
+        raise TableError(
+            f"test_share: {test_share} of {rows} row(s) with labels leaves none on one side; "
+            "set it between 0 and 1, or take more rows"
+        )
+    return np.cumsum(labelled) > rows - size
+
+
+def _split(cleaned: Cleaned, learned: Schema, newest: np.ndarray, known: _Known) -> Prepared:
+    rows, aside = _in_order(cleaned.rows, learned), cleaned.quarantine
+    labelled = rows[learned.label].notna().to_numpy()
+    test = newest[rows.index]
+    parts = [rows[labelled & side].reset_index(drop=True) for side in (~test, test)]
+    counts = {"rows_in": int((~known.later).sum()), "later": int(known.later.sum())}
+    counts |= {"older": int(known.older.sum()), "train": len(parts[0]), "test": len(parts[1])}
+    counts |= {"unlabelled": int((~labelled).sum()), "quarantined": len(aside)}
+    counts["reasons"] = {rule: int(n) for rule, n in aside["rule"].value_counts().items()}
+    out = sum(counts[name] for name in ("train", "test", "unlabelled", "quarantined", "older"))
+    assert counts["rows_in"] == out, counts
+    for name, part in zip(("training", "testing"), parts, strict=True):
+        if part.empty:
+            worst = next(iter(counts["reasons"]), "none")
+            raise TableError(
+                f"no row for {name} fits the schema: {len(aside)} are in quarantine, most often "
+                f"with {worst!r}; mend the source or the rules"
+            )
+    return Prepared(*parts, aside, learned, counts)
+
+
+def _in_order(rows: pd.DataFrame, learned: Schema) -> pd.DataFrame:
+    if not learned.time or rows[learned.time].is_monotonic_increasing:
+        return rows
+    return rows.sort_values(learned.time, kind="stable")
+
+
+def window(table: pd.DataFrame, learned: Schema, first: object, last: object) -> Cleaned:
+    """Clean the rows with first <= time < last, or at those positions in a table without time."""
+    table = table.reset_index(drop=True)
+    if learned.time:
+        schema.require(table, [("time", learned.time)])
+        clock = as_times(table[learned.time])[0].to_numpy()
+        first, last = (_moment(*each) for each in (("first", first), ("last", last)))
+    else:
+        clock = np.arange(len(table))
+    cleaned = schema.clean(table[(clock >= first) & (clock < last)], learned)
+    rows = _in_order(cleaned.rows, learned).reset_index(drop=True)
+    return Cleaned(rows, cleaned.quarantine)
+
+
+def blocks(rows: pd.DataFrame, of: Schema) -> np.ndarray:
+    """The block of each row within which rows are alike: its day, or itself where rows have no time."""
+    if of.time is None:
+        return np.arange(len(rows))
+    return rows[of.time].to_numpy().astype("datetime64[D]")
+
+
+def weeks(rows: pd.DataFrame, of: Schema) -> tuple[np.ndarray, np.ndarray]:
+    """The starts of the weeks, or twenty equal parts of the file, and which one each row is in."""
+    if of.time is None:
+        return np.arange(1, 21), np.arange(len(rows)) * 20 // max(len(rows), 1)
+    day = rows[of.time].to_numpy().astype("datetime64[D]")
+    if len(day) == 0:
+        return day, np.zeros(0, int)
+    week = (day - day.min()).astype(int) // 7
+    return day.min() + 7 * np.arange(week.max() + 1).astype("timedelta64[D]"), week
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write `frame` as Parquet, the same bytes for the same values."""
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd", store_schema=False)
+    files.write_bytes(path, buffer.getvalue())
+
+
+def load(path: Path) -> pd.DataFrame:
+    """Read what `write` wrote."""
+    try:
+        return pq.read_table(path).to_pandas(ignore_metadata=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TableError(f"{path} cannot be read ({error}); run the stage that makes it") from error

@@ -1,0 +1,10 @@
+"""How good predictions are, whether two models differ, whether columns have drifted. NumPy and SciPy only.
+
+- `metrics`: per-row losses, metrics with intervals by block, calibration, estimated quality
+- `comparison`: the paired non-inferiority test of the gate
+- `binning`, `profile`: a table as counts that add up over any window
+- `two_sample`, `drift`: tests of those counts, by rows or by permuted blocks
+- `sequential`: e-values, valid however often they are read
+
+A new metric goes into `metrics.METRICS`.
+"""

@@ -1,0 +1,295 @@
+"""What one served model has seen and said, and how it turned out: counts, read by the page of metrics."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from math import log
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modelkeep.evaluation.profile import PREDICTION
+from modelkeep.monitoring.exposition import Exposition, cumulative
+from modelkeep.monitoring.live_bins import LiveBins
+
+if TYPE_CHECKING:
+    from modelkeep.training.bundle import Bundle
+
+
+DAY = 86_400
+AGES = {"0": (0, 0), "1-2": (1, 2), "3-7": (3, 7), "8-28": (8, 28)}  # days, both included
+OLDEST = 28
+TINY = 1e-15
+ROWS, LABELLED = 0, 1
+CLASSES, OTHER = 20, "other"
+SUMS = {  # what a day holds beside rows and labelled ones, by task
+    "binary": ("correct", "log_loss", "positive", "called_positive", "true_positive"),
+    "multiclass": ("correct", "log_loss"),
+    "regression": ("squared_error", "absolute_error", "error"),
+}
+
+
+class Cohorts:
+    """What one model said on each of the last 28 days (UTC), and what came true of it; `cuts` are those of the score's bins."""
+
+    def __init__(self, task: str, classes: int = 0, cuts: Sequence[float] = ()) -> None:
+        self.task, self.cuts = task, cuts
+        self.classes = min(classes, CLASSES + 1)
+        self.sums = SUMS[task]
+        self.bins = len(cuts) + 1
+        self._first = 2 + len(self.sums)
+        extra = {"binary": 2 * self.bins, "multiclass": 3 * self.classes}.get(task, 0)
+        self._width = self._first + extra
+        self._days: dict[int, list[float]] = {}
+
+    def answered(self, at: float, rows: int) -> None:
+        """Count rows that were answered at `at`, in seconds since 1970."""
+        self._day(at)[ROWS] += rows
+
+    def truth(
+        self, at: float, answer: Sequence[float], truth: float, previous: float | None = None
+    ) -> None:
+        """Count what came true (the number of a class, or a value) of the answer given at `at`; a correction takes what it was thought to be away."""
+        day = self._day(at)
+        if previous is None:
+            day[LABELLED] += 1
+        else:
+            for place, amount in self._parts(answer, previous):
+                day[place] -= amount
+        for place, amount in self._parts(answer, truth):
+            day[place] += amount
+
+    def by_age(self, now: float) -> list[list[float]]:
+        """Return the sums of the days of each age in AGES; days that are too old are forgotten."""
+        today = int(now // DAY)
+        for day in [d for d in self._days if today - d > OLDEST]:
+            del self._days[day]
+        found = []
+        for first, last in AGES.values():
+            days = [v for d, v in self._days.items() if first <= max(today - d, 0) <= last]
+            found.append([sum(each) for each in zip(*days)] or [0.0] * self._width)
+        return found
+
+    def ranks(self, sums: Sequence[float]) -> tuple[list[float], list[float]]:
+        """Return negatives by bin, and positives above the bin and half of those within."""
+        positive = sums[self._first : self._first + self.bins]
+        above, ranks = sum(positive), []
+        for count in positive:
+            ranks.append(above - count / 2)
+            above -= count
+        return list(sums[self._first + self.bins :]), ranks
+
+    def by_class(self, sums: Sequence[float]) -> list[list[float]]:
+        """Return labelled rows by true class, by said class, and by class where both agree."""
+        starts = range(self._first, self._width, max(self.classes, 1))
+        return [list(sums[start : start + self.classes]) for start in starts]
+
+    def _day(self, at: float) -> list[float]:
+        return self._days.setdefault(int(at // DAY), [0.0] * self._width)
+
+    def _parts(self, answer: Sequence[float], truth: float) -> Iterator[tuple[int, float]]:
+        if self.task == "regression":
+            error = answer[0] - truth
+            yield from zip(range(2, 5), (error * error, abs(error), error))
+            return
+        actual, said = int(truth), max(range(len(answer)), key=answer.__getitem__)
+        yield 2, float(said == actual)
+        yield 3, -log(min(max(answer[actual], TINY), 1.0))
+        if self.task == "binary":
+            yield from zip(range(4, 7), (float(actual), float(said), float(actual and said)))
+            place = bisect_right(self.cuts, answer[1])
+            yield self._first + place + (0 if actual else self.bins), 1.0
+        else:
+            right = float(said == actual)
+            actual, said = min(actual, CLASSES), min(said, CLASSES)
+            yield self._first + actual, 1.0
+            yield self._first + self.classes + said, 1.0
+            yield self._first + 2 * self.classes + actual, right
+
+
+FOLD = 512  # rows that are kept until they are counted together
+SPREAD, DAYS = 3, 5  # the limit of a promise: so many standard errors of so many days
+ERRORS = ("squared_error", "absolute_error")
+PROMISED = {"log_loss": "promised_log_loss_nats", "auc": "promised_auc_ratio"}
+PROMISED |= {name: f"promised_{name}" for name in ERRORS}
+COHORT_SUMS = {"log_loss": "cohort_log_loss_nats", "error": "cohort_error"}
+COHORT_SUMS |= {name: f"cohort_{name}" for name in ERRORS}
+
+
+class Served:
+    """The counts of one model; `bundle` gives its schema and manifest."""
+
+    def __init__(
+        self, version: str, bundle: "Bundle", bins: LiveBins, roles: Sequence[str], now: float
+    ) -> None:
+        of = bundle.schema
+        self.version, self.task, self.names = version, of.task, tuple(of.classes)
+        self.classes = min(len(of.classes), CLASSES + 1)
+        self.rows = dict.fromkeys(roles, 0)
+        self.loaded = now
+        self.bins, self.shows_drift = bins, False
+        said = {c.name: c for c in self.bins.columns}.get(PREDICTION)
+        cuts = said.cuts if said and self.task == "binary" else ()
+        self.cohorts = Cohorts(self.task, len(of.classes), cuts)
+        self.counts = np.zeros(self.bins.starts[-1], np.int64)
+        self.predicted = np.zeros(CLASSES + 1, np.int64)
+        self.scores, self.scores_sum = np.zeros(11, np.int64), 0.0
+        self._past = bundle.manifest.get("errors")  # of numbers; bundles had none before
+        names = ERRORS if self.task == "regression" else ("log_loss", "correct", "positive")
+        self.expected = dict.fromkeys(names, 0.0)
+        self._ages = self.cohorts.by_age(now)
+        self._waiting: list[tuple] = []
+        self._rows_waiting = 0
+
+    def answered(
+        self,
+        role: str,
+        numbers: np.ndarray,
+        categories: Sequence[Sequence[str | None]],
+        answers: np.ndarray,
+        at: float,
+    ) -> None:
+        """Keep rows of one turn; they are counted with others, 512 at once."""
+        rows = len(answers)
+        if not rows:
+            return
+        self.rows[role] += rows
+        self.cohorts.answered(at, rows)
+        self._waiting.append((numbers, categories, answers))
+        self._rows_waiting += rows
+        if self._rows_waiting >= FOLD:
+            self.fold()
+
+    def settle(self, now: float) -> None:
+        """Bring all counts up to `now`, for the page."""
+        self.fold()
+        self._ages = self.cohorts.by_age(now)
+
+    def fold(self) -> None:
+        """Count the rows that wait."""
+        if not self._waiting:
+            return
+        numbers, categories, answers = zip(*self._waiting)
+        self._waiting, self._rows_waiting = [], 0
+        answers = np.concatenate(answers).astype(np.float64)
+        said = self._said(answers)
+        numbers = np.concatenate(numbers)
+        columns = [list(chain.from_iterable(parts)) for parts in zip(*categories)]
+        if self.task == "multiclass":
+            columns.append([self.names[i] for i in said.tolist()])
+        else:
+            numbers = np.column_stack([numbers, said])
+        self.counts += self.bins.fold(numbers, columns)
+
+    def _said(self, answers: np.ndarray) -> np.ndarray:
+        """Count answers; return what is watched of them: a class, a probability or a number."""
+        if self.task == "regression":
+            if self._past:
+                places = np.searchsorted(self._past["cuts"], answers.ravel())
+                for name in ERRORS:
+                    self.expected[name] += float(np.asarray(self._past[name])[places].sum())
+            return answers.ravel()
+        chosen, best = answers.argmax(axis=1), answers.max(axis=1)
+        self.predicted += np.bincount(np.minimum(chosen, CLASSES), minlength=CLASSES + 1)
+        self.expected["log_loss"] -= float((answers * np.log(np.maximum(answers, TINY))).sum())
+        self.expected["correct"] += float(best.sum())
+        if self.task == "binary":
+            best = answers[:, 1]
+            self.expected["positive"] += float(best.sum())
+        places = np.searchsorted(np.arange(1, 11) / 10, best)
+        self.scores += np.bincount(places, minlength=11)
+        self.scores_sum += float(best.sum())
+        return best if self.task == "binary" else chosen
+
+    def expose(self, page: Exposition, promise: Mapping[str, Mapping], load_seconds: float) -> None:
+        """Add all series of this model but those of drift and what its role is, at 0."""
+        v = {"version": self.version}
+        owner = self.version
+
+        def add(key: str, values, labels: Sequence[Mapping[str, str]] = (v,)) -> None:
+            page.add(key, values, labels, owner)
+
+        add("rows_total", self.rows.values, [v | {"role": r} for r in self.rows])
+        add("model_loaded_timestamp_seconds", lambda: (self.loaded,))
+        add("model_load_duration_seconds", lambda: (load_seconds,))
+        for name, stated in promise.items():
+            bounds = [v | {"bound": b} for b in ("value", "limit")]
+            limits = _limits(name, stated)
+            add(PROMISED[name], lambda limits=limits: limits, bounds)
+        if self.task == "regression":
+            for name in ERRORS if self._past else ():
+                add(f"expected_{name}_total", lambda name=name: (self.expected[name],))
+        else:
+            self._expose_classes(add, v)
+        self._expose_cohorts(add, v)
+
+    def _expose_classes(self, add, v: dict) -> None:
+        named = _indices(self.classes)
+        classes = [v | {"class": name} for name in named]
+        add("predictions_total", self.predicted[: len(named)].tolist, classes)
+        add("score_ratio", lambda: cumulative(self.scores.tolist(), self.scores_sum))
+        add("expected_log_loss_nats_total", lambda: (self.expected["log_loss"],))
+        add("expected_correct_rows_total", lambda: (self.expected["correct"],))
+        if self.task == "binary":
+            add("expected_positive_rows_total", lambda: (self.expected["positive"],))
+
+    def _expose_cohorts(self, add, v: dict) -> None:
+        ages, found = [v | {"cohort": age} for age in AGES], self.cohorts
+        keys = ["cohort_rows", "cohort_labelled_rows"]
+        keys += [COHORT_SUMS.get(name, f"cohort_{name}_rows") for name in found.sums]
+        for place, key in enumerate(keys, start=min(ROWS, LABELLED)):
+            add(key, lambda place=place: [age[place] for age in self._ages], ages)
+        if self.task == "binary":
+            bins = [each | {"bin": f"{i:02}"} for each in ages for i in range(found.bins)]
+            for which, key in enumerate(
+                ("cohort_negative_score_rows", "cohort_positive_rank_rows")
+            ):
+                add(key, lambda which=which: self._ranks(which), bins)
+        if self.task == "multiclass":
+            classes = [v | {"class": name} for name in _indices(self.classes)]
+            keys = ("class_actual_rows", "class_called_rows", "class_correct_rows")
+            for which, key in enumerate(keys):
+                add(key, lambda which=which: self._by_class(which), classes)
+
+    @property
+    def drift_series(self) -> int:
+        """Return how many series drift takes: two for each bin, two for each column."""
+        return 2 * int(self.bins.starts[-1] + len(self.bins.columns))
+
+    def expose_drift(self, page: Exposition) -> None:
+        """Add the series of drift: what was counted, and what the reference held."""
+        bins, owner = self.bins, f"drift of {self.version}"
+        features = [{"version": self.version, "feature": c.name} for c in bins.columns]
+        each = [f | {"bin": b} for f, c in zip(features, bins.columns) for b in c.labels]
+        before = np.concatenate([c.rows for c in bins.columns]).tolist()
+        effects, missing = zip(*((c.day_effect, c.day_missing) for c in bins.columns))
+        self.shows_drift = True
+        page.add("feature_bin_rows_total", self.counts.tolist, each, owner)
+        page.add("reference_bin_rows", lambda: before, each, owner)
+        page.add("reference_day_effect", lambda: effects, features, owner)
+        page.add("reference_day_missing_ratio", lambda: missing, features, owner)
+
+    def hide_drift(self, page: Exposition) -> None:
+        """Take the series of drift away, for a model that matters more; counting goes on."""
+        page.drop(f"drift of {self.version}")
+        self.shows_drift = False
+
+    def _ranks(self, which: int) -> list[float]:
+        return [x for age in self._ages for x in self.cohorts.ranks(age)[which]]
+
+    def _by_class(self, which: int) -> list[float]:
+        return self.cohorts.by_class([sum(each) for each in zip(*self._ages)])[which]
+
+
+def _indices(classes: int) -> list[str]:
+    return [f"{i:02}" if i < CLASSES else OTHER for i in range(classes)]
+
+
+def _limits(name: str, stated: Mapping) -> tuple[float, float]:
+    """Return a promise, and how far a few days may be from it by chance."""
+    value, se, blocks = (stated.get(key) for key in ("value", "se", "blocks"))
+    if value is None or se is None:
+        return (math.nan if value is None else value), math.nan
+    half = SPREAD * se * math.sqrt(1 + blocks / DAYS)
+    return value, value - half if name == "auc" else value + half

@@ -1,0 +1,108 @@
+"""The rows to monitor: a prediction log's, or those of a replay of the table."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from modelkeep.core import markup
+from modelkeep.data import splits
+from modelkeep.data.columns import as_times
+from modelkeep.data.schema import Schema
+from modelkeep.predictions import frames
+from modelkeep.predictions.log import DAY, LogMissing, open_log
+from modelkeep.training.bundle import Bundle
+
+
+class SourceError(ValueError):
+    """A log that cannot be had."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Rows of a log, what is to be said of where they come from, and why there are none."""
+
+    rows: pd.DataFrame
+    facts: dict[str, object]
+    notes: tuple[str, ...] = ()  # what did not fit
+    empty: str = ""  # the reason, where there may be another one than as_of
+    remedy: str = ""
+
+
+def log(
+    source: str,
+    root: Path,
+    served: Bundle,
+    days: float,
+    url: str,
+    until: str,
+    by: str = "",
+    **labels: float,
+) -> Collected:
+    """The newest `days` of a server's log, or the log of a replay on the table that the bundle was prepared from; `labels` are those of `traffic.replay`."""
+    of = served.schema
+    if source == "log":
+        return logged(url, root, of, days, until, by)
+    if source != "replay":
+        raise SourceError(f"source: {source!r} is not known; there are: replay, log")
+    table = splits.read(of.origin["source"], root, **{k: of.origin[k] for k in splits.ROLES})
+    return Collected(replayed(table, served, days, **labels), {"source": "replay"})
+
+
+def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = "") -> Collected:
+    """What a log holds of the `days` before `until` (if empty, up to its newest answer), with the labels that had come by then; `by` takes the answers of one model."""
+    facts, batches = {"source": "log"}, []
+    remedy = "start the server with `modelkeep serve` and send it rows, or set source: replay"
+    try:
+        book = open_log(url, root=root, make=False)
+    except LogMissing as error:
+        rows, _ = frames.logged([], of)
+        return Collected(rows, facts, (), f"{error}.", remedy)
+    with closing(book):
+        facts["log"] = book.shown
+        last = _moment(until) if until else 1 + (book.newest() or 0)
+        first = last - round(days * DAY)
+        known = {"known": last} if until else {}
+        batches = list(book.read(first, last, **known))
+    rows, notes = frames.logged(batches, of)
+    rows = rows[rows[frames.ANSWERED_BY] == by].reset_index(drop=True) if by else rows
+    if until or batches:
+        facts["answered (UTC)"] = f"{_written(first)} to {_written(last)}"
+    facts["answered by"] = markup.several(sorted(rows[frames.ANSWERED_BY].unique())) or "nobody"
+    empty = f"{book.shown} has no answers from {_written(first)} to {_written(last)}."
+    empty = empty if until or notes else f"{book.shown} has no answers yet."
+    return Collected(rows, facts, tuple(notes), empty, remedy)
+
+
+def _moment(until: str) -> int:
+    times, _ = as_times(pd.Series([until]))
+    if times.isna().any():
+        raise SourceError(f"until: {until!r} is not a date (ISO 8601); write it as 2013-07-01")
+    return int(times.astype("int64").iloc[0])
+
+
+def _written(at: int) -> str:
+    return f"{pd.Timestamp(at, unit='us'):%Y-%m-%d %H:%M:%S}"
+
+
+def replayed(table: pd.DataFrame, served: Bundle, days: float, **labels: float) -> pd.DataFrame:
+    """The log of `days` after the bundle's as_of, answered week by week as in service; `labels` are those of `traffic.replay`."""
+    of = served.schema
+    first, last = stretch(served, days, len(table))
+    rows = splits.window(table, of, first, last).rows
+    week = splits.weeks(rows, of)[1]
+    said = [served.answer(rows[week == k]) for k in np.unique(week)]
+    answers = np.concatenate(said) if said else served.answer(rows)
+    now = None if of.time is None else np.datetime64(last)
+    return frames.replay(rows, of, answers, model=served.name, as_of=now, **labels)
+
+
+def stretch(served: Bundle, days: float, rows: int) -> tuple[object, object]:
+    """From when to when rows are replayed (positions in a table without time): nothing, if everything was known at as_of."""
+    of, as_of = served.schema, str(served.schema.origin["as_of"])
+    if of.time is None:
+        return int(as_of or rows), rows
+    first = as_times(pd.Series([as_of]))[0].iloc[0] if as_of else pd.Timestamp.max.floor("D")
+    return first, first + pd.Timedelta(days=days if as_of else 0)

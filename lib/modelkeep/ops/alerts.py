@@ -1,0 +1,90 @@
+"""What Alertmanager sends, and which report each alert asks for."""
+
+import hashlib
+import re
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from modelkeep.registry import store
+from modelkeep.serving.requests import Refused
+
+VERSION = re.compile(r"[A-Za-z0-9_.@#+-]{0,100}")
+SHORT = re.compile(r"[0-9a-f]{10,64}")  # a model's name in the metrics: how its SHA-256 begins
+OLDEST = 366 * 86_400.0  # seconds ago that an alert may have begun
+FUTURE = 600.0  # seconds: that much may Prometheus' clock be ahead of ours
+
+
+class AlertError(ValueError):
+    """An alert of which no report can be made."""
+
+
+class Alert(msgspec.Struct):
+    """One alert of a notification."""
+
+    status: Literal["firing", "resolved"]
+    labels: dict[str, str]
+    starts: Annotated[datetime, Meta(tz=True)] = msgspec.field(name="startsAt")
+    annotations: dict[str, str] = {}
+
+
+class Notification(msgspec.Struct):
+    """What Alertmanager's webhook sends (format 4); more keys may be there."""
+
+    version: Literal["4"]
+    alerts: Annotated[list[Alert], Meta(max_length=1000)]
+
+
+def read(body: bytes) -> list[Alert]:
+    """The alerts of a notification that fire; Refused where it is none."""
+    try:
+        sent = msgspec.json.decode(body, type=Notification)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused("$", f"{error}; Alertmanager's webhook format 4 is read", 422) from None
+    return [alert for alert in sent.alerts if alert.status == "firing"]
+
+
+def subject(alert: Alert, known: Collection[str], now: datetime) -> tuple[str, str, str]:
+    """The name of an alert, what it calls the model, and when it began; AlertError where one of them may not be."""
+    name, version = alert.labels.get("alertname", ""), alert.labels.get("version", "")
+    if name not in known:
+        raise AlertError(f"alert {name[:80]!r} is not of the contract; no report is made of it")
+    if not VERSION.fullmatch(version):
+        raise AlertError(f"version {version[:80]!r} is no name of a model")
+    return name, version, moment(alert.starts, now)
+
+
+def identify(alert: str, version: str, began: str) -> str:
+    """The name of the report of an alert: all that Prometheus raised of one rule and model at one moment shares it."""
+    return hashlib.sha256(f"{alert}\0{version}\0{began}".encode()).hexdigest()[:16]
+
+
+def moment(began: datetime, now: datetime) -> str:
+    """When an alert began as text; AlertError where no log could reach."""
+    if not -FUTURE <= (now - began).total_seconds() <= OLDEST:
+        raise AlertError(
+            f"began at {began.isoformat()}, and now it is {now:%Y-%m-%dT%H:%M:%SZ}: "
+            "at most a year ago is looked at; set the clocks"
+        )
+    return began.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+
+
+def model(place: Path, version: str) -> str:
+    """The SHA-256 of the sealed model that an alert calls so; '' is the one in service."""
+    at = store.now(place)
+    roles = [role for role in (at.champion, at.canary, at.shadow) if role] if at else []
+    if not version and roles:
+        return roles[0].sha256
+    if named := [role.sha256 for role in roles if role.version == version]:
+        return named[0]
+    kept = sorted(p.name for p in (place / "bundles").glob("*") if store.SHA256.fullmatch(p.name))
+    found = [sha for sha in kept if SHORT.fullmatch(version) and sha.startswith(version)]
+    if len(found) != 1:
+        raise AlertError(
+            f"model {version!r} is not in the store ({len(kept)} models are); it may have been swept away"
+        )
+    return found[0]

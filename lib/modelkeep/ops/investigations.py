@@ -1,0 +1,239 @@
+"""Investigations: one report for each alert, asked for once, kept as files, made in a workspace of its own."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from html import escape
+from pathlib import Path
+
+from modelkeep.core import files, markup, pages
+from modelkeep.registry import store
+
+FOLDER = "reports/investigations"
+ID = re.compile(r"[0-9a-f]{16}")
+WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+TRIES = 3  # a report in whose making the process died so often is given up
+SAID = 20  # sentences of the alert that are kept, each so long at most
+LONG = 300
+COPIED = ("dvc.yaml", "requirements.lock", "notebooks", "params", "monitoring", "lib/modelkeep")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is known of one report; `began` is when the alert did (UTC, ISO 8601)."""
+
+    id: str
+    alert: str
+    version: str
+    sha256: str
+    began: str
+    asked: float
+    said: tuple[str, ...] = ()
+    state: str = WAITING
+    tries: int = 0
+    days: int = 0
+    sentence: str = ""
+
+    @property
+    def name(self) -> str:
+        """The model's short name, as the log has it."""
+        return self.sha256[:10]
+
+    @property
+    def when(self) -> str:
+        """When the alert began, to the second."""
+        return self.began[:19].replace("T", " ")
+
+    @property
+    def window(self) -> str:
+        """From when to when answers are looked at, in words."""
+        end = datetime.fromisoformat(self.began)
+        start = end - timedelta(days=self.days)
+        return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} (UTC)"
+
+
+@dataclass
+class Book:
+    """The reports of a workspace by their id; each change is on disk before it counts."""
+
+    root: Path
+    cases: dict[str, Case] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for path in self.folder.glob("*.json"):
+            case = _read(path)
+            if case:
+                self.cases[case.id] = case
+        for left in self.folder.glob(".work-*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+
+    @property
+    def folder(self) -> Path:
+        """Where the reports are."""
+        return self.root / FOLDER
+
+    def put(self, case: Case) -> Case:
+        """Keep what is known of a report."""
+        files.write_json(self.folder / f"{case.id}.json", asdict(case))
+        self.cases[case.id] = case
+        return case
+
+    def page(self, case: Case) -> Path:
+        """Where the report is, once it is made."""
+        return self.folder / f"{case.id}.html"
+
+    @property
+    def waiting(self) -> list[Case]:
+        """What is to be made, the oldest first; what ran when the process died is among it."""
+        open_ = [c for c in self.cases.values() if c.state in (WAITING, RUNNING)]
+        return sorted(open_, key=lambda c: (c.asked, c.id))
+
+    def newest(self, alert: str, version: str) -> Case | None:
+        """The newest report of an alert by its name and model."""
+        found = [c for c in self.cases.values() if (c.alert, c.version) == (alert, version)]
+        return max(found, key=lambda c: c.began, default=None)
+
+    def sweep(self, keep: int) -> None:
+        """Delete the oldest reports but so many."""
+        made = [c for c in self.cases.values() if c.state in (DONE, FAILED)]
+        for case in sorted(made, key=lambda c: c.asked)[: max(0, len(made) - keep)]:
+            del self.cases[case.id]
+            for path in (self.page(case), self.folder / f"{case.id}.json"):
+                path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Case | None:
+    try:
+        case = Case(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # not ours
+    ours = ID.fullmatch(path.stem) and case.id == path.stem and store.SHA256.fullmatch(case.sha256)
+    return replace(case, said=tuple(case.said)) if ours else None
+
+
+def copy(root: Path, place: Path, case: Case, work: Path | None = None) -> Path:
+    """A workspace of this case (at `work`, by default beside the reports): the library, notebooks and parameters as they are now, and the model that the alert is about."""
+    work = work or root / FOLDER / f".work-{case.id}-{case.tries}"
+    shutil.rmtree(work, ignore_errors=True)
+    _history(root, work)
+    work.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, work / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (root / name).is_file():
+            shutil.copy(root / name, work / name)
+    for name, content in store.check(place, case.sha256).items():
+        files.write_bytes(work / "models" / "candidate" / name, content)
+    return work
+
+
+def _history(root: Path, work: Path) -> None:
+    """The commits of the workspace with an index of their own, so that the page can say what code made it; no file is copied."""
+    top = ["git", "-C", str(root), "rev-parse", "--show-cdup"]
+    found = subprocess.run(top, capture_output=True, text=True)
+    if found.returncode or found.stdout.strip():
+        return  # not a repository, or not its top
+    clone = ["git", "clone", "--quiet", "--shared", "--no-checkout", str(root), str(work)]
+    if subprocess.run(clone, capture_output=True).returncode == 0:
+        subprocess.run(["git", "-C", str(work), "reset", "--quiet"], capture_output=True)
+
+
+def reached(log: str, root: Path) -> str:
+    """The address of a log as it is reached from any folder."""
+    path = log.removeprefix("sqlite:///")
+    return log if path == log else f"sqlite:///{root / path}"
+
+
+def commands(case: Case, log: str, prometheus: str) -> list[list[str]]:
+    """What is run in the copy, in this order: an argument each, no shell."""
+    start = [sys.executable, "-P", "-m", "modelkeep", "run"]
+    asked = {"source": "log", "log": log, "until": case.began, "days": case.days, "by": case.name}
+    given = [word for name, value in asked.items() for word in ("-p", f"{name}={value}")]
+    return [[*start, "collect", *given], [*start, "monitor", "-p", f"prometheus={prometheus}"]]
+
+
+def surroundings(work: Path, secret: str) -> dict[str, str]:
+    """The environment of these commands: the copy's library first, and not our own secret."""
+    path = [str(work / "lib"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    kept = {name: value for name, value in os.environ.items() if name != secret}
+    return kept | {"PYTHONPATH": os.pathsep.join(path)}
+
+
+def finish(work: Path, stage: str, printed: str) -> tuple[str, str]:
+    """The page that a run has left, and what it concluded; `printed` is what it said where it failed."""
+    if not printed:
+        told = json.loads((work / f"verdicts/{stage}.json").read_text(encoding="utf-8"))
+        page = (work / f"reports/{stage}.html").read_text(encoding="utf-8")
+        return page, f"{told['state']}: {told['sentence']}"
+    path = work / f"reports/failed/{stage}.html"
+    text = printed.strip().splitlines()
+    sentence = next((t for t in reversed(text) if t.startswith("modelkeep: ")), "")
+    sentence = (sentence.removeprefix("modelkeep: ") or f"{stage} ended without a word")[:LONG]
+    sentence = sentence.replace(f"{work}{os.sep}", "")
+    if path.is_file():
+        return path.read_text(encoding="utf-8").replace(f"{work}{os.sep}", ""), sentence
+    return failed(sentence), sentence
+
+
+def failed(sentence: str) -> str:
+    """The page in the place of a report that could not be made."""
+    return page("No report", f"<h1>No report</h1>{markup.verdict('failed', sentence).markup}")
+
+
+def told(case: Case) -> str:
+    """What stands on top of a report: which alert asked for it, and what it looks at."""
+    said = "".join(f"<p>{escape(each)}</p>" for each in case.said)
+    return (
+        f"<p>Asked for by <strong>{escape(case.alert)}</strong> of {escape(case.when)} (UTC); "
+        f"model {escape(case.name)}; its answers from {escape(case.window)}, and the labels that had come by then.</p>{said}"
+    )
+
+
+def headed(page: str, case: Case) -> str:
+    """A page of a stage as the report of an alert: told why it is there, its links leading to the other reports."""
+    page = re.sub(
+        r"<nav>.*?</nav>",
+        lambda _: f'<nav><a href=".">investigations</a> <b>{escape(case.alert)}</b></nav>',
+        page,
+        count=1,
+        flags=re.DOTALL,
+    )
+    at = page.find("<main>") + len("<main>")
+    return page[:at] + told(case) + page[at:]
+
+
+def page(title: str, body: str) -> str:
+    """A page of ours in the house style."""
+    text = pages.page(f"{title} · Modelkeep", body)
+    before, _, rest = text.partition("<nav>")
+    return f'{before}<nav><a href="/">investigations</a>{rest[rest.find("</nav>") :]}'
+
+
+def awaited(case: Case, before: int) -> str:
+    """The page of a report that is not made yet; it looks again by itself."""
+    wait = f"{before} before it" if before else "it is next, or at work"
+    body = f"<h1>{escape(case.alert)}: the report is being made</h1>{told(case)}<p>In the queue: {wait}. This page looks again by itself.</p>"
+    again = '<meta http-equiv="refresh" content="3">\n<title>'
+    return page(case.alert, body).replace("<title>", again, 1)
+
+
+def listed(cases: Iterable[Case]) -> str:
+    """The page of all reports, the newest alert first."""
+    rows = []
+    for case in sorted(cases, key=lambda c: c.began, reverse=True):
+        link = f'<a href="/investigations/{case.id}">{escape(case.alert)}</a>'
+        cells = (case.name, case.when, case.state, case.sentence)
+        row = "".join(f"<td>{cell}</td>" for cell in (link, *map(escape, cells)))
+        rows.append(f"<tr>{row}</tr>")
+    head = "".join(f"<th>{h}</th>" for h in ("alert", "model", "began (UTC)", "state", "said"))
+    table = (
+        f'<div class="tablebox"><table><thead><tr>{head}</tr></thead>{"".join(rows)}</table></div>'
+    )
+    text = table if rows else "<p>No alert has asked for a report yet.</p>"
+    return page("Investigations", f"<h1>Investigations</h1>{text}")

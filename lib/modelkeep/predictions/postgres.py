@@ -1,0 +1,227 @@
+"""The prediction log on a PostgreSQL server: replicas on many hosts, one commit a batch."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from modelkeep.predictions.records import LogError, LogMissing
+
+FORMAT = 3  # raise it when a table changes
+KNOWN = (2, 3)  # formats that can be read, and added to
+LOCK = 0x4D4B4C47  # of our own: appends share it, a labelling has it alone
+CONNECT_SECONDS = 2  # the least that libpq takes
+AGAIN, REST = 5, 1.0  # seconds after which another try is worth it; between two tries to connect
+LIMITS = {"statement_timeout": "5s", "lock_timeout": "5s"}
+LIMITS |= {"idle_in_transaction_session_timeout": "10s"}
+SCHEMA = "modelkeep"
+TABLES = f"""
+    CREATE SCHEMA IF NOT EXISTS {SCHEMA};
+    CREATE TABLE {SCHEMA}.format (format integer NOT NULL);
+    INSERT INTO {SCHEMA}.format VALUES ({FORMAT});
+    CREATE TABLE {SCHEMA}.answers (
+        n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at bigint NOT NULL, model text NOT NULL,
+        role text NOT NULL, share double precision, took bigint, failed text, ids text NOT NULL, entities text NOT NULL, times text NOT NULL,
+        features bytea NOT NULL, answers bytea NOT NULL
+    );
+    CREATE INDEX answers_by_time ON {SCHEMA}.answers (at, n);
+    CREATE TABLE {SCHEMA}.ids (
+        id text, n bigint, place integer, PRIMARY KEY (id, n, place)
+    );
+    CREATE TABLE {SCHEMA}.labels (
+        n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id text NOT NULL, value text NOT NULL,
+        at bigint NOT NULL
+    );
+    CREATE INDEX labels_by_id ON {SCHEMA}.labels (id);
+"""
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class Run:
+    """Statements within one transaction."""
+
+    # the texts of a JSON array: asked.value, at asked.key
+    each = """(SELECT value, key - 1 AS key
+        FROM json_array_elements_text(?::json) WITH ORDINALITY AS text(value, key)) AS asked"""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+
+    def __call__(self, sql: str, values: Sequence = ()) -> list[tuple]:
+        """All rows that a statement gives."""
+        return self._connection.execute(sql.replace("?", "%s"), values).fetchall()
+
+    def many(self, sql: str, rows: Sequence[tuple]) -> None:
+        """One statement for many rows."""
+        with self._connection.cursor() as cursor:
+            cursor.executemany(sql.replace("?", "%s"), rows)
+
+
+class Postgres:
+    """A log's database; it is connected to again by itself."""
+
+    def __init__(self, url: str, durability: str, make: bool = True) -> None:
+        self._place, self.shown = _place(url)
+        self._wait = "on" if durability == "full" else "off"
+        survives = "of the database server" if durability == "full" else "of this process alone"
+        self.promise = (
+            f"PostgreSQL, synchronous_commit={self._wait}: an answer survives a crash {survives}"
+        )
+        self._connection: psycopg.Connection | None = None
+        self._not_before = 0.0
+        try:
+            with self._told("opened"):
+                _prepare(self._open(), make, self.shown)
+        except BaseException:
+            self.close()  # it may hold the lock
+            raise
+
+    def commit(self, work: Callable[[Run], list], alone: bool = False) -> list:
+        """What `work` returns, committed; `alone`: while nobody else writes. Where a lost connection leaves it open whether it was committed, the server is asked."""
+        with self._told("written"):
+            for last in (False, True):
+                connection = self._open()
+                ticket = None
+                try:
+                    ticket, result = _work(connection, work, alone)
+                    connection.commit()
+                    return result
+                except psycopg.OperationalError:
+                    if not connection.closed:
+                        connection.rollback()
+                        raise
+                    if ticket and _settled(self._open(), ticket):
+                        return result
+                    if last:
+                        raise
+                except BaseException:
+                    if not connection.closed:
+                        connection.rollback()
+                    raise
+
+    @contextmanager
+    def look(self) -> Iterator[Run]:
+        """Statements on a connection of its own, from any thread, that see one state of the log."""
+        with self._told("read"), self._connect() as connection:
+            connection.execute("SET statement_timeout = 0")
+            connection.execute("SET idle_in_transaction_session_timeout = 0")
+            connection.commit()
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
+            yield Run(connection)
+
+    def rest(self) -> None:
+        """Nothing: the server keeps its house itself."""
+
+    def check(self) -> None:
+        """Raise LogError unless the newest answers can be read; PostgreSQL's own `pg_amcheck` reads all."""
+        with self.look() as run:
+            run("SELECT * FROM answers ORDER BY n DESC LIMIT 1000")
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> psycopg.Connection:
+        if self._connection is None or self._connection.closed:
+            # a host that does not answer must not hold up every batch
+            if time.monotonic() < self._not_before:
+                raise psycopg.OperationalError("the server could not be reached a moment ago")
+            try:
+                self._connection = self._connect()
+            except psycopg.OperationalError:
+                self._not_before = time.monotonic() + REST
+                raise
+        return self._connection
+
+    def _connect(self) -> psycopg.Connection:
+        connection = psycopg.connect(**{"connect_timeout": CONNECT_SECONDS, **self._place})
+        for name, value in LIMITS.items():
+            connection.execute(f"SET {name} = '{value}'")
+        connection.execute(f"SET synchronous_commit = {self._wait}")
+        connection.execute(f"SET search_path = {SCHEMA}")
+        connection.commit()
+        return connection
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            if secret := self._place.get("password"):
+                said = said.replace(secret, "***")
+            remedy = "look at the server; the log goes on by itself"
+            raise LogError(f"{self.shown} cannot be {what}: {said}; {remedy}", AGAIN) from None
+
+
+def _work(connection: psycopg.Connection, work: Callable, alone: bool) -> tuple[str, list]:
+    """The transaction's ticket, by which its fate can be asked for later, and what it gave.
+
+    Appends must not run beside a labelling: neither would see the other's rows, and nobody would tell of the pair.
+    """
+    lock = "pg_advisory_xact_lock" + ("" if alone else "_shared")
+    sql = f"SELECT {lock}({LOCK}), pg_current_xact_id()::text"
+    ticket = connection.execute(sql).fetchone()[1]
+    return ticket, work(Run(connection))
+
+
+def _settled(connection: psycopg.Connection, ticket: str) -> bool:
+    """Whether a transaction that was cut off was committed."""
+    for _ in range(50):
+        fate = connection.execute("SELECT pg_xact_status(%s::xid8)", (ticket,)).fetchone()[0]
+        connection.commit()
+        if fate != "in progress":
+            return fate == "committed"
+        time.sleep(0.02)  # the server has not noticed yet that we were gone
+    raise psycopg.OperationalError("the server does not say what became of the last batch")
+
+
+def _prepare(connection: psycopg.Connection, make: bool, shown: str) -> None:
+    """Make the tables where there are none, and take older ones over; LogError for a format that is not known."""
+    connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")  # one replica makes them
+    there = connection.execute(f"SELECT to_regclass('{SCHEMA}.format')").fetchone()[0]
+    if there is None and not make:
+        raise LogMissing(f"there is no prediction log at {shown}")
+    if there is None:
+        connection.execute(TABLES)
+    found = connection.execute(f"SELECT max(format) FROM {SCHEMA}.format").fetchone()[0]
+    if found in KNOWN and found < FORMAT:  # who may only read can open what is of now
+        connection.execute(f"UPDATE {SCHEMA}.format SET format = {FORMAT}")
+    connection.commit()
+    if found not in KNOWN:
+        raise LogError(
+            f"{shown} has format {found}, and this code knows {FORMAT}; use the code that made it, or another database"
+        )
+
+
+def _place(url: str) -> tuple[dict[str, str], str]:
+    """What to connect with, `${NAME}` taken from the environment, and the address without secrets."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.Error:  # its message may hold the password
+        raise LogError(
+            "the address of the log is not postgresql://USER@HOST:PORT/DATABASE; "
+            "write characters such as @ and / within a part as %40 and %2F"
+        ) from None
+    if parts.get("password") and not VARIABLE.fullmatch(parts["password"]):
+        raise LogError(
+            "the address of the log holds a password; write ${NAME} in its place and set NAME in the "
+            "environment, or leave it out and set PGPASSWORD"
+        )
+    named = {name: VARIABLE.sub(_variable, str(value)) for name, value in parts.items()}
+    who = f"{named['user']}@" if "user" in named else ""
+    host = named.get("host", "") + (f":{named['port']}" if "port" in named else "")
+    return named, f"postgresql://{who}{host}/{named.get('dbname', '')}"
+
+
+def _variable(found: re.Match) -> str:
+    if found[1] not in os.environ:
+        raise LogError(f"the address of the log names ${{{found[1]}}}, which is not set")
+    return os.environ[found[1]]

@@ -1,0 +1,224 @@
+"""The prediction log in an SQLite file: many processes of one host, one commit a batch.
+
+The server moves what is in the WAL into the file several times a second, in a thread (`rest`): a commit does not wait for that disk work. What
+bounds the WAL: a commit that finds CHECKPOINT_PAGES in it moves what is left of them, and the WAL begins anew; its file is cut back to WAL_BYTES.
+A reader of ours holds no transaction between two pages of PAGE groups of answers, so it delays that by one page at most. Only a program that is not ours
+can make the WAL grow: one that keeps a transaction open on the file.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from modelkeep.predictions.records import LogError, LogMissing
+
+FORMAT = 3  # raise it when a table changes
+KNOWN = (2, 3)  # formats that can be read, and added to
+OURS = 0x4D4B4C47  # "MKLG": what `file` and SQLite call the application id
+WAIT = 5.0  # seconds to wait for another process that writes
+BUSY_AGAIN, AGAIN = 1, 5  # seconds after which another try is worth it
+CHECKPOINT_PAGES = 16_000  # 64 MB
+WAL_BYTES = 64 * 2**20  # what is left of the WAL's file after it once had to be longer
+CACHE_KIB = 16 * 1024  # the index over ids is read at random places; the system keeps the rest
+TABLES = (
+    """CREATE TABLE answers (
+        n INTEGER PRIMARY KEY, at INTEGER NOT NULL, model TEXT NOT NULL, role TEXT NOT NULL,
+        share REAL, took INTEGER, failed TEXT, ids TEXT NOT NULL, entities TEXT NOT NULL, times TEXT NOT NULL, features BLOB NOT NULL,
+        answers BLOB NOT NULL
+    ) STRICT""",
+    "CREATE INDEX answers_by_time ON answers (at)",
+    """CREATE TABLE ids (
+        id TEXT, n INTEGER, place INTEGER, PRIMARY KEY (id, n, place)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE labels (
+        n INTEGER PRIMARY KEY, id TEXT NOT NULL, value TEXT NOT NULL, at INTEGER NOT NULL
+    ) STRICT""",
+    "CREATE INDEX labels_by_id ON labels (id)",
+    f"PRAGMA application_id = {OURS}",
+    f"PRAGMA user_version = {FORMAT}",
+)
+REMEDY = {
+    "SQLITE_FULL": "free space on its disk; the log goes on by itself",
+    "SQLITE_BUSY": "another process holds it; look for one that was stopped while it wrote",
+    "SQLITE_READONLY": "make it writable for the user who serves",
+    "SQLITE_CANTOPEN": "make its folder writable for the user who serves",
+    "SQLITE_CORRUPT": "put it aside, and save it with `sqlite3 FILE .recover`",
+    "SQLITE_NOTADB": "name another file, or put this one aside",
+}
+
+
+class Run:
+    """Statements within one transaction."""
+
+    each = "json_each(?) AS asked"  # the texts of a JSON array: asked.value, at asked.key
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __call__(self, sql: str, values: Sequence = ()) -> list[tuple]:
+        """All rows that a statement gives."""
+        return self._connection.execute(sql, values).fetchall()
+
+    def many(self, sql: str, rows: Sequence[tuple]) -> None:
+        """One statement for many rows."""
+        self._connection.executemany(sql, rows)
+
+
+class Sqlite:
+    """A log's file; it is opened again by itself after a failure, or when the file was moved away."""
+
+    def __init__(self, path: Path, durability: str, shown: str, make: bool = True) -> None:
+        self._file, self.shown, self._sync = str(path), shown, durability.upper()
+        if not make and not path.is_file():
+            raise LogMissing(f"there is no prediction log at {shown}")
+        survives = "and of the machine" if durability == "full" else "but not a loss of power"
+        self.promise = f"SQLite WAL, synchronous={self._sync}: an answer survives the end of the process {survives}"
+        self._connection: sqlite3.Connection | None = None
+        self._inode = (0, 0)
+        try:
+            self._open()
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._failed("opened", error) from error
+
+    def commit(self, work: Callable[[Run], list], alone: bool = False) -> list:
+        """What `work` returns, committed; writers follow each other here in any case."""
+        try:
+            return _committed(self._open(), work)
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._failed("written", error) from error
+
+    @contextmanager
+    def look(self) -> Iterator[Run]:
+        """Statements on a connection of its own, from any thread; each sees what was committed before it, and holds up no checkpoint once it is done."""
+        try:
+            with closing(_connect(self._file, self._sync)) as connection:
+                connection.execute("PRAGMA query_only = 1")
+                yield Run(connection)
+        except sqlite3.DatabaseError as error:
+            raise self._failed("read", error) from error
+
+    def rest(self) -> None:
+        """Move what is in the WAL into the file, as far as no reader needs it; from any thread, and nobody waits for it."""
+        if not os.path.exists(self._file):
+            return
+        try:
+            with closing(_connect(self._file, self._sync)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.DatabaseError as error:
+            raise self._failed("tidied up", error) from error
+
+    def check(self) -> None:
+        """Raise LogError unless SQLite finds the file sound (it reads all of it)."""
+        with self.look() as run:
+            found = run("PRAGMA integrity_check(5)")
+        if found != [("ok",)]:
+            said = "; ".join(row[0] for row in found)
+            raise LogError(f"{self.shown} is broken: {said}; {REMEDY['SQLITE_CORRUPT']}")
+
+    def close(self) -> None:
+        """Give the file back; the last process to do so leaves one file without a WAL."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        # who writes to a file that has no name any more writes for nobody
+        if self._connection is not None and _inode(self._file) == self._inode:
+            return self._connection
+        self.close()
+        Path(self._file).parent.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + WAIT
+        while True:
+            connection = _connect(self._file, self._sync)
+            try:
+                _prepare(connection, self.shown)
+                break
+            except BaseException as error:
+                connection.close()
+                # SQLite does not wait where two processes turn on the WAL at once
+                if not _kind(error) == "SQLITE_BUSY" or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+        self._connection, self._inode = connection, _inode(self._file)
+        return connection
+
+    def _failed(self, what: str, error: Exception) -> LogError:
+        kind = _kind(error)
+        if what == "written" and kind not in ("SQLITE_FULL", "SQLITE_BUSY"):
+            self.close()  # the next batch opens it anew
+        remedy = REMEDY.get(kind, "look at its disk; the log goes on by itself")
+        said = f"{self.shown} cannot be {what}: {error} ({kind}); {remedy}"
+        return LogError(said, BUSY_AGAIN if kind == "SQLITE_BUSY" else AGAIN)
+
+
+def _committed(connection: sqlite3.Connection, work: Callable[[Run], list]) -> list:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(Run(connection))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _connect(file: str, sync: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, timeout=WAIT, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA synchronous = {sync}")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, shown: str) -> None:
+    """Make the tables where there are none, and take an older file over; LogError for a file of somebody else's or of a format that is not known."""
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    connection.execute("BEGIN")  # another process may be making the tables right now
+    found = _format(connection, shown)
+    connection.execute("COMMIT")
+    if found == FORMAT:
+        return
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+        raise LogError(
+            f"{shown}: this file system cannot hold a WAL; put the log on a local disk, or use PostgreSQL"
+        )
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in TABLES if _format(connection, shown) == 0 else TABLES[-1:]:
+        connection.execute(statement)
+    connection.execute("COMMIT")
+
+
+def _format(connection: sqlite3.Connection, shown: str) -> int:
+    (owner,), (found,), (tables,) = (
+        connection.execute(sql).fetchone()
+        for sql in (
+            "PRAGMA application_id",
+            "PRAGMA user_version",
+            "SELECT count(*) FROM sqlite_master",
+        )
+    )
+    if owner != OURS and (owner or found or tables):
+        raise LogError(f"{shown} is an SQLite file of something else; name another file")
+    if found not in (0, *KNOWN):
+        raise LogError(
+            f"{shown} has format {found}, and this code knows {FORMAT}; use the code that made it, or put it aside"
+        )
+    return found
+
+
+def _kind(error: BaseException) -> str:
+    """SQLITE_FULL and the like; what follows it, as in SQLITE_IOERR_WRITE, is SQLite's own."""
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    return "_".join(name.split("_")[:2])
+
+
+def _inode(file: str) -> tuple[int, int]:
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino

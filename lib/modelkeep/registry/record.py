@@ -1,0 +1,184 @@
+"""The record of a model in Git tags: which versions there are, on what evidence, and who was champion when."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from modelkeep.core import git, workspace
+from modelkeep.registry import tags
+from modelkeep.registry.tags import Tag
+
+SCHEMA = 1  # of the JSON in a tag; raise it when a key changes its meaning
+CHAMPION = "champion"
+VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(.*)")
+
+
+class RecordError(RuntimeError):
+    """The repository's tags cannot tell what was asked."""
+
+
+class UnknownVersion(ValueError):
+    """There is no such version."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A version became champion."""
+
+    version: str
+    tag: Tag
+    said: Mapping  # the JSON in its tag; empty for a tag that GTO made
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the tags say at one moment. `terms` is in the order of their counters, `counter` the last one used."""
+
+    model: str
+    versions: Mapping[str, Tag]
+    terms: tuple[Term, ...]
+    counter: int
+    latest: int  # the time of the newest tag
+
+    @property
+    def champion(self) -> Term | None:
+        """Who is champion now."""
+        return self.terms[-1] if self.terms else None
+
+    @property
+    def before(self) -> str | None:
+        """Whom a rollback goes back to: the champion before, where one that was rolled back counts no more."""
+        stack: list[str] = []
+        for term in self.terms:
+            if term.said.get("action") == "rollback" and term.version in stack:
+                while stack[-1] != term.version:
+                    stack.pop()
+            elif not stack or stack[-1] != term.version:
+                stack.append(term.version)
+        return stack[-2] if len(stack) > 1 else None
+
+    def at(self, moment: int) -> tuple[Term | None, Term | None]:
+        """Who was champion at that second, and who came next."""
+        past = [term for term in self.terms if term.tag.at <= moment]
+        coming = [term for term in self.terms if term.tag.at > moment]
+        return (past[-1] if past else None), (coming[0] if coming else None)
+
+    def find(self, version: str) -> Tag:
+        """The tag of a version, said as `v1.2.0`, `1.2.0` or by the tag's name."""
+        asked = version.removeprefix(f"{self.model}@")
+        for each in (asked, f"v{asked}"):
+            if each in self.versions:
+                return self.versions[each]
+        known = sorted(self.versions, key=order)
+        there = f"there is {', '.join(known[-8:])}" if known else "there is none yet"
+        hint = workspace.meant(asked, known) or f"; {there}"
+        raise UnknownVersion(
+            f"{self.model} has no version {version!r} here{hint} (`modelkeep history` shows all, `git fetch --tags` brings those of others)"
+        )
+
+
+def read(root: Path) -> Record:
+    """What the tags of the workspace's model say; RecordError where there can be none."""
+    ready(root)
+    model = named(root)
+    found = tags.read(root, model)
+    gone = {tag.version for tag in found if tag.version and tag.cancelled}
+    versions = {t.version: t for t in found if t.version and t.version not in gone}
+    # GTO's rule: a stage belongs to the version of the commit that its tag is on
+    by_commit = {tag.commit: version for version, tag in versions.items()}
+    given = [tag for tag in found if tag.stage == CHAMPION and tag.annotated and not tag.cancelled]
+    terms = [Term(by_commit[t.commit], t, parsed(t)) for t in given if t.commit in by_commit]
+    counter = max((tag.counter for tag in found), default=0)
+    latest = max((tag.at for tag in found), default=0)
+    return Record(model, versions, tuple(terms), counter, latest)
+
+
+def ready(root: Path) -> None:
+    """Whether this is a repository whose tags tell all; RecordError says what it lacks."""
+    try:
+        inside = git.run(root, "rev-parse", "--is-shallow-repository").strip()
+    except git.GitError as error:
+        if "not a git repository" not in str(error):
+            raise
+        raise RecordError(
+            f"{root} is not in a Git repository, and versions are Git tags; "
+            "`git init`, then commit what is here"
+        ) from None
+    if inside == "true":
+        raise RecordError(
+            "this is a shallow clone: versions and the order of champions may be missing here; "
+            "`git fetch --unshallow --tags` brings them, then try again"
+        )
+    try:
+        git.run(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    except git.GitError:
+        raise RecordError(
+            "this repository has no commit yet, and a version is a tag on a commit; "
+            "`git add -A && git commit`, then try again"
+        ) from None
+
+
+def named(root: Path) -> str:
+    """What the workspace's model is called."""
+    from gto.constants import check_string_is_valid
+
+    model = workspace.params(root, "serve").get("name")
+    if not isinstance(model, str) or not check_string_is_valid(model):
+        raise RecordError(
+            f"params/serve.yaml: name is {model!r}, which cannot begin a Git tag of GTO's; "
+            "take letters, digits, - and _ between two letters or digits"
+        )
+    return model
+
+
+def parsed(tag: Tag) -> dict:
+    """The JSON in a tag, empty where there is none; what follows it, as a signature, is left out."""
+    try:
+        found, _ = json.JSONDecoder().raw_decode(tag.message)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def evidence(tag: Tag) -> dict:
+    """What a version rests on; RecordError for a tag that does not say it."""
+    found = parsed(tag) if tag.annotated else {}
+    if "schema" not in found or not isinstance(found.get("hashes"), dict):
+        raise RecordError(
+            f"the tag {tag.name} holds no evidence: `modelkeep release` did not make it; "
+            f"release that commit under a version of its own (`git checkout {tag.name}`, then `git switch -c NAME`)"
+        )
+    if found["schema"] != SCHEMA:
+        raise RecordError(
+            f"the tag {tag.name} holds evidence of schema {found['schema']!r}, and this code reads {SCHEMA}; "
+            "use the code of the tag's commit"
+        )
+    return found
+
+
+def message(summary: str, said: Mapping) -> str:
+    """The JSON for a tag, with the summary alone on the first line: that is what lists of tags show."""
+    text = json.dumps({"summary": summary, "schema": SCHEMA, **said}, indent=1, ensure_ascii=False)
+    return text.replace("{\n ", "{", 1) + "\n"
+
+
+def order(version: str) -> tuple:
+    """What sorts versions by their numbers; a pre-release goes before its release."""
+    major, minor, patch, rest = VERSION.fullmatch(version).groups()
+    return int(major), int(minor), int(patch), not rest.startswith("-"), rest
+
+
+def following(record: Record) -> str:
+    """The version after the newest: its middle number plus one."""
+    if not record.versions:
+        return "v1.0.0"
+    major, minor, *_ = order(max(record.versions, key=order))
+    return f"v{major}.{minor + 1}.0"
+
+
+def when(at: int) -> str:
+    """A moment as people read it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,123 @@
+"""The sealed store that serves: bundles by content hash, and one small file that says which of them answers."""
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from modelkeep.core import files
+from modelkeep.training import manifests
+
+POINTER = "now.json"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class StoreError(RuntimeError):
+    """A store, a pointer or a bundle that nothing can be served from."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """A bundle in service; `share` of the entities ask it (1 for the champion), `salt` decides which."""
+
+    sha256: str
+    version: str = ""
+    share: float = 1.0
+    salt: str = ""
+
+
+@dataclass(frozen=True)
+class Now:
+    """Who answers: the champion, perhaps a canary for some, perhaps a shadow that nobody hears; `serial` grows with each change."""
+
+    champion: Role
+    canary: Role | None = None
+    shadow: Role | None = None
+    serial: int = 0
+
+
+def add(store: Path, folder: Path) -> str:
+    """Copy a bundle into the store, verified, and return its SHA-256; a bundle that is there is left as it is."""
+    content = manifests.verify(folder)
+    sha256 = hashlib.sha256(content[manifests.MANIFEST]).hexdigest()
+    place = path(store, sha256)
+    if not place.exists():
+        with files.folder(place) as new:
+            for name, text in content.items():
+                files.write_bytes(new / name, text)
+    check(store, sha256)
+    return sha256
+
+
+def path(store: Path, sha256: str) -> Path:
+    """Where the bundle of that hash is kept; nothing but a hash is a name."""
+    if not SHA256.fullmatch(sha256):
+        raise StoreError(
+            f"{sha256[:80]!r} is not a SHA-256 of 64 hex digits; take one of the store"
+        )
+    return store / "bundles" / sha256
+
+
+def check(store: Path, sha256: str) -> dict[str, bytes]:
+    """The files of a bundle of the store, verified against its name."""
+    content = manifests.verify(path(store, sha256))
+    found = hashlib.sha256(content[manifests.MANIFEST]).hexdigest()
+    if found != sha256:
+        raise StoreError(
+            f"{path(store, sha256)}: its manifest's SHA-256 is {found[:12]}...; "
+            "the bundle was changed: delete its folder, and add it again"
+        )
+    return content
+
+
+def now(store: Path) -> Now | None:
+    """Who answers, None while nobody does."""
+    place = store / POINTER
+    try:
+        found = json.loads(place.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StoreError(
+            f"{place} is not JSON ({error}); point the store at a model again"
+        ) from None
+    try:
+        roles = {k: found[k] and Role(**found[k]) for k in ("champion", "canary", "shadow")}
+        return Now(**roles, serial=found["serial"])
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{place} names no models ({error}); point the store at one") from None
+
+
+def point(store: Path, new: Now) -> Now:
+    """Let these models answer, from one moment to the next, if all of them are whole; what answered before stays in the store."""
+    for role in (new.champion, new.canary, new.shadow):
+        if role:
+            check(store, role.sha256)
+    before = now(store)
+    new = Now(new.champion, new.canary, new.shadow, before.serial + 1 if before else 1)
+    files.write_json(store / POINTER, asdict(new))
+    return new
+
+
+@contextmanager
+def changing(store: Path) -> Iterator[None]:
+    """Hold the pointer while what is to be there is made from what is there; a killed holder holds it no more."""
+    with open(store / "now.lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def sweep(store: Path, keep: set[str]) -> list[str]:
+    """Delete the bundles that neither answer nor are to be kept, and return their hashes."""
+    at = now(store)
+    roles = (at.champion, at.canary, at.shadow) if at else ()
+    keep = keep | {role.sha256 for role in roles if role}
+    gone = [p for p in sorted((store / "bundles").glob("*")) if p.name not in keep]
+    for each in gone:
+        shutil.rmtree(each)
+    return [each.name for each in gone]

@@ -1,0 +1,131 @@
+"""What the record tells: who was champion when and why, and what each version rests on."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from modelkeep.core.markup import between, count, number
+from modelkeep.registry import evidence, record
+from modelkeep.registry.record import Record, when
+
+
+class BadDate(ValueError):
+    """A moment that cannot be read."""
+
+
+def told(at: Record) -> dict:
+    """Every version and every change of champion, newest first, as JSON and as text."""
+    terms = [_term(term) for term in reversed(at.terms)]
+    newest = sorted(at.versions, key=record.order, reverse=True)
+    versions = [_version(at, version) for version in newest]
+    champion = at.champion.version if at.champion else None
+    facts = {"model": at.model, "champion": champion, "terms": terms, "versions": versions}
+    lines = [_headline(at)]
+    if terms:
+        lines += ["", "Champions, newest first:"]
+        lines += [
+            f"  {each['tag']}  {each['at']}  {each['version']}  {each['why']}" for each in terms
+        ]
+    if versions:
+        lines += ["", "Versions, newest first:"]
+        lines += [f"  {each['version']}  {each['at']}  {each['why']}" for each in versions]
+    return {"json": facts, "text": "\n".join(lines)}
+
+
+def explained(at: Record, version: str) -> dict:
+    """What a version rests on, who released it, and when it was champion."""
+    tag = at.find(version)
+    said = record.evidence(tag)
+    used = evidence.uses(at, said["hashes"].get("test_rows"))
+    terms = [_term(term) for term in at.terms if term.version == tag.version]
+    facts = {"tag": tag.name, "at": when(tag.at), "by": tag.who, "champion": terms, **said}
+    lines = [
+        f"{tag.name}, released {when(tag.at)} by {tag.who}, on commit {said['commit'][:10]}",
+        said["verdict"]["sentence"],
+        *(_gain(gain) for gain in said["verdict"].get("gains", ())),
+        *([f"  let through by force: {said['forced']}"] if said["forced"] else []),
+        f"Compared with {said['parent'] or 'a plain baseline: there was no champion'}.",
+        f"Its test rows have judged {count(len(used), 'candidate')}: {', '.join(used)}.",
+        "Metrics: " + "; ".join(f"{stage} {_pairs(m)}" for stage, m in said["metrics"].items()),
+        "Params: " + "; ".join(f"{stage}: {_pairs(p)}" for stage, p in said["params"].items()),
+        "Hashes: " + "; ".join(f"{name} {str(v)[:12]}" for name, v in said["hashes"].items()),
+        *(f"Champion from {each['at']}: {each['why']}" for each in terms),
+        f"Have it back: git checkout {tag.name} && dvc checkout",
+    ]
+    return {"json": facts, "text": "\n".join(lines)}
+
+
+def live(at: Record, moment: int) -> dict:
+    """Which version was champion at that second."""
+    term, after = at.at(moment)
+    until = f", until {after.version} at {when(after.tag.at)}" if after else ""
+    if term is None:
+        text = f"At {when(moment)} {at.model} had no champion{until and ' yet' + until}."
+    else:
+        text = f"At {when(moment)} {at.model} {term.version} was champion (since {when(term.tag.at)}{until})."
+    facts = {
+        "at": when(moment),
+        "version": term.version if term else None,
+        "since": when(term.tag.at) if term else None,
+        "until": when(after.tag.at) if after else None,
+    }
+    return {"json": facts, "text": text}
+
+
+def moment(text: str) -> int:
+    """A date (its first second) or a time in ISO format as seconds of the epoch; without a zone it is UTC."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadDate(
+            f"{text!r} is not a date; say it like 2026-06-01 or 2026-06-01T14:30 (UTC)"
+        ) from None
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+
+
+def _headline(at: Record) -> str:
+    if at.champion:
+        since = when(at.champion.tag.at)
+        return f"{at.model} {at.champion.version} is champion since {since}."
+    what = count(len(at.versions), "version")
+    return f"{at.model} has {what} and no champion; `modelkeep promote VERSION` makes one."
+
+
+def _term(term: record.Term) -> dict:
+    tag = term.tag
+    why = f"{term.said.get('action') or 'assigned with gto'} by {tag.who}"
+    why += f": {term.said['reason']}" if term.said.get("reason") else ""
+    return {
+        "version": term.version,
+        "tag": tag.name,
+        "at": when(tag.at),
+        "by": tag.who,
+        "action": term.said.get("action"),
+        "reason": term.said.get("reason") or None,
+        "why": why,
+    }
+
+
+def _version(at: Record, version: str) -> dict:
+    tag = at.versions[version]
+    try:
+        said = record.evidence(tag)
+    except record.RecordError:
+        return {"version": version, "at": when(tag.at), "by": tag.who, "why": "without evidence"}
+    state = said["verdict"]["state"].replace("_", " ")
+    used = said.get("test_rows_used", 1)
+    why = f"{state}, these test rows have judged {count(used, 'candidate')} by then"
+    why += f", forced: {said['forced']}" if said["forced"] else ""
+    return {"version": version, "at": when(tag.at), "by": tag.who, "state": state} | {
+        "test_rows_used": used,
+        "forced": said["forced"],
+        "why": why,
+    }
+
+
+def _gain(gain: Mapping) -> str:
+    measured = between(gain["gain"], gain["low"], gain["high"])
+    return f"  {gain['metric']}: gain {measured}, margin {number(gain['margin'])}: {gain['verdict'].replace('_', ' ')}"
+
+
+def _pairs(values: Mapping) -> str:
+    return ", ".join(f"{k} {number(v)}" for k, v in values.items())

@@ -1,0 +1,243 @@
+"""Several backtests side by side: quality kept against retrains spent, and the policy to choose"""
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from modelkeep.backtest import frontier
+from modelkeep.backtest.frontier import Choice, Course
+from modelkeep.core import files, markup, pages
+from modelkeep.core.markup import count, number, several
+from modelkeep.evaluation import metrics
+from modelkeep.reports import experiments, figures
+from modelkeep.reports.experiments import FIGURED, WORKSPACE, Run
+
+ABSENT = "–"
+REFERENCES = re.compile(r'( id="|href="#|url\(#)')
+
+
+def page(root: Path, names: Sequence[str], out: Path) -> Path:
+    """Write the page `out` (below `root`) on `names`: experiments, revisions, or `workspace`.
+
+    The first is what the others are compared with; a single one is compared with the workspace.
+    """
+    names = list(dict.fromkeys(names if len(names) > 1 else (WORKSPACE, *names)))
+    runs = [experiments.read(root, name) for name in names]
+    title = f"{several(names)}, side by side"
+    body = "\n".join([f"<h1>{escape(title)}</h1>", *_differences(runs), *_results(runs)])
+    files.write_text(root / out, pages.page(f"{title} · Modelkeep", body, wide=True, current=""))
+    return root / out
+
+
+def _differences(runs: Sequence[Run]) -> list[str]:
+    params, inputs = ([getattr(run, kind) for run in runs] for kind in ("params", "inputs"))
+    changed, moved = _apart(params)[0], _apart(inputs)[0]
+    origins = markup.provenance({run.name: run.origin for run in runs}).markup
+    parts = [f"<p>{escape(_said(changed, moved))}</p>{origins}", "<h2>What was different?</h2>"]
+    parts.append(_table(runs, params, "parameter"))
+    if moved:
+        rows = _rows(runs, inputs, "file", moved)
+        parts.append(_folded(f"{count(len(moved), 'file')} of code or data that differ", rows))
+    return parts
+
+
+def _said(changed: Sequence[str], moved: Sequence[str]) -> str:
+    params = f"{count(len(changed), 'parameter')} ({several(changed)})"
+    code = f"code or data ({several(moved)})"
+    if changed and moved:
+        return f"They differ in {params} and in {code}."
+    if changed:
+        return f"They differ in {params}; code and data are the same."
+    return f"They differ in {code}; the parameters are the same." if moved else "Nothing differs."
+
+
+def _results(runs: Sequence[Run]) -> list[str]:
+    told = {r.name: (r.backtest, r.verdicts["backtest"]) for r in runs}
+    chosen = section({name: both for name, both in told.items() if all(both)})
+    parts = [_own_ids(part, f"sweep-{place}-") for place, part in enumerate(chosen)]
+    metrics = [run.metrics for run in runs]
+    first = escape(runs[0].name)
+    parts += ["<h2>What came of it?</h2>", _table(runs, metrics, "metric", measured=True)]
+    parts.append(f"<p>In brackets: the difference from <code>{first}</code>.</p>")
+    parts.append("<h2>What did each stage conclude?</h2>")
+    beside = [stage for stage in pages.BESIDE if any(run.verdicts[stage] for run in runs)]
+    for stage in (*pages.STAGES, *beside):
+        parts.append(f"<h3>{stage}</h3>{_side(runs, [_box(r.verdicts[stage]) for r in runs])}")
+    for stage in FIGURED:
+        parts += _figures(runs, stage)
+    return parts
+
+
+def _apart(columns: Sequence[Mapping]) -> tuple[list[str], list[str]]:
+    """Names whose values differ, and those whose are equal, each in order of appearance."""
+    every = list(dict.fromkeys(name for column in columns for name in column))
+    values = {name: [column.get(name, ABSENT) for column in columns] for name in every}
+    differ = [name for name in every if any(v != values[name][0] for v in values[name])]
+    return differ, [name for name in every if name not in differ]
+
+
+def _table(
+    runs: Sequence[Run], columns: Sequence[Mapping], noun: str, measured: bool = False
+) -> str:
+    differ, equal = _apart(columns)
+    told = f"<p>No {noun} differs.</p>"
+    if differ:
+        told = _rows(runs, columns, noun, differ, measured, "" if measured else "differs")
+    if equal:
+        rows = _rows(runs, columns, noun, equal)
+        told += _folded(f"{count(len(equal), noun)} the same", rows)
+    return told
+
+
+def _folded(summary: str, content: str) -> str:
+    return f'<details class="code"><summary>{summary}</summary>{content}</details>'
+
+
+def _rows(
+    runs: Sequence[Run],
+    columns: Sequence[Mapping],
+    noun: str,
+    names: Sequence[str],
+    measured: bool = False,
+    style: str = "",
+) -> str:
+    head = "".join(f"<th>{escape(text)}</th>" for text in (noun, *(run.name for run in runs)))
+    body = ""
+    for name in names:
+        cells = _cells([column.get(name, ABSENT) for column in columns], measured)
+        mark = "/" if "/" in name else "."
+        breakable = escape(name).replace(mark, f"{mark}<wbr>")
+        body += f'<tr class="{style}"><th>{breakable}</th>{cells}</tr>'
+    return f'<div class="tablebox"><table><thead><tr>{head}</tr></thead>{body}</table></div>'
+
+
+def _cells(values: Sequence[object], measured: bool) -> str:
+    shown = [value if value == ABSENT else number(value) for value in values]
+    for place, value in enumerate(values):
+        if measured and place and _are_numbers(value, values[0]):
+            shown[place] += f" ({_difference(value - values[0])})"
+    return "".join(f"<td>{escape(text)}</td>" for text in shown)
+
+
+def _are_numbers(*values: object) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def _difference(by: float) -> str:
+    size = number(abs(by)) if isinstance(by, int) or abs(by) >= 100 else f"{abs(by):.2g}"
+    return ("+" if by > 0 else "−") + size if by else "same"
+
+
+def _box(told: Mapping) -> str:
+    return markup.verdict(told["state"], told["sentence"]).markup if told else "<p>not run</p>"
+
+
+def _side(runs: Sequence[Run], told: Sequence[str]) -> str:
+    boxes = (
+        f"<div><p><code>{escape(run.name)}</code></p>{content}</div>"
+        for run, content in zip(runs, told, strict=True)
+    )
+    return f'<div class="side">{"".join(boxes)}</div>'
+
+
+def _figures(runs: Sequence[Run], stage: str) -> list[str]:
+    parts = [f"<h2>The figures of {stage}</h2>"]
+    parts += [f"<p>{escape(f'{r.name}: {r.lost[stage]}')}</p>" for r in runs if stage in r.lost]
+    drawn, last = [run.drawn[stage] for run in runs], None
+    parts.append("<p>Each figure has its own scale.</p>" if any(drawn) else "")
+    for row, key in enumerate(dict.fromkeys(key for page in drawn for key in page)):
+        told = [
+            _own_ids(page.get(key, f"<p>{ABSENT}</p>"), f"{stage}-{row}-{column}-")
+            for column, page in enumerate(drawn)
+        ]
+        parts.append((f"<h3>{key[0]}</h3>" if key[0] != last else "") + _side(runs, told))
+        last = key[0]
+    return parts
+
+
+def _own_ids(figure: str, prefix: str) -> str:
+    # Matplotlib names parts alike in every drawing, and a clip path is found by its name
+    return REFERENCES.sub(rf"\g<1>{prefix}", figure)
+
+
+BLOCK_WEEKS, DRAWS, SEED = 4, 2000, 0
+
+
+def section(told: Mapping[str, tuple[str, Mapping]]) -> list[str]:
+    """The part of a page on experiments, by name the text of its `plots/backtest.csv` and its verdict; nothing where fewer than two differ."""
+    if len({text for text, _ in told.values()}) < 2:
+        return []
+    parts = ["<h2>Which maintenance policy?</h2>"]
+    courses = {
+        name: frontier.read(text, name, verdict["evidence"]["retrains"])
+        for name, (text, verdict) in told.items()
+    }
+    if reason := _unlike(told, courses):
+        return [*parts, f"<p>{escape(reason)}</p>"]
+    first = next(iter(courses.values()))
+    weeks = len(frontier.starts(next(iter(told.values()))[0]))
+    drawn = frontier.draws(weeks, min(BLOCK_WEEKS, weeks), DRAWS, SEED)
+    policies = [each["policy"] for each in courses.values()]
+    for metric in first["never"].quality:
+        chosen = frontier.choose(metric, policies, first["never"], first["weekly"], drawn)
+        points = _points(metric, policies, first, drawn, chosen)
+        parts.append(f"<p>{escape(_sentence(metric, chosen, weeks))}</p>")
+        parts += [_drawn(metric, points, weeks)] if points else []
+    names = {name: verdict["sentence"].split(":")[0] for name, (_, verdict) in told.items()}
+    parts.append(markup.provenance(names).markup)
+    return parts
+
+
+def _unlike(told: Mapping, courses: Mapping[str, Mapping[str, Course]]) -> str:
+    """Why these backtests cannot be compared, or nothing: all must have lived through the same weeks."""
+    (name, (text, _)), *others = told.items()
+    for other, (its, _) in others:
+        if frontier.starts(its) != frontier.starts(text):
+            return f"{other} was replayed on other weeks than {name}: give both the same start and end."  # fmt: skip
+        for metric, values in courses[name]["never"].quality.items():
+            same = courses[other]["never"].quality.get(metric)
+            if same is None or not np.allclose(same, values, equal_nan=True):
+                return f"{other} and {name} begin with other models or data: only backtests that differ in their policy can be compared."  # fmt: skip
+    return ""
+
+
+def _points(
+    metric: str,
+    policies: Sequence[Course],
+    first: Mapping[str, Course],
+    drawn: np.ndarray,
+    chosen: Choice,
+) -> list[dict]:
+    never, weekly = first["never"], first["weekly"]
+    found, left = [], [] if any(c.retrains == 0 for c in policies) else [never]
+    for course in (*left, *policies, weekly):
+        share, _ = frontier.kept(metric, course, never, weekly, drawn)
+        if np.isfinite(share.value):
+            place = {"kept": share.value, "low": share.low, "high": share.high}
+            what = {"name": course.name, "retrains": course.retrains}
+            found.append({**what, **place, "chosen": course.name == chosen.name})
+    return found
+
+
+def _sentence(metric: str, chosen: Choice, weeks: int) -> str:
+    others = ", ".join(f"{name} in {share:.0%}" for name, share in chosen.others.items())
+    return (
+        f"By {metrics.NAMES[metric]}, choose {chosen.name}: of the policies that keep at least {frontier.KEEP:.0%} of what retraining every week "
+        f"gains over never, it needs the fewest retrains. Drawing stretches of the {weeks} weeks anew, the same is chosen in {chosen.sure:.0%}"
+        + (f" of draws; {others}." if others else " of draws.")
+    )
+
+
+def _drawn(metric: str, points: Sequence[dict], weeks: int) -> str:
+    name = metrics.NAMES[metric]
+    each = "; ".join(f"{p['name']} {p['kept']:.0%} ({p['low']:.0%} to {p['high']:.0%}) for {count(p['retrains'], 'retrain')}" for p in points)  # fmt: skip
+    return figures.frontier(
+        points,
+        keep=frontier.KEEP,
+        name=f"share of the gain in {name} kept",
+        title=f"How much of the gain in {name} is kept, for how many retrains?",
+        caption=f"{weeks} weeks, 95 % intervals. Share kept: {each}.",
+    )._repr_html_()

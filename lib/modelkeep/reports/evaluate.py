@@ -1,0 +1,168 @@
+"""What the page of `evaluate` says: whom the candidate was compared with, and what came of it."""
+
+import numpy as np
+import pandas as pd
+
+from modelkeep.core import markup
+from modelkeep.core.markup import Html, between, count, number, several
+from modelkeep.core.verdicts import Verdict
+from modelkeep.data import splits
+from modelkeep.data.schema import Schema
+from modelkeep.evaluation import comparison, metrics
+from modelkeep.reports import figures
+from modelkeep.reports.figures import Figure
+from modelkeep.training.baseline import SLICE_ROWS
+
+PARTS = {"value": "gain", "low": "low", "high": "high"}  # of a row in a forest figure
+SAYS = {
+    "better": "is better than",
+    "not_worse": "is not worse than",
+    "worse": "is worse than",
+    "inconclusive": "cannot be told from",
+    "insufficient": "cannot be compared yet with",
+}
+
+
+def verdict(judged: comparison.Verdict, against: str, checked: int) -> Verdict:
+    """Whether the candidate may leave the laboratory."""
+    first = judged.gains[0]
+    worse = [row["slice"] for row in judged.slices if row["verdict"] == "worse"]
+    sentence = (
+        f"The candidate {SAYS[judged.word]} {against}, on {_seen_on(first)} that neither had seen."
+    )
+    if worse and not any(g.verdict == "worse" for g in judged.gains):
+        sure = all(g.verdict in ("better", "not_worse") for g in judged.gains)
+        in_all = "is not worse than" if sure else SAYS["inconclusive"]
+        sentence = f"The candidate {in_all} {against} in all, but worse for {several(worse)}: it may not pass."
+    reasons = [_gain(g) for g in judged.gains]
+    if judged.word == "insufficient":
+        unit, knob = ("row", "test_share") if first.blocks == first.rows else ("day", "test_days")
+        reasons.append(
+            f"the test has {count(first.blocks, unit)}, and {comparison.MINIMUM_BLOCKS} are needed: "
+            f"raise {knob}, or let a person decide"
+        )
+    reasons.append(f"{count(checked, 'test row')} checked against the training rows: none leaked")
+    if judged.slices:
+        open_ = sum(row["verdict"] == "insufficient" for row in judged.slices)
+        told = f"; {open_} of them on too few days to say" if open_ else ""
+        reasons.append(
+            f"worse for {len(worse)} of {count(len(judged.slices), 'named slice')}{told}"
+        )
+    return Verdict("evaluate", judged.word, sentence, tuple(reasons), judged.as_dict())
+
+
+def _seen_on(g: comparison.Gain) -> str:
+    rows = count(g.rows, "row")
+    return rows if g.blocks == g.rows else f"{rows} of {count(g.blocks, 'day')}"
+
+
+def _gain(g: comparison.Gain) -> str:
+    side = "worse" if g.gain < 0 else "better"
+    between = f", between {number(g.low)} and {number(g.high)}" if np.isfinite(g.low) else ""
+    return (
+        f"{metrics.NAMES[g.metric]}: {side} by {number(abs(g.gain))}{between}"
+        f" (margin {number(g.margin)}): {g.verdict.replace('_', ' ')}"
+    )
+
+
+def gains(judged: comparison.Verdict, margins: dict[str, float]) -> Figure | Html:
+    """The gain in each metric as a share of its margin, so that one line is the margin of all."""
+    if not all(m > 0 for m in margins.values()):
+        return markup.table(
+            [{"metric": metrics.NAMES[g.metric], "gain": g.gain} for g in judged.gains]
+        )
+    rows = [
+        {"name": metrics.NAMES[g.metric], "breach": g.verdict == "worse"}
+        | {part: getattr(g, name) / g.margin for part, name in PARTS.items()}
+        for g in judged.gains
+    ]
+    stated = ", ".join(f"{metrics.NAMES[k]} {number(v)}" for k, v in margins.items())
+    return figures.forest(
+        rows,
+        name="gain in margins; right of zero the candidate is better",
+        title="Is the candidate better, and by how many margins?",
+        caption=f"{_seen_on(judged.gains[0])}; one-sided limits at {judged.alpha:.0%} each; one margin is {stated}. Conclusion: {judged.word.replace('_', ' ')}.",
+        margin=1,
+    )
+
+
+def side_by_side(
+    task: str,
+    y: np.ndarray,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    blocks: np.ndarray,
+    against: str,
+) -> Html:
+    """Each metric of both models with its interval."""
+    rows = []
+    for name, said in (("candidate", ours), (against, theirs)):
+        found = metrics.summary(task, y, said, blocks)
+        shown = {metrics.NAMES[k]: between(e.value, e.low, e.high) for k, e in found.items()}
+        rows.append({"model": name, **shown})
+    return markup.table(rows)
+
+
+def calibration(rows: pd.DataFrame, of: Schema, y: np.ndarray, said: np.ndarray) -> Figure | Html:
+    """Predicted against observed rates of the last class on the test rows."""
+    if of.task == "regression":
+        return markup.table(
+            [], "Calibration is a question for classes; this model predicts numbers."
+        )
+    points = metrics.calibration(y, said, splits.blocks(rows, of))
+    return figures.calibration(
+        points,
+        name="candidate",
+        title=f"How often was {of.label} = {of.classes[-1]}, where the model said so?",
+    )
+
+
+def calibration_csv(of: Schema, y: np.ndarray, said: np.ndarray, blocks: np.ndarray) -> str:
+    """The calibration's points for `dvc plots`."""
+    lines = ["predicted,observed"]
+    if of.task != "regression":
+        points = metrics.calibration(y, said, blocks)
+        lines += [f"{r['predicted']:.6g},{r['observed']:.6g}" for r in points]
+    return "\n".join(lines) + "\n"
+
+
+def slice_figure(judged: comparison.Verdict) -> Figure | Html:
+    """The gain in each named slice, worst first."""
+    if not judged.slices:
+        return markup.table([], "No slice has enough rows to be compared by itself.")
+    ordered = sorted(judged.slices, key=lambda r: r["gain"])[:20]
+    rows = [
+        {"name": r["slice"], "breach": r["verdict"] == "worse"}
+        | {part: r[name] for part, name in PARTS.items()}
+        for r in ordered
+    ]
+    metric = metrics.NAMES[judged.gains[0].metric]
+    return figures.forest(
+        rows,
+        name=f"gain in {metric}: right of zero the candidate is better",
+        title="For whom is the candidate better or worse?",
+        caption=f"{count(len(rows), 'slice')} of {len(judged.slices)}, worst first, each with at least {SLICE_ROWS} rows; 95 % intervals by block. "
+        f"Worse for sure: {several([r['name'] for r in rows if r['breach']]) or 'none'}.",
+    )
+
+
+def design_effects(judged: comparison.Verdict) -> list[dict]:
+    """Per metric, how many independent rows the test rows are worth."""
+    return [
+        {
+            "metric": metrics.NAMES[g.metric],
+            "rows": g.rows,
+            "blocks": g.blocks,
+            "design effect": g.design_effect,
+            "worth so many independent rows": round(g.rows / g.design_effect)
+            if g.design_effect > 0
+            else None,
+        }
+        for g in judged.gains
+    ]
+
+
+def stage_metrics(task: str, y: np.ndarray, said: np.ndarray, judged: comparison.Verdict) -> dict:
+    """The candidate's metrics on the test rows and its gains, for `dvc metrics`."""
+    found = {k: float(np.mean(v)) for k, v in metrics.per_row(task, y, said).items()}
+    return found | {f"gain_{g.metric}": g.gain for g in judged.gains}

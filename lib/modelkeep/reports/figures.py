@@ -1,0 +1,342 @@
+"""Figures that compare policies: courses side by side, and quality kept against retrains spent"""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+REFERENCE, CURRENT, CANDIDATE, BREACH = "#8b929b", "#0b62a4", "#e08e0b", "#b3001b"
+INK, FAINT = "#1d2733", "#dfe3e8"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "modelkeep",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "sans-serif"],
+    "font.size": 10.5,
+    "axes.edgecolor": REFERENCE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.linewidth": 1.8,
+}
+WIDTH = 5.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with what it says above and what it is made from below; notebooks show it, pages print it."""
+
+    title: str
+    caption: str
+    svg: str
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<figure role="img" aria-label="{escape(self.title, quote=True)}"><h4>{escape(self.title)}</h4>'
+            f"{self.svg}<figcaption>{escape(self.caption)}</figcaption></figure>"
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.title} ({self.caption})"
+
+
+def canvas(height: float = 2.9) -> Axes:
+    """Axes in the house's style, as wide as all of them."""
+    with matplotlib.rc_context(STYLE):
+        return Canvas(figsize=(WIDTH, height), layout="constrained").add_subplot()
+
+
+def finished(axes: Axes, title: str, caption: str) -> Figure:
+    """The drawing with its legend above it, the same bytes each time."""
+    with matplotlib.rc_context(STYLE):
+        if axes.get_legend_handles_labels()[0]:
+            axes.figure.legend(loc="outside upper left", ncols=2, handlelength=1.6)
+        out, silent = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        with warnings.catch_warnings():  # text stays text: its reader may have the letters
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            axes.figure.savefig(out, format="svg", metadata=silent)
+    text = out.getvalue()
+    return Figure(title, caption, text[text.index("<svg") :].strip())
+
+
+def shown(text: str, most: int = 36) -> str:
+    """A name from the data as a drawing can hold it: not wider than itself, and never a formula."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    return text.replace("$", r"\$")
+
+
+def on_time(axes: Axes, x: Sequence) -> np.ndarray:
+    """Put dates below as dates, anything else as 1, 2, 3, ..., and return where they are."""
+    x = np.asarray(x)
+    if x.dtype.kind == "M":
+        locator = AutoDateLocator(minticks=3, maxticks=6)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        if len(x) == 1:  # else it stands alone among four years
+            axes.set_xlim(*(x + np.array([-12, 12], "timedelta64[h]")))
+        return x
+    axes.set_xlabel("part of the file, in its order")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return np.arange(1, len(x) + 1)
+
+
+def timeline(x: Sequence, parts: dict[str, np.ndarray], *, title: str, caption: str) -> Figure:
+    """Rows over time, one line a part: the first grey, the second blue, the third orange, the fourth red."""
+    axes = canvas()
+    moments = on_time(axes, x)
+    colours = (REFERENCE, CURRENT, CANDIDATE, BREACH)
+    width = np.median(np.diff(moments)) * 0.85 if len(moments) > 1 else 0.8
+    bottom = np.zeros(len(moments))
+    for (name, rows), colour in zip(parts.items(), colours, strict=False):
+        axes.bar(moments, rows, width=width, bottom=bottom, color=colour, label=name)
+        bottom = bottom + rows
+    axes.set_ylabel("rows")
+    axes.grid(axis="x", visible=False)
+    return finished(axes, title, caption)
+
+
+def course(
+    x: Sequence,
+    values: np.ndarray,
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    limit: float | None = None,
+    limit_name: str = "",
+    share: bool = False,
+) -> Figure:
+    """One number over time against an optional limit."""
+    axes = canvas(2.6)
+    axes.plot(on_time(axes, x), values, "o-", color=CURRENT, markersize=4, label=shown(name))
+    if limit is not None:
+        axes.axhline(limit, color=BREACH, linestyle="--", label=limit_name)
+    if share:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return finished(axes, title, caption)
+
+
+def bars(
+    values: dict[str, float],
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    limit: float | None = None,
+    limit_name: str = "",
+    share: bool = False,
+) -> Figure:
+    """One bar a name, longest on top; beyond the limit it is red."""
+    ordered = sorted(values.items(), key=lambda item: item[1])
+    axes = canvas(0.9 + 0.27 * max(len(ordered), 2))
+    sizes = [v for _, v in ordered]
+    colours = [BREACH if limit is not None and v > limit else CURRENT for v in sizes]
+    axes.barh(range(len(ordered)), sizes, color=colours, height=0.62)
+    axes.set_yticks(range(len(ordered)), [shown(k) for k, _ in ordered])
+    if limit is not None:
+        axes.axvline(limit, color=BREACH, linestyle="--", label=limit_name)
+    if share:
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel(shown(name, 70))
+    axes.grid(axis="y", visible=False)
+    return finished(axes, title, caption)
+
+
+def forest(
+    rows: Sequence[dict],
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    margin: float | None = None,
+    zero: str = "no difference",
+) -> Figure:
+    """Value and interval a row (keys name, value, low, high, breach); right of zero is better."""
+    axes = canvas(1.1 + 0.3 * max(len(rows), 2))
+    axes.axvline(0, color=INK, linewidth=1, label=zero)
+    if margin is not None:
+        axes.axvline(-margin, color=BREACH, linestyle="--", label="margin: worse than this fails")
+    for place, row in enumerate(reversed(rows)):
+        colour = BREACH if row.get("breach") else CANDIDATE
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3)
+        axes.plot(row["value"], place, "D", color=colour, markeredgecolor=INK, markersize=6)
+    axes.set_yticks(range(len(rows)), [shown(r["name"]) for r in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(shown(name, 70))
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    return finished(axes, title, caption)
+
+
+def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
+    """Observed against predicted rate with intervals; on the diagonal a prediction means what it says."""
+    axes = canvas(3.4)
+    predicted = [r["predicted"] for r in rows]
+    top = max([*predicted, *(r["high"] for r in rows if np.isfinite(r["high"])), 0.05]) * 1.05
+    axes.plot([0, top], [0, top], color=REFERENCE, linestyle="--", label="right on average")
+    for r in rows:
+        axes.plot([r["predicted"]] * 2, [r["low"], r["high"]], color=CANDIDATE, linewidth=2.4)
+    axes.plot(predicted, [r["observed"] for r in rows], "o", color=CANDIDATE, label=name)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set(xlabel="predicted", ylabel="came true")
+    worst = max(rows, key=lambda r: abs(r["predicted"] - r["observed"]))
+    off = sum(r["predicted"] < r["low"] or r["predicted"] > r["high"] for r in rows)
+    says = f"{off} of {len(rows)} are off the line" if off else "none is off the line for sure"
+    caption = (
+        f"{sum(r['rows'] for r in rows):,} rows in {len(rows)} groups of equal size, with 95 % intervals by block: {says}. "
+        f"The largest gap is {abs(worst['predicted'] - worst['observed']):.1%}, at a predicted {worst['predicted']:.0%}."
+    )
+    return finished(axes, title, caption)
+
+
+def moved(
+    x: Sequence,
+    effects: dict[str, np.ndarray],
+    levels: dict[str, float],
+    *,
+    title: str,
+    caption: str,
+) -> Figure:
+    """Which column moved when: one row a column, one square a window, darker for a larger effect, red from the highest level on."""
+    axes = canvas(1.2 + 0.27 * len(effects))
+    moments = on_time(axes, x)
+    levels = dict(sorted(levels.items(), key=lambda item: item[1]))
+    floors = list(levels.values())
+    shades = [FAINT, "#9fc3e0", CURRENT, BREACH]
+    for place, values in enumerate(reversed(list(effects.values()))):
+        grade = np.searchsorted(floors, values, side="right")
+        for step, shade in enumerate(shades):
+            here = grade == step
+            size = 14 + 16 * step
+            axes.scatter(moments[here], np.full(here.sum(), place), s=size, c=shade, marker="s")
+    names = ["still", *levels]
+    for step, shade in enumerate(shades):
+        bound = f" (from {floors[step - 1]:g})" if step else ""
+        axes.scatter([], [], s=14 + 16 * step, c=shade, marker="s", label=names[step] + bound)
+    axes.set_yticks(range(len(effects)), [shown(k) for k in reversed(list(effects))])
+    axes.set_ylim(-0.7, len(effects) - 0.3)
+    axes.grid(visible=False)
+    return finished(axes, title, caption)
+
+
+def evidence(
+    x: Sequence, paths: dict, threshold: float, *, title: str, caption: str, then: str = "pages"
+) -> Figure:
+    """How evidence adds up over windows against the threshold at which something happens, on a logarithmic scale."""
+    axes = canvas()
+    moments = on_time(axes, x)
+    colours, marks = (CURRENT, CANDIDATE, REFERENCE), ("o-", "s-", "^-")
+    top = threshold * 1e3  # beyond that the line says nothing more
+    for (name, path), colour, mark in zip(paths.items(), colours, marks, strict=False):
+        axes.plot(moments, np.clip(path, 1e-2, top), mark, color=colour, markersize=4, label=name)
+    axes.axhline(threshold, color=BREACH, linestyle="--", label=f"{then} at {threshold:,.0f}")
+    axes.set_yscale("log")
+    axes.set_ylabel("evidence (log scale)")
+    return finished(axes, title, caption)
+
+
+def quality(
+    x: Sequence,
+    realised: np.ndarray,
+    estimated: np.ndarray,
+    corrected: np.ndarray,
+    band: tuple[np.ndarray, np.ndarray],
+    promised: float | None,
+    *,
+    name: str,
+    title: str,
+    caption: str,
+) -> Figure:
+    """Three lines: what came true, what the model believed, and that belief corrected by late labels with its band."""
+    axes = canvas(3.2)
+    moments = on_time(axes, x)
+    axes.fill_between(moments, *band, color=CANDIDATE, alpha=0.18, linewidth=0, label="90 % band")
+    axes.plot(moments, estimated, ":", color=REFERENCE, label="estimated")
+    axes.plot(
+        moments, corrected, "s--", color=CANDIDATE, markersize=4, label="estimated, corrected"
+    )
+    axes.plot(moments, realised, "o-", color=CURRENT, markersize=5, label="realised")
+    if promised is not None:
+        axes.axhline(promised, color=INK, linewidth=1, label="promised")
+    axes.set_ylabel(name)
+    return finished(axes, title, caption)
+
+
+def waiting(days: np.ndarray, *, title: str, caption: str) -> Figure:
+    """The share of labels that had come after so many days (`days` sorted)."""
+    axes = canvas(2.6)
+    at = np.linspace(0, max(float(days[-1]), 1.0), 200)
+    axes.plot(at, np.searchsorted(days, at, side="right") / len(days), color=CURRENT)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylim(0, 1.03)
+    axes.set(xlabel="days from the answer to its label", ylabel="labels that had come")
+    return finished(axes, title, caption)
+
+
+def courses(
+    x: Sequence,
+    lines: Mapping[str, np.ndarray],
+    marks: Mapping[str, np.ndarray],
+    *,
+    name: str,
+    title: str,
+    caption: str,
+) -> Figure:
+    """One number over time, a line each: the policy blue, never grey, every week orange, hindsight thin; `marks` are weeks on the policy's line, the first orange, the second red."""
+    axes = canvas(3.2)
+    moments = on_time(axes, x)
+    styles = [("o-", CURRENT, 1.8), (":", REFERENCE, 1.8), ("--", CANDIDATE, 1.8), ("-", INK, 0.7)]
+    for place, ((label, values), style) in enumerate(zip(lines.items(), styles, strict=False)):
+        mark, colour, width = style
+        above = {"zorder": 3 - place / 10}  # the policy over the others, hindsight under all
+        axes.plot(moments, values, mark, color=colour, linewidth=width, markersize=3, label=label, **above)  # fmt: skip
+    first = next(iter(lines.values()))
+    for (label, at), (mark, colour) in zip(marks.items(), (("D", CANDIDATE), ("X", BREACH)), strict=False):  # fmt: skip
+        if at.any():
+            axes.plot(moments[at], first[at], mark, color=colour, markeredgecolor=INK, markersize=6, label=label, zorder=4)  # fmt: skip
+    axes.set_ylabel(shown(name))
+    return finished(axes, title, caption)
+
+
+def frontier(points: Sequence[dict], *, keep: float, name: str, title: str, caption: str) -> Figure:
+    """Share of the gain kept against retrains, a point with its interval each (keys name, retrains, kept, low, high, chosen); the chosen one is orange."""
+    axes = canvas(3.6)
+    best, frontier_x, frontier_y = -np.inf, [], []
+    for p in sorted(points, key=lambda p: (p["retrains"], -p["kept"])):
+        if p["kept"] > best:
+            best = p["kept"]
+            frontier_x, frontier_y = [*frontier_x, p["retrains"]], [*frontier_y, p["kept"]]
+    axes.step(frontier_x, frontier_y, where="post", color=REFERENCE, linewidth=1, label="frontier")
+    axes.axhline(keep, color=BREACH, linestyle="--", label=f"{keep:.0%} kept")
+    for place, p in enumerate(sorted(points, key=lambda p: (p["retrains"], p["kept"]))):
+        colour = CANDIDATE if p["chosen"] else CURRENT
+        mark = "D" if p["chosen"] else "o"
+        at = (p["retrains"], p["kept"])
+        axes.plot([at[0]] * 2, [p["low"], p["high"]], color=colour, linewidth=1, alpha=0.5)
+        axes.plot(*at, mark, color=colour, markeredgecolor=INK)
+        aside = {"xytext": (5, -11 if place % 2 else 4), "textcoords": "offset points"}
+        axes.annotate(shown(p["name"], 14), at, fontsize=8.5, **aside)
+    low = min([0, *(p["kept"] for p in points)])
+    axes.set_ylim(max(low, -1) - 0.15, max([1.15, *(p["kept"] + 0.15 for p in points)]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set(xlabel="retrains", ylabel=shown(name, 60))
+    return finished(axes, title, caption)

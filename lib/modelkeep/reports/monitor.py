@@ -1,0 +1,193 @@
+"""What the page of `monitor` says: what moved, how good the model was, and what to do."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from modelkeep.core import markup
+from modelkeep.core.markup import Html, count, number, several
+from modelkeep.core.verdicts import Verdict
+from modelkeep.data.schema import Schema
+from modelkeep.evaluation import drift, metrics
+from modelkeep.monitoring.decisions import Seen
+from modelkeep.monitoring.windows import Window
+from modelkeep.predictions import frames
+from modelkeep.reports import figures
+from modelkeep.reports.figures import Figure
+
+SHOWN = 20  # columns in the figure of what moved; the rest is in the table
+KINDS = ("realised", "estimated", "corrected")
+TOLD = {
+    "fine": "Leave the model in service: neither its inputs nor its realised quality give a reason to act.",
+    "look": "Keep the model in service, and look: the inputs have changed, but realised quality has not declined for sure.",
+    "retrain": "Retrain: what came true says that the model has become worse.",
+}
+
+
+def verdict(seen: Seen) -> Verdict:
+    """What to do with the model in service."""
+    decision = seen.decision
+    told = TOLD[decision.state]
+    if not seen.now:
+        told = "Look: there are no answers by which the model could be judged."
+    elif not any(w.realised for w in seen.now):
+        told = "Look: nothing says whether the model is still right, for there are too few labels."
+    elif decision.state == "look" and not (seen.drift_path >= seen.limit).any():
+        told = "Keep the model in service, and look: too little has come true to be sure of it."
+    return Verdict("monitor", decision.state, told, decision.reasons, stage_metrics(seen))
+
+
+def stage_metrics(seen: Seen) -> dict:
+    """The newest numbers, for `dvc metrics`: evidence, limit, and the last judged window's quality."""
+    found = {
+        "windows": len(seen.now),
+        "evidence_of_drift": _last(seen.drift_path),
+        "evidence_of_decline": _last(seen.quality_path),
+        "pages_at": seen.limit,
+    }
+    judged = [w for w in seen.now if w.realised]
+    newest = judged[-1].realised if judged else {}
+    return found | {f"newest_{name}": value for name, value in newest.items()}
+
+
+def _last(path: np.ndarray) -> float:
+    return float(path[-1]) if len(path) else 0.0
+
+
+def _moments(windows: Sequence[Window]) -> np.ndarray:
+    if windows and windows[0].start[:4].isdigit():
+        return np.array([w.start for w in windows], dtype="datetime64[D]")
+    return np.arange(1, len(windows) + 1)
+
+
+def moved(seen: Seen) -> Figure | Html:
+    """Which column moved in which window, by size of effect."""
+    if not seen.moves:
+        return markup.table([], "There is no window to look at.")
+    names = [c.name for c in seen.moves[0].columns]
+    effects = {
+        name: np.array([m.columns[i].effect if m.columns[i].alarm else 0 for m in seen.moves])
+        for i, name in enumerate(names)
+    }
+    ordered = dict(sorted(effects.items(), key=lambda item: -item[1].max())[:SHOWN])
+    first, rows = seen.moves[0], [m.rows for m in seen.moves]
+    return figures.moved(
+        _moments(seen.now),
+        ordered,
+        drift.LEVELS,
+        title="Which columns have moved, and how far?",
+        caption=f"{_how_many(seen)} Effect by window of {min(rows):,} to {max(rows):,} rows against {first.rows_before:,} rows of the reference; "
+        f"coloured where the move is more than chance ({first.fdr:.0%} false discoveries a window). In the newest, {seen.moves[-1].why}.",
+    )
+
+
+def _how_many(seen: Seen) -> str:
+    moved = [c.name for c in seen.moves[-1].columns if c.alarm]
+    return f"Moved in the newest window: {several(moved) or 'none'}."
+
+
+def newest(seen: Seen) -> Html:
+    """What the newest window says of each column, the largest effect first."""
+    if not seen.moves:
+        return markup.table([], "There is no window to look at.")
+    columns = sorted(seen.moves[-1].columns, key=lambda c: (-c.moved, -c.effect))
+    rows = [
+        {
+            "column": c.name,
+            "moved": c.level if c.alarm else "no",
+            "effect": round(c.effect, 4),
+            "p": c.p,
+            "missing": f"{c.missing_before:.1%} → {c.missing:.1%}",
+            "findings": several([f.name for f in c.findings]) or "none",
+        }
+        for c in columns
+    ]
+    return markup.table(rows)
+
+
+def evidence(seen: Seen) -> Figure | Html:
+    """How evidence of drift and of decline adds up to the threshold."""
+    if not seen.now:
+        return markup.table([], "There is no window to look at.")
+    paths = {"inputs have moved": seen.drift_path, "quality has declined": seen.quality_path}
+    crossed = [name for name, path in paths.items() if (path >= seen.limit).any()]
+    return figures.evidence(
+        _moments(seen.now),
+        paths,
+        seen.limit,
+        title="Is there enough evidence to act?",
+        caption=f"{count(len(seen.now), 'window')}; beyond the line: {several(crossed) or 'neither'}. "
+        f"{'Labels decide: ' if crossed else ''}{'retrain' if paths['quality has declined'].max() >= seen.limit else 'no reason to retrain'}.",
+    )
+
+
+def quality(seen: Seen, metric: str) -> Figure | Html:
+    """Realised, estimated and corrected values of one metric by window, against what was promised."""
+    windows = seen.now
+    if not any(metric in w.estimated or metric in w.realised for w in windows):
+        return markup.table([], "There is no window whose quality can be told.")
+
+    def line(values: str) -> np.ndarray:
+        return np.array([getattr(w, values).get(metric, np.nan) for w in windows])
+
+    promised = _mean([w.realised.get(metric, np.nan) for w in seen.windows if w.past])
+    real, corrected = line("realised"), line("corrected")
+    miss = _mean(np.abs(real - corrected))
+    labelled = sum(w.labelled for w in windows)
+    return figures.quality(
+        _moments(windows),
+        real,
+        line("estimated"),
+        corrected,
+        (line("low"), line("high")),
+        promised,
+        name=metrics.NAMES[metric],
+        title=f"Is {metrics.NAMES[metric]} still as it was promised?",
+        caption=f"{labelled:,} labels in {count(len(windows), 'window')}; promised {number(promised)}, newest realised {number(_newest(real))}; "
+        f"the corrected estimate missed by {number(miss)} on average. Estimates assume that the link from inputs to outcome has not moved.",
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = np.array(values)[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _newest(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known[-1]) if len(known) else None
+
+
+def labels(seen: Seen, least: float) -> Figure | Html:
+    """The share of answers whose label is known, by window."""
+    if not seen.now:
+        return markup.table([], "There is no window to look at.")
+    share = np.array([w.coverage for w in seen.now])
+    return figures.course(
+        _moments(seen.now),
+        share,
+        name="answers with a label",
+        title="Do the labels come?",
+        caption=f"{sum(w.rows for w in seen.now):,} answers; the two newest windows may still be waiting. "
+        f"Of the others, {sum(c < least for c in share[:-2])} have too few.",
+        limit=least,
+        limit_name="at least",
+        share=True,
+    )
+
+
+def course_csv(seen: Seen, metrics: Sequence[str]) -> str:
+    """Quality by window for `dvc plots`."""
+    lines = ["window," + ",".join(f"{m}_{kind}" for m in metrics for kind in KINDS)]
+    for w in seen.now:
+        cells = [getattr(w, kind).get(m) for m in metrics for kind in KINDS]
+        texts = ["" if c is None or np.isnan(c) else f"{c:.6g}" for c in cells]
+        lines.append(",".join([w.start, *texts]))
+    return "\n".join(lines) + "\n"
+
+
+def delay(log: pd.DataFrame, of: Schema) -> str:
+    """How long half of the labels took, in words."""
+    wait = frames.delays(log, of)
+    return f"{number(np.median(wait))} days in the median" if len(wait) else "unknown"

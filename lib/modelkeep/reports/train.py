@@ -1,0 +1,123 @@
+"""What the page of `train` says: the quality that the candidate promises, and how it is served."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+from modelkeep.core import markup
+from modelkeep.core.markup import Html, between, count, number
+from modelkeep.core.verdicts import Verdict
+from modelkeep.data import splits
+from modelkeep.data.schema import Schema
+from modelkeep.evaluation import metrics
+from modelkeep.evaluation.metrics import Estimate
+from modelkeep.predictions import frames
+from modelkeep.reports import figures
+from modelkeep.reports.figures import Figure
+from modelkeep.training.pipelines import Fold
+
+
+def verdict(
+    model: str, found: dict[str, Estimate], folds: Sequence[Fold], manifest: dict
+) -> Verdict:
+    """What the candidate promises for days that it has not seen."""
+    parts = " and ".join(f"{metrics.NAMES[k]} {between(e.value, e.low, e.high)}" for k, e in found.items())  # fmt: skip
+    sentence = f"The {model} candidate reaches {parts} on rows newer than those it learned from."
+    first = next(iter(found))
+    each = ", ".join(number(fold.scores[first]) for fold in folds)
+    reasons = [
+        f"{metrics.NAMES[first]} by fold, oldest first: {each}",
+        _served(manifest["serving"]),
+    ]
+    wider = found[first].design_effect ** 0.5
+    if wider > 1.05 and found[first].blocks < found[first].rows:
+        reasons.append(
+            f"rows of one day are alike: the interval is {number(wider)} times as wide as independent rows would make it"
+        )
+    evidence = {name: asdict(e) for name, e in found.items()}
+    return Verdict("train", "done", sentence, tuple(reasons), {"promise": evidence})
+
+
+def _served(serving: dict) -> str:
+    name = {"quickscorer": "Bit vectors (QuickScorer)", "onnx": "ONNX"}
+    name["estimator"] = "scikit-learn's estimator behind our preprocessing"
+    rows, engine = count(serving["rows"], "row"), serving["engine"]
+    told = f"{name.get(engine, 'the whole scikit-learn pipeline')} will serve: the largest difference from the pipeline on {rows} is {serving['largest_difference']:.1e}"
+    return f"{told}; left out: {serving['reason']}" if serving["reason"] else told
+
+
+def by_fold(folds: Sequence[Fold]) -> Html:
+    """Each fold's sizes and scores, oldest first."""
+    rows = []
+    for i, fold in enumerate(folds, start=1):
+        named = {metrics.NAMES[k]: v for k, v in fold.scores.items()}
+        rows.append({"fold": i, "learned from": fold.learned, "tested on": len(fold.rows), **named})
+    return markup.table(rows)
+
+
+def over_time(
+    log: pd.DataFrame, of: Schema, outcome: np.ndarray, found: dict[str, Estimate]
+) -> Figure:
+    """The first metric by week of the folds' test rows, around its mean."""
+    name = next(iter(found))
+    week, index = splits.weeks(log, of)
+    loss = metrics.per_row(of.task, outcome, frames.answers(log, of))[name]
+    n = np.bincount(index, minlength=len(week))
+    mean = np.bincount(index, weights=loss, minlength=len(week)) / np.where(n > 0, n, np.nan)
+    return figures.course(
+        week,
+        mean,
+        name=metrics.NAMES[name],
+        title=f"How much does {metrics.NAMES[name]} vary when nothing is wrong?",
+        caption=f"{len(log):,} rows in {len(week)} parts; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}, on average {number(found[name].value)}. "
+        "In service, a value inside this range is no news.",
+    )
+
+
+def calibration(log: pd.DataFrame, of: Schema, outcome: np.ndarray) -> Figure | Html:
+    """Predicted against observed rates on rows that were not learned from."""
+    if of.task == "regression":
+        return markup.table(
+            [], "Calibration is a question for classes; this model predicts numbers."
+        )
+    rows = metrics.calibration(outcome, frames.answers(log, of), splits.blocks(log, of))
+    return figures.calibration(
+        rows,
+        name="candidate",
+        title=f"When it says {of.label} = {of.classes[-1]} with 30 %, is it 30 %?",
+    )
+
+
+def steps(unfitted: Pipeline) -> Html:
+    """What the pipeline does to which columns, and with which settings it learns."""
+    rows = []
+    for _, step, names in unfitted["columns"].transformers:
+        parts = (
+            [type(s).__name__ for _, s in step.steps] if hasattr(step, "steps") else ["as it is"]
+        )
+        rows.append({"columns": ", ".join(names), "step": ", then ".join(parts)})
+    model = unfitted["model"]
+    usual = type(model)().get_params()
+    chosen = [f"{k}={v}" for k, v in model.get_params().items() if v != usual[k]]
+    rows.append({"columns": "all", "step": f"{type(model).__name__}({', '.join(chosen)})"})
+    return markup.table(rows)
+
+
+def contents(manifest: Mapping) -> Html:
+    """The files of the bundle with their hashes."""
+    says = {
+        "encoding.json": "the fitted preprocessing as plain data",
+        "golden.json": "rows with their answers, to check a copy",
+        "model.onnx": "the estimator for serving",
+        "trees.json": "the boosted trees for serving",
+        "model.skops": "the pipeline, in a format that runs no code",
+        "promise.parquet": "rows answered before they were learned from",
+        "reference.json": "counts that later windows are compared to",
+        "schema.json": "what a row must look like",
+        "trained_rows.npy": "a hash of each training row",
+    }
+    named = manifest["files"].items()
+    return markup.table([{"file": k, "holds": says[k], "SHA-256": f"{v[:12]}…"} for k, v in named])

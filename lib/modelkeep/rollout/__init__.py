@@ -1,0 +1,7 @@
+"""A release by steps: canary, shadow, and the judge.
+
+- `planning`: the steps, and the rows that each needs
+- `judge`: counts in, a decision with its reasons out; pure
+- `outcomes`, `counts`: what counts as an error, and how many there were
+- `journal`: the log of a rollout; `control`: what moves it; `shadow`: its silent form
+"""

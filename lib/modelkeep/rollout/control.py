@@ -1,0 +1,306 @@
+"""A rollout: observe, ask the judge, write it down, change the share; what the record's last line says is what serves"""
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from modelkeep.core import workspace
+from modelkeep.data import schema
+from modelkeep.predictions import log as logs
+from modelkeep.predictions.log import Log
+from modelkeep.registry import store
+from modelkeep.registry.store import Now, Role
+from modelkeep.rollout import counts, journal, judge, outcomes, planning
+from modelkeep.rollout.counts import Counter
+from modelkeep.rollout.journal import CANARY, OVERTAKEN, PROMOTED, SHADOW, Journal, Opening
+from modelkeep.rollout.planning import Plan, Rules
+from modelkeep.serving import models
+
+LAG = 1.0  # seconds after which every answer of a moment is in the log
+RECENT = 300.0  # seconds in which a paused canary's failures are looked for
+DAYS = 7.0  # of the log that say how the champion does
+
+
+class RolloutError(RuntimeError):
+    """A rollout that cannot begin, or cannot go on."""
+
+
+def folder(root: Path) -> Path:
+    """The sealed store of this workspace."""
+    return root / str(workspace.params(root, "serve")["store"])
+
+
+def open_log(root: Path) -> Log:
+    """The prediction log of the workspace's server."""
+    settings = workspace.params(root, "serve")
+    return logs.open_log(settings["log"], durability=settings["durability"], root=root, make=False)
+
+
+def planned(root: Path, log: Log, now: float, days: float = DAYS) -> tuple[Plan, counts.Before]:
+    """What the steps of params/rollout.yaml need at the traffic of the last days; RampError if it cannot finish."""
+    rules, slow_ms = _rules(root)
+    at = store.now(folder(root))
+    if at is None:
+        raise RolloutError("no model is in service; `modelkeep serve` begins with the candidate")
+    truth = _truth(folder(root), at.champion.sha256)
+    seen = _before(log, rules, now, days, slow_ms, truth)
+    return planning.plan(rules, seen.rate, seen.base, entities=_entities(root, at, seen), counted=seen.counted), seen  # fmt: skip
+
+
+def start(
+    root: Path, name: str, now: float, *, kind: str = CANARY, reason: str = "", anyway: bool = False
+) -> Journal:
+    """Begin: the model named (a SHA-256 of the store) gets the first step's share, or whispers as shadow. `anyway`: also where the plan says that it cannot finish."""
+    rules, slow_ms = _rules(root)
+    place = folder(root)
+    with lock(place):
+        at = _ready(root, place)
+        sha256, version = _named(root, name)
+        if sha256 == at.champion.sha256:
+            raise RolloutError(f"{sha256[:10]} is the champion already; start another model")
+        role = Role(sha256, version, rules.shares[0], "try")
+        rows = int(workspace.params(root, "serve")["max_rows"])
+        models.load(place, Now(at.champion, **{kind: role}), rows)  # they must fit together
+        truth = _truth(place, at.champion.sha256)
+        with closing(open_log(root)) as log:
+            seen = _before(log, rules, now, DAYS, slow_ms, truth) if kind == SHADOW or anyway else planned(root, log, now)[1]  # fmt: skip
+        opening = Opening(
+            id=f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{sha256[:8]}",
+            kind=kind,
+            started=int(now * 1e6),
+            champion={"sha256": at.champion.sha256, "version": at.champion.version},
+            canary={"sha256": sha256, "version": version},
+            slow_ms=slow_ms,
+            truth=truth,
+            reason=reason,
+        )
+        found = journal.begin(root, rules, seen.base, opening)
+        settle(root, found)
+    return found
+
+
+def settle(root: Path, found: Journal) -> bool:
+    """Bring the pointer to what the record's last line says; whether it was not there. A rollout that has ended touches only what is still its own."""
+    place, opening = folder(root), found.opening
+    if found.end == PROMOTED and _mine(store.now(place), opening):
+        promote(root, found)
+        return True
+    role = Role(**opening.canary, share=found.share or 1.0, salt=opening.id)
+    with store.changing(place):
+        at = store.now(place)
+        if found.end:
+            want, ours = Now(at.champion), _mine(at, opening)
+        else:  # beside another champion, as after a rollback, it is not put: the next look ends it
+            want = Now(at.champion, **{opening.kind: role})
+            ours = at.champion.sha256 == opening.champion["sha256"]
+        if not ours or (at.canary, at.shadow) == (want.canary, want.shadow):
+            return False
+        store.point(place, want)
+    return True
+
+
+def _mine(at: Now, opening: Opening) -> bool:
+    return any(role and role.salt == opening.id for role in (at.canary, at.shadow))
+
+
+def promote(root: Path, found: Journal) -> None:
+    """Make the canary champion, on record if it is a version; the former one stays in the store."""
+    canary = found.opening.canary
+    if not canary["version"]:
+        store.point(folder(root), Now(Role(**canary)))
+        return
+    from modelkeep.registry import (
+        record,
+        releases,  # a model without a version needs no Git
+    )
+
+    why = f"rollout {found.opening.id}: {found.verdicts[-1].reason}"
+    releases.promote(
+        root, record.read(root), found.upto / 1e6, canary["version"], why, load=models.load
+    )
+
+
+def note(root: Path, event: str, now: float, reason: str = "", id: str = "") -> Journal:
+    """Pause, resume or abort a rollout; a pause keeps the share, an abort gives all back to the champion."""
+    with lock(folder(root)):
+        found = journal.find(root, id)
+        if found.end:
+            raise RolloutError(f"{found.opening.id} has ended ({found.end}); nothing was changed")
+        if event == "resume" and not found.paused:
+            raise RolloutError(f"{found.opening.id} is not paused; nothing was changed")
+        if event != "pause" or not found.paused:
+            found = journal.noted(found, event, int(now * 1e6), reason=reason)
+        settle(root, found)
+    return found
+
+
+class Controller:
+    """Goes on with a rollout, look by look; killed at any point, another one goes on from the record."""
+
+    def __init__(self, root: Path, log: Log, clock: Callable[[], float], id: str = "") -> None:
+        self.root, self.log, self.clock = root, log, clock
+        self.path = journal.find(root, id).path
+        self.found: Journal | None = None
+        self.counter: Counter | None = None
+        self.looked = 0.0  # not every look is put on record: while it is paused, or a shadow
+
+    @property
+    def due(self) -> float:
+        """When the next look is due, in seconds since 1970."""
+        found = self.found
+        if found is None:
+            return 0.0
+        age = max(self.looked - found.opening.started / 1e6, 0.0)
+        # a look at a shadow reads all that it has said
+        wait = max(found.rules.look, age / 20 if found.opening.kind == SHADOW else 0.0)
+        return max(found.upto / 1e6 + found.rules.look + LAG, self.looked + wait)
+
+    def turn(self) -> Journal:
+        """Bring the pointer to the record, and take one look if it is due."""
+        with lock(folder(self.root)):
+            self._read()
+            if not self.found.end and self._overtaken():
+                self._note(OVERTAKEN, champion=store.now(folder(self.root)).champion.sha256)
+            settle(self.root, self.found)
+            if not self.found.end and self.clock() >= self.due:
+                self._look(int((self.clock() - LAG) * 1e6))
+                settle(self.root, self.found)
+        return self.found
+
+    def _read(self) -> None:
+        if self.found is None or self.path.stat().st_size != self.found.size:
+            self.found, self.counter = journal.read(self.path), None
+
+    def _look(self, until: int) -> None:
+        found, opening, self.looked = self.found, self.found.opening, self.clock()
+        if opening.kind == SHADOW:
+            from modelkeep.rollout import shadow  # and so does SciPy
+
+            said = shadow.judge(self.log, found, until)
+            if said["verdict"]:
+                self._note("judged", **said)
+            return
+        if self.counter is None:
+            said = {"slow_ms": opening.slow_ms, "truth": opening.truth}
+            self.counter = Counter(self.log, found.rules, opening.started, found.upto, **said)
+        # a person holds it: only a canary that fails outright goes back meanwhile
+        if found.paused and not judge.breaks(self.counter.recent(until, RECENT)):
+            return
+        # counted, but not on record, is to be counted again
+        counter, self.counter = self.counter, None
+        self.found, _ = journal.judged(found, counter.look(until, found.share))
+        self.counter = counter
+
+    def _overtaken(self) -> bool:
+        """Whether another model is champion now, or was meanwhile: then the canary is gone, and the record says why."""
+        at, opening = store.now(folder(self.root)), self.found.opening
+        other = at.champion.sha256 != opening.champion["sha256"]
+        if other or _mine(at, opening):
+            return other
+        from modelkeep.core import git
+        from modelkeep.registry import record
+
+        try:
+            term = record.read(self.root).champion
+        except (record.RecordError, git.GitError):
+            return False  # where nothing is on record nothing was promoted
+        return bool(term) and term.tag.at > opening.started / 1e6
+
+    def _note(self, event: str, **said: object) -> None:
+        self.found = journal.noted(self.found, event, int(self.clock() * 1e6), **said)
+
+
+def run(
+    controller: Controller,
+    sleep: Callable[[float], None],
+    say: Callable[[Journal], None],
+    once: bool = False,
+) -> Journal:
+    """Look whenever a look is due, until the rollout has ended; `once`: one look at most."""
+    while True:
+        told = controller.found and len(controller.found.rows)
+        try:
+            found = controller.turn()
+        except logs.LogError:
+            if once or controller.found is None:
+                raise
+            found = controller.found  # the log goes on by itself, and so do we
+        if len(found.rows) != told:
+            say(found)
+        if once or found.end:
+            return found
+        sleep(max(0.05, min(controller.due - controller.clock(), found.rules.look)))
+
+
+@contextmanager
+def lock(place: Path) -> Iterator[None]:
+    """Hold what one command at a time may hold; a killed holder holds it no more."""
+    place.mkdir(parents=True, exist_ok=True)
+    with open(place / "rollout.lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _rules(root: Path) -> tuple[Rules, float]:
+    params = workspace.params(root, "rollout")
+    rules = planning.rules(params)
+    counts.check(rules, params["slow_ms"])
+    return rules, float(params["slow_ms"])
+
+
+def _ready(root: Path, place: Path) -> Now:
+    last = journal.newest(root)
+    if last is not None and not (found := journal.read(last)).end:
+        raise RolloutError(
+            f"{found.opening.id} goes on with {found.opening.canary['sha256'][:10]}; one rollout at a time: "
+            "wait for its end, or `modelkeep rollout abort`"
+        )
+    if last is not None:
+        settle(root, found)  # it may have been killed before its last step
+    at = store.now(place)
+    if at is None:
+        raise RolloutError("no model is in service; `modelkeep serve` begins with the candidate")
+    if at.canary or at.shadow:
+        raise RolloutError(f"{place.name}/{store.POINTER} names a canary or a shadow that no rollout put there; point the store at the champion alone")  # fmt: skip
+    return at
+
+
+def _named(root: Path, name: str) -> tuple[str, str]:
+    """The SHA-256 and version of the model that is meant, which is in the store then."""
+    known = [path.name for path in sorted((folder(root) / "bundles").glob("*"))]
+    meant = [sha256 for sha256 in known if len(name) >= 7 and sha256.startswith(name)]
+    if len(meant) == 1:
+        return meant[0], ""
+    from modelkeep.registry import record, releases
+
+    try:
+        target = record.read(root).find(name)
+    except (record.RecordError, record.UnknownVersion) as error:
+        there = ", ".join(sha256[:10] for sha256 in known) or "none"
+        raise RolloutError(
+            f"{name!r} is no model of the store (there is {there}), and no version: {error}"
+        ) from None
+    said = record.evidence(target)
+    releases.fetch(root, target, said)
+    return said["hashes"]["bundle"], target.version
+
+
+def _truth(place: Path, sha256: str) -> dict:
+    from modelkeep.training import bundle  # scikit-learn takes a second to import
+
+    champion = bundle.load(store.path(place, sha256))
+    return outcomes.truth(champion.schema, champion.promise)
+
+
+def _before(log: Log, rules: Rules, now: float, days: float, slow_ms: float, truth: dict) -> counts.Before:  # fmt: skip
+    until = int((now - LAG) * 1e6)
+    since = max(until - int(days * 86_400e6), 0)
+    return counts.before(log, rules, since, until, slow_ms=slow_ms, truth=truth)
+
+
+def _entities(root: Path, at: Now, seen: counts.Before) -> float:
+    content = store.check(folder(root), at.champion.sha256)
+    of = schema.from_json(content["schema.json"].decode())
+    return seen.entities if of.entity and of.entity != of.id else float("inf")

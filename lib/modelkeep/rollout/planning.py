@@ -1,0 +1,233 @@
+"""The rules of a rollout, and what each of its steps needs before it starts"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from modelkeep.evaluation import sequential
+
+BLOCKS, PATIENCE = (
+    200,
+    12,
+)  # a step is drawn in so many blocks of its expected need, at most so many times that
+
+
+class RampError(ValueError):
+    """Rules that contradict themselves, or a rollout that cannot finish."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a rollout is promised to keep to; times in seconds since it began, shares from 0 to 1."""
+
+    shares: tuple[float, ...] = (0.01, 0.05, 0.25, 0.5)
+    margins: tuple[float, ...] = (2.0, 1.5, 1.2, 1.1)
+    metrics: tuple[str, ...] = ("failed",)
+    maturity: dict[str, float] = field(default_factory=dict)
+    alpha: float = 0.05
+    floor: float = 0.0
+    look: float = 60.0
+    dwell: float = 120.0
+    longest: float = 86_400.0
+    hold: float = 7_200.0
+    bake: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        for name, value, rule, kept in _limits(self):
+            if not kept:
+                raise RampError(f"params/rollout.yaml: `{name}` is {value!r}; it must be {rule}")
+
+    def share(self, step: int) -> float:
+        """The canary's share at a step: after the last one it has all."""
+        return self.shares[step] if step < len(self.shares) else 1.0
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an equal canary needs at one step, or in all, on average and in nine rollouts of ten.
+
+    `rows` are answers that count, of champion and canary; `exposed` are all that the canary gives meanwhile; `hours` hold the maturing of labels too.
+    """
+
+    share: float
+    margin: float
+    rows: float
+    rows_90: float
+    exposed: float
+    hours: float
+    hours_90: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rollout needs before it starts, step by step and in all."""
+
+    steps: tuple[Need, ...]
+    total: Need
+    sentence: str
+
+    def as_dict(self) -> dict:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def rules(params: Mapping) -> Rules:
+    """Return the rules that `params/rollout.yaml` holds."""
+    return Rules(
+        shares=tuple(percent / 100 for percent in params["steps"]),
+        margins=tuple(params["margins"]),
+        metrics=tuple(params["metrics"]),
+        maturity={name: 3600 * hours for name, hours in params["maturity_hours"].items()},
+        alpha=params["alpha"],
+        floor=params["floor"],
+        look=params["look_seconds"],
+        dwell=60 * params["dwell_minutes"],
+        longest=3600 * params["max_hours"],
+        hold=3600 * params["hold_hours"],
+        bake=3600 * params["bake_hours"],
+    )
+
+
+def plan(
+    rules: Rules,
+    rows_a_second: float,
+    base: Mapping[str, float],
+    *,
+    entities: float = math.inf,
+    counted: Mapping[str, float] | None = None,
+    runs: int = 500,
+    seed: int = 0,
+) -> Plan:
+    """Say what each step needs if the canary is equal, by drawing rollouts; refuse what cannot finish.
+
+    `rows_a_second` counts one answer an entity, of which there are `entities`; `base` is the champion's bad share by metric, `counted` the share of answers that count for it (all). Labels mature at each step anew.
+    """
+    if not rows_a_second > 0:
+        raise RampError(f"{rows_a_second} answers a second: without traffic nothing can be shown; start when there is some")  # fmt: skip
+    missing = [name for name in rules.metrics if not 0 <= base.get(name, -1) <= 1]
+    if missing:
+        raise RampError(f"the champion's bad share of {', '.join(missing)} is not known: no answer in the days looked at counts for it yet; wait until labels have come (maturity_hours), look back farther, or leave it out of `metrics` in params/rollout.yaml")  # fmt: skip
+    draw, rows, seconds = np.random.default_rng(seed), [], []
+    rates = {name: rows_a_second * (counted or {}).get(name, 1.0) for name in rules.metrics}
+    late = np.array([[rules.maturity.get(name, 0)] for name in rules.metrics])
+    for step in range(len(rules.shares)):
+        needed = np.stack(
+            [
+                _seconds(rules, step, name, rates[name], base[name], runs, draw)
+                for name in rules.metrics
+            ]
+        )
+        rows.append(np.max(needed, axis=0) * rows_a_second)
+        seconds.append(np.maximum(np.max(needed + late, axis=0), rules.dwell))
+    exposed = [
+        s * float(t.mean()) * rows_a_second for s, t in zip(rules.shares, seconds, strict=True)
+    ]
+    needs = tuple(map(_need, rules.shares, rules.margins, rows, seconds, exposed))
+    total = _need(1.0, 1.0, np.sum(rows, axis=0), np.sum(seconds, axis=0), sum(exposed))
+    _refuse(rules, needs, total, entities)
+    sentence = (
+        f"An equal canary reaches all traffic after {total.rows:,.0f} answers that count ({span(total.hours)}) on average, "
+        f"{total.rows_90:,.0f} ({span(total.hours_90)}) in nine rollouts of ten; {rules.longest / 3600:g} h are allowed."
+    )
+    return Plan(needs, total, sentence)
+
+
+def span(hours: float) -> str:
+    """Return a time as one reads it."""
+    return f"{60 * hours:.0f} min" if hours < 3 else f"{hours:.1f} h"
+
+
+def _seconds(
+    rules: Rules,
+    step: int,
+    name: str,
+    rows_a_second: float,
+    base: float,
+    runs: int,
+    draw: np.random.Generator,
+) -> np.ndarray:
+    share, margin = rules.shares[step], rules.margins[step]
+    on_average = np.array([1 - share, (1 - share) * base, share, share * base])
+    asked = sequential.nulls(np.array(margin), rules.floor)
+    alternatives = sequential.growth(on_average, np.array(base), *asked)[len(sequential.WORSE) :]
+    speed = float(alternatives.max())
+    if speed <= 1e-12:
+        raise RampError(
+            f"`{name}`: of a champion that is bad in {base:.3%} no answer can show that a canary is not {margin:g} times worse; "
+            "raise `floor`, the share of bad answers that nobody minds, above 0"
+        )
+    needed = math.log(1 / rules.alpha)
+    scale = (needed + math.log(len(alternatives))) / speed
+    looks = math.ceil(scale / BLOCKS / (rows_a_second * rules.look))
+    rows = rows_a_second * rules.look * looks
+    blocks = _blocks(
+        rules, step, base, rows, needed, math.ceil(PATIENCE * scale / rows), draw, runs
+    )
+    return blocks * looks * rules.look
+
+
+def _blocks(
+    rules: Rules,
+    step: int,
+    base: float,
+    rows: float,
+    needed: float,
+    most: int,
+    draw: np.random.Generator,
+    runs: int,
+) -> np.ndarray:
+    """Blocks of `rows` until an equal canary has passed, one number a run; `most` where it has not."""
+    share, margin = rules.shares[step], rules.margins[step]
+    found, passed = sequential.begin(np.full(runs, base)), np.full(runs, most)
+    for block in range(most):
+        n_b = draw.poisson(rows * share, runs)
+        n_a = draw.poisson(rows * (1 - share), runs)
+        counts = np.stack([n_a, draw.binomial(n_a, base), n_b, draw.binomial(n_b, base)], axis=-1)
+        found = sequential.weigh(found, counts, np.full(runs, margin), rules.floor)
+        over = sequential.is_harmless(found) >= needed
+        passed = np.where(over & (passed == most), block + 1, passed)
+        if (passed < most).all():
+            break
+    return passed
+
+
+def _need(
+    share: float, margin: float, rows: np.ndarray, seconds: np.ndarray, exposed: float
+) -> Need:
+    most = [float(np.quantile(each, 0.9)) for each in (rows, seconds / 3600)]
+    return Need(share, margin, float(rows.mean()), most[0], exposed, float(seconds.mean()) / 3600, most[1])  # fmt: skip
+
+
+def _refuse(rules: Rules, needs: tuple[Need, ...], total: Need, entities: float) -> None:
+    slowest = max(needs, key=lambda need: need.hours)
+    relax = f"relax the slowest step, {slowest.share:.1%} ({span(slowest.hours)}): a larger share, or a margin above {slowest.margin:g}"
+    if total.rows_90 > entities:
+        raise RampError(
+            f"this rollout cannot finish: an equal canary needs one answer of each of {total.rows_90:,.0f} entities in nine of ten, there are {entities:,.0f}; {relax}"
+        )
+    if total.hours_90 * 3600 > rules.longest:
+        raise RampError(
+            f"this rollout cannot finish: an equal canary needs {span(total.hours)} on average and {span(total.hours_90)} in nine of ten, `max_hours` is {rules.longest / 3600:g}; "
+            f"raise `max_hours` to {math.ceil(total.hours_90)}, or {relax}"
+        )
+
+
+def _limits(rules: Rules) -> list[tuple[str, object, str, bool]]:
+    shares, margins, late = rules.shares, rules.margins, rules.maturity
+    grow = list(shares) == sorted(set(shares)) and len(shares) > 0
+    known = set(late) <= set(rules.metrics) and min(late.values(), default=0) >= 0
+    worst = max(margins, default=1)
+    times = {"dwell_minutes": rules.dwell, "max_hours": rules.longest, "hold_hours": rules.hold}
+    return [
+        ("steps", shares, "growing shares above 0 and below 100 %", grow and shares[0] > 0 and shares[-1] < 1),
+        ("margins", margins, "one a step, each above 1", len(margins) == len(shares) and min(margins, default=0) > 1),
+        ("metrics", rules.metrics, "at least one, each once", 0 < len(rules.metrics) == len(set(rules.metrics))),
+        ("maturity_hours", late, "0 or more, of guarded metrics", known),
+        ("alpha", rules.alpha, "above 0 and below 1", 0 < rules.alpha < 1),
+        ("floor", rules.floor, "0 or more, and below 1 times the largest margin", 0 <= rules.floor * worst < 1),
+        ("look_seconds", rules.look, "above 0", rules.look > 0),
+        *((name, seconds, "0 or more (here in seconds)", seconds >= 0) for name, seconds in times.items()),
+        ("bake_hours", rules.bake, "0 or more (here in seconds)", rules.bake >= 0),
+    ]  # fmt: skip

@@ -1,0 +1,109 @@
+"""A shadow beside the champion: both on the very same rows, judged once by day when enough days have come true"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modelkeep.evaluation import comparison
+from modelkeep.predictions.log import Log
+from modelkeep.predictions.records import CHAMPION, SHADOW
+from modelkeep.rollout.journal import Journal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+DAY = 86_400_000_000  # microseconds
+READ = ["at", "id", "role", "time", "answer", "label", "labelled_at"]
+
+
+def judge(log: Log, found: Journal, until: int) -> dict:
+    """What the shadow of a rollout is worth by `until`: a `verdict` of the gate, empty while days are missing, with what it rests on."""
+    opening, rules = found.opening, found.rules
+    wait = round(1e6 * max(rules.maturity.values(), default=0.0))
+    both = pairs(log, opening.started, until, wait)
+    told = _told(both[both["at"] <= until - wait], opening.truth, wait)
+    days = len(np.unique(told["day"])) if len(told) else 0
+    said = {"days": days, "pairs": len(both), "labelled": len(told), **alike(both, opening.truth)}
+    said |= _calls(log, opening.started, until, opening.slow_ms)
+    if days < comparison.MINIMUM_BLOCKS:
+        over = until - opening.started >= rules.longest * 1e6
+        word = "insufficient" if over else ""
+        sentence = f"{days} days have come true of {comparison.MINIMUM_BLOCKS} that are needed"
+        return {"verdict": word, "sentence": sentence, **said}
+    judged = paired(told, opening.truth, rules.alpha)
+    sentence = "; ".join(f"{g.metric}: gain {g.gain:+.4g} ({g.low:+.4g} to {g.high:+.4g})" for g in judged.gains)  # fmt: skip
+    gains = [{k: None if v != v else v for k, v in asdict(g).items()} for g in judged.gains]
+    return {"verdict": judged.word, "sentence": sentence, **said, "gains": gains}
+
+
+def pairs(log: Log, start: int, end: int, known: int) -> "pd.DataFrame":
+    """Rows that champion and shadow both answered, with both answers; `known` microseconds after `end` labels count no more."""
+    import pandas as pd
+
+    batches = log.read(start, end, roles=(CHAMPION, SHADOW), known=end + known)
+    parts = [batch.select(READ).to_pandas() for batch in batches]
+    every = pd.concat(parts) if parts else pd.DataFrame({name: [] for name in READ}, dtype=object)
+    for name in ("at", "labelled_at"):
+        every[name] = pd.to_datetime(every[name]).astype("datetime64[us]")
+    every["day"] = pd.to_datetime(every["time"]).fillna(every["at"]).astype("datetime64[us]")
+    every["day"] = every["day"].to_numpy().astype("datetime64[D]")
+    every["at"] = every["at"].astype("int64")
+    ours = every.loc[every["role"] == SHADOW, ["id", "at", "answer"]]
+    theirs = every[every["role"] == CHAMPION]
+    both = theirs.merge(ours, on=["id", "at"], suffixes=("", "_shadow"))
+    return both.drop_duplicates("id")  # a row that is asked again is no other row
+
+
+def alike(both: "pd.DataFrame", truth: Mapping) -> dict[str, float | None]:
+    """The share of rows on which they would say different things (another class; or numbers farther apart than the champion usually is from the truth)."""
+    if not len(both):
+        return {"disagree": None}
+    ours, theirs = _answers(both["answer_shadow"]), _answers(both["answer"])
+    if "apart" in truth:
+        differ = np.abs(ours - theirs)[:, 0] > truth["apart"]
+    else:
+        differ = ours.argmax(axis=1) != theirs.argmax(axis=1)
+    return {"disagree": float(differ.mean())}
+
+
+def paired(told: "pd.DataFrame", truth: Mapping, alpha: float) -> comparison.Verdict:
+    """The gate's verdict on rows whose truth is known, by the day of the row."""
+    ours, theirs = _answers(told["answer_shadow"]), _answers(told["answer"])
+    if "apart" in truth:
+        task, y = "regression", told["label"].to_numpy(dtype=float)
+        ours, theirs = ours[:, 0], theirs[:, 0]
+    else:
+        task = "binary" if len(truth["classes"]) == 2 else "multiclass"
+        y = told["label"].map({name: k for k, name in enumerate(truth["classes"])}).to_numpy(int)
+    margin = comparison.margins(task, y, theirs)
+    return comparison.judge(
+        comparison.gains(task, y, ours, theirs), told["day"].to_numpy(), margin, alpha
+    )
+
+
+def _told(both: "pd.DataFrame", truth: Mapping, wait: int) -> "pd.DataFrame":
+    """The rows whose label came in time, of a class that the models know."""
+    late = both["labelled_at"].astype("int64") - both["at"] > wait
+    known = both["label"].notna() & ~late
+    return both[known & both["label"].isin(truth["classes"])] if "classes" in truth else both[known]
+
+
+def _answers(texts: "pd.Series") -> np.ndarray:
+    return np.array(json.loads(b"[" + b",".join(texts) + b"]"), dtype=float)
+
+
+def _calls(log: Log, start: int, end: int, slow_ms: float) -> dict[str, object]:
+    """How both did beside their answers: rows they had none for, and the time that a call took."""
+    said: dict[str, object] = {}
+    calls = log.calls(start, end)
+    for role in (CHAMPION, SHADOW):
+        took = np.array([c.took for c in calls if c.role == role]) / 1e3
+        failed = sum(len(json.loads(c.failed)) for c in calls if c.role == role)
+        middle, high = np.quantile(took, [0.5, 0.99]).tolist() if len(took) else (None, None)
+        slow = float((took > slow_ms).mean()) if len(took) else None
+        said[role] = {"failed": failed, "ms": middle, "ms_99": high, "slow": slow}
+    return said

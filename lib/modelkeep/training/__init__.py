@@ -1,0 +1,11 @@
+"""A model and its bundle.
+
+- `pipelines`: the kinds of scikit-learn pipeline, and cross-validation in time order
+- `validation`: expected performance, from out-of-fold predictions
+- `baseline`: what a candidate is compared with
+- `reference`: the profile that later windows are compared with
+- `manifests`, `bundle`: the files of a model, hashed and read without pickle
+- `engines/`: fast predictors that are proven equal to the pipeline, or left out
+
+A new kind of model goes into `pipelines.KINDS`.
+"""

@@ -1,0 +1,132 @@
+"""Whom a candidate is compared with: the champion, or the better of two plain rules; and on which slices."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from modelkeep.core.markup import several
+from modelkeep.data import splits
+from modelkeep.data.schema import Schema
+from modelkeep.evaluation import comparison, metrics
+from modelkeep.training import bundle, pipelines
+from modelkeep.training.bundle import Bundle
+
+SLICE_ROWS = 200  # a named slice with fewer test rows is not compared
+SLICE_NAMES = 10
+
+
+class ChampionError(ValueError):
+    """The file models/champion.json does not name a usable bundle."""
+
+
+class SliceError(ValueError):
+    """A slice that cannot be cut."""
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """Whom the candidate is compared with: its answers on the test rows, and the rows that either model learned from."""
+
+    name: str
+    answers: np.ndarray
+    trained_rows: np.ndarray
+
+
+def opponent(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Opponent:
+    """The champion that `models/champion.json` names, or the better of two plain baselines."""
+    named = _named(root / "models" / "champion.json")
+    if not named.get("bundle"):
+        name, answers = _baseline(candidate, rows)
+        return Opponent(name, answers, candidate.trained_rows)
+    champion = bundle.load(root / named["bundle"])
+    if named.get("sha256", champion.sha256) != champion.sha256:
+        raise ChampionError(
+            f"{named['bundle']} holds the model {champion.name}, models/champion.json names {named['sha256'][:10]}; "
+            f"`dvc checkout {named['bundle']}` brings that here"
+        )
+    check_comparable(champion.schema, candidate.schema)
+    name = f"the champion {named.get('version') or champion.name}"
+    # by its own schema: with other features a row has another hash
+    comparison.refuse_leaks(bundle.row_hashes(rows, champion.schema), champion.trained_rows, name)
+    both = np.concatenate([candidate.trained_rows, champion.trained_rows])
+    return Opponent(name, champion.predict(rows), both)
+
+
+def _named(path: Path) -> dict:
+    try:
+        named = json.loads(path.read_text())
+        if isinstance(named, dict):
+            return named
+        error = f"it holds {named!r}"
+    except (OSError, ValueError) as found:
+        error = str(found)
+    raise ChampionError(
+        f'models/{path.name}: not readable as {{"version": ..., "bundle": ...}} ({error}); '
+        "set bundle to the champion's folder, or to null where there is none"
+    )
+
+
+def check_comparable(champion: Schema, candidate: Schema) -> None:
+    """The test rows are clean to the candidate's schema; the champion must be able to read them."""
+    for what in ("task", "label", "classes", "id", "time"):
+        theirs, ours = getattr(champion, what), getattr(candidate, what)
+        if theirs != ours:
+            said = [several(x) if isinstance(x, tuple) else x or "none" for x in (theirs, ours)]
+            raise ChampionError(
+                f"models/champion.json: the champion's {what} is {said[0]}, the candidate's {said[1]}; "
+                "they cannot be compared: set bundle to null to start anew"
+            )
+    have = {(c.name, c.kind) for c in candidate.columns}
+    lost = [f"{c.name} ({c.kind})" for c in champion.columns if (c.name, c.kind) not in have]
+    if lost:
+        raise ChampionError(
+            f"models/champion.json: the champion needs {several(lost)}, which the candidate's rows do not have; "
+            "keep such columns by `features` and `rules` in params/prepare.yaml, or set bundle to null to start anew"
+        )
+
+
+def _baseline(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
+    """The better on the test of: the share of each class (or the mean) in all rows that cross-validation asked about, and in the newest of them, as many days as the test has."""
+    of = candidate.schema
+    known = candidate.promise
+    blocks = splits.blocks(known, of)
+    newest = np.unique(blocks)[-len(np.unique(splits.blocks(rows, of))) :]
+    what = "mean" if of.task == "regression" else "rate"
+    choices = {
+        f"always saying the {what} of the past": known,
+        f"always saying the newest {what}": known[blocks >= newest[0]],
+    }
+    y, found = pipelines.outcome(rows, of), {}
+    for name, past in choices.items():
+        outcome = pipelines.outcome(past, of)
+        if of.task == "regression":
+            said = np.full(len(rows), outcome.mean())
+        else:
+            share = np.bincount(outcome, minlength=len(of.classes)) + 0.5
+            said = np.tile(share / share.sum(), (len(rows), 1))
+        found[name] = said
+    first = metrics.METRICS[of.task][0]
+    loss = {name: metrics.per_row(of.task, y, said)[first].mean() for name, said in found.items()}
+    best = min(loss, key=loss.get)
+    return best, found[best]
+
+
+def slices(rows: pd.DataFrame, of: Schema, named: Sequence[str]) -> dict[str, np.ndarray]:
+    """Which rows are in each named slice; only values with enough rows are compared."""
+    known = {c.name: c for c in of.columns if c.kind == "category"}
+    for name in named:
+        if name not in known:
+            raise SliceError(
+                f"slices: {name!r} is not a category among the features; there is: {', '.join(known) or 'none'}"
+            )
+    chosen = named or [k for k, c in known.items() if len(c.categories) <= SLICE_NAMES]
+    return {
+        f"{name} {value}": (rows[name] == value).to_numpy()
+        for name in chosen
+        for value in known[name].categories
+        if (rows[name] == value).sum() >= SLICE_ROWS
+    }

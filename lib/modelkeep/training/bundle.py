@@ -1,0 +1,208 @@
+"""A sealed model: make it from a fitted pipeline, and read it back, verified."""
+
+import hashlib
+import io
+import json
+import platform
+import re
+import zipfile
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+import skops.io
+from sklearn.pipeline import Pipeline
+
+from modelkeep.core import files
+from modelkeep.data import schema, splits
+from modelkeep.data.schema import Schema
+from modelkeep.evaluation import metrics, profile
+from modelkeep.evaluation.profile import Profile
+from modelkeep.predictions import frames
+from modelkeep.training import manifests, pipelines, reference
+from modelkeep.training.engines import export
+from modelkeep.training.engines.export import Engine
+from modelkeep.training.manifests import FORMAT, MANIFEST, BundleError
+
+LIBRARIES = ("modelkeep", "numpy", "pandas", "scikit-learn", "skl2onnx", "skops")
+# Everything beyond skops' own list that a pipeline of `models` is made of. A file that names any other type is refused.
+TRUSTED = (
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified model with what is needed to answer, to explain and to watch it."""
+
+    sha256: str
+    manifest: MappingProxyType
+    schema: Schema
+    pipeline: Pipeline
+    engine: Engine
+    reference: Profile
+    promise: pd.DataFrame
+    trained_rows: np.ndarray
+    golden: pd.DataFrame
+    golden_answers: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """The first ten digits of the manifest's hash: how pages call the model."""
+        return self.sha256[:10]
+
+    def predict(self, rows: pd.DataFrame) -> np.ndarray:
+        """Probabilities (rows, classes), or predicted numbers (rows,)."""
+        return pipelines.predict(self.pipeline, rows, self.schema)
+
+    def answer(self, rows: pd.DataFrame) -> np.ndarray:
+        """What a server would say: by the fastest engine that was proven equal to `predict`."""
+        if rows.empty:
+            return _no_answers(self.schema)
+        return self.engine.predict(*export.arrays(rows, self.schema))
+
+
+def row_hashes(rows: pd.DataFrame, of: Schema) -> np.ndarray:
+    """One 64-bit hash a row over id, time and features: what proves that a model has not seen a row."""
+    kinds = {of.id: object, **({of.time: "datetime64[us]"} if of.time else {})}
+    kinds |= {c.name: "float64" if c.kind == "number" else object for c in of.columns}
+    return pd.util.hash_pandas_object(rows[[*kinds]].astype(kinds), index=False).to_numpy()
+
+
+def seal(
+    folder: Path,
+    *,
+    fitted: Pipeline,
+    of: Schema,
+    train: pd.DataFrame,
+    promise: pd.DataFrame,
+    scores: dict,
+    provenance: dict,
+) -> None:
+    """Write the bundle by rename; `train` gives golden rows, edge cases and the hashes of trained rows, `promise` is the log of rows answered before they were learned from: the reference counts those rows, and what this model says of them."""
+    examples = _edge_cases(train, of)
+    golden = pd.concat([train.head(10), examples.tail(10)])
+    serving, plan, model = export.choose(fitted, of, examples)
+    engine = export.load(serving.engine, plan, model, fitted, of)
+    with files.folder(folder) as new:
+        files.write_bytes(new / "model.skops", dump(fitted))
+        files.write_text(new / "schema.json", schema.to_json(of))
+        # equal within the tolerance is not equal enough for bins whose edges are answers
+        usual = frames.answered(promise, of, engine.predict(*export.arrays(promise, of)))
+        files.write_text(new / "reference.json", profile.to_json(reference.learn(usual, of)))
+        splits.write(promise, new / "promise.parquet")
+        files.write_json(new / "encoding.json", plan)
+        files.write_json(new / "golden.json", _golden(fitted, of, golden))
+        if model:
+            files.write_bytes(new / manifests.ENGINES[serving.engine], model)
+        buffer = io.BytesIO()
+        np.save(buffer, np.sort(row_hashes(train, of)), allow_pickle=False)
+        files.write_bytes(new / "trained_rows.npy", buffer.getvalue())
+        manifest = {
+            "format": FORMAT,
+            "files": {p.name: files.sha256(p) for p in sorted(new.iterdir())},
+            "serving": asdict(serving),
+            "promise": {name: asdict(e) for name, e in scores.items()},
+            **_errors(promise, of),
+            "rows": len(train),
+            **provenance,
+            # a patch release makes the same bytes: its number would make another model of them
+            "python": ".".join(platform.python_version_tuple()[:2]),
+            "libraries": {name: version(name) for name in LIBRARIES},
+        }
+        files.write_json(new / MANIFEST, manifest)
+
+
+def _errors(promise: pd.DataFrame, of: Schema) -> dict:
+    """What a server needs to expect errors of numbers before labels come."""
+    if of.task != "regression":
+        return {}
+    cuts, means = metrics.errors_by_size(
+        pipelines.outcome(promise, of), frames.answers(promise, of)
+    )
+    return {"errors": {"cuts": cuts, **means}}
+
+
+def load(folder: Path) -> Bundle:
+    """The bundle in `folder`; BundleError unless every file has the hash that the manifest states and only trusted types are named."""
+    content = manifests.verify(folder)
+    manifest = json.loads(content[MANIFEST])
+    of = schema.from_json(content["schema.json"].decode())
+    pipeline = undump(content["model.skops"])
+    golden = json.loads(content["golden.json"])
+    return Bundle(
+        sha256=hashlib.sha256(content[MANIFEST]).hexdigest(),
+        manifest=MappingProxyType(manifest),
+        schema=of,
+        pipeline=pipeline,
+        engine=export.load(*manifests.engine(content), pipeline, of),
+        reference=profile.from_json(content["reference.json"].decode()),
+        promise=splits.load(io.BytesIO(content["promise.parquet"])),
+        trained_rows=np.load(io.BytesIO(content["trained_rows.npy"]), allow_pickle=False),
+        golden=pd.DataFrame(golden["rows"]),
+        golden_answers=np.array(golden["answers"]),
+    )
+
+
+def dump(fitted: Pipeline) -> bytes:
+    """The pipeline in skops' format, byte for byte the same for the same pipeline: ids are numbered in order, dates are fixed."""
+    with zipfile.ZipFile(io.BytesIO(skops.io.dumps(fitted))) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    text = content.pop("schema.json").decode()
+    # skops calls objects by their address in memory, which is another one in each process.
+    seen = dict.fromkeys(re.findall(r'"__id__": (\d+)', text))
+    number = {old: str(i) for i, old in enumerate(seen, start=1)}
+    text = re.sub(r'("__id__": )(\d+)', lambda m: m[1] + number[m[2]], text)
+    text = re.sub(r'("file": ")(\d+)', lambda m: m[1] + number[m[2]], text)
+    renamed = {re.sub(r"^\d+", lambda m: number[m[0]], k): v for k, v in content.items()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("schema.json", *sorted(renamed)):
+            body = text if name == "schema.json" else renamed[name]
+            archive.writestr(zipfile.ZipInfo(name), body, zipfile.ZIP_DEFLATED, 6)
+    return buffer.getvalue()
+
+
+def undump(content: bytes) -> Pipeline:
+    """The pipeline from skops' format, if it names only types that we trust."""
+    strangers = sorted(set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED))
+    if strangers:
+        raise BundleError(
+            f"model.skops names types that no pipeline of ours has: {', '.join(strangers)}; do not load it, and find out who wrote it"
+        )
+    return skops.io.loads(content, trusted=list(TRUSTED))
+
+
+def _no_answers(of: Schema) -> np.ndarray:
+    return np.zeros(0) if of.task == "regression" else np.zeros((0, len(of.classes)))
+
+
+def _edge_cases(train: pd.DataFrame, of: Schema, rows: int = 5000) -> pd.DataFrame:
+    """Real rows, then for each feature a row with it missing, unseen, zero, huge and at the extremes."""
+    step = max(1, len(train) // rows)
+    real = train.iloc[::step].head(rows)
+    made = []
+    for c in of.columns:
+        odd = [None, "never seen"]
+        if c.kind == "number":
+            seen = train[c.name]
+            odd = [np.nan, 0.0, 1e9, -1e9, float(seen.min()), float(seen.max())]
+        for i, value in enumerate(odd):
+            row = real.iloc[[i % len(real)]].copy()
+            row[c.name] = pd.Series([value], index=row.index, dtype=train[c.name].dtype)
+            made.append(row)
+    return pd.concat([real, *made], ignore_index=True)
+
+
+def _golden(fitted: Pipeline, of: Schema, rows: pd.DataFrame) -> dict:
+    """Rows with their answers: a copy of the model must give them back before it may serve."""
+    frame = pipelines.features(rows, of)
+    return {
+        "rows": frame.astype(object).where(frame.notna(), None).to_dict("records"),
+        "answers": pipelines.predict(fitted, rows, of).tolist(),
+    }

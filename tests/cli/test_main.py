@@ -1,0 +1,124 @@
+import json
+import sys
+
+import pytest
+
+import tiny
+from modelkeep.cli import main
+from modelkeep.core import notebooks, verdicts
+
+HELP = ["run", "index", "compare", "verdicts", "clean"]
+HELP += ["release", "promote", "rollback", "history", "explain", "live"]
+MODELKEEP = (sys.executable, "-m", "modelkeep")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    root = tiny.workspace(tmp_path / "clone", fails="divisor: 0\n")
+    monkeypatch.chdir(root / "notebooks")
+    return root
+
+
+def told(capsys, *argv):
+    code = main.main(argv)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"Example: modelkeep {command}" in capsys.readouterr().out
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy(tmp_path):
+    code = "import sys; from modelkeep.cli import main\ntry: main.main(['--help'])\nexcept SystemExit: pass\n"
+    code += (
+        "print(*{'numpy', 'pandas', 'papermill', 'nbformat', 'psutil'} & set(sys.modules), 'END')"
+    )
+    done = tiny.run(tmp_path, sys.executable, "-c", code)
+    assert [name for name in HELP if f"\n    {name} " not in done.stdout] == []
+    assert done.stdout.splitlines()[-1].strip() == "END"
+
+
+def test_wrong_input_is_one_clean_message_and_two(root, capsys):
+    code, out, err = told(capsys, "run", "failz", "--json")
+    assert (code, json.loads(out)["state"]) == (2, "failed")
+    assert err == "modelkeep: notebooks/failz.ipynb is not there; did you mean `fails`?\n"
+
+
+def test_outside_a_workspace_the_remedy_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = told(capsys, "verdicts")
+    assert (code, out) == (2, "")
+    assert "dvc.yaml and params/" in err
+
+
+def test_a_parameter_needs_a_name_and_a_value(root, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main(["run", "fails", "-p", "divisor"])
+    assert stop.value.code == 2
+    assert "`divisor` is not NAME=VALUE" in capsys.readouterr().err
+
+
+def test_our_own_defects_are_not_dressed_up_as_wrong_input(root, monkeypatch):
+    monkeypatch.setattr(main.workspace, "root", lambda: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        main.main(["verdicts"])
+
+
+def test_a_failed_notebook_is_one_and_names_its_page(root):
+    done = tiny.run(root, *MODELKEEP, "run", "fails", "--json")
+    page = root / "reports" / "failed" / "fails.html"
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["page"] == str(page)
+    assert page.exists()
+    last = done.stderr.splitlines()[-1]
+    assert last == f"modelkeep: {json.loads(done.stdout)['error']}"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_parameter_of_the_command_line_goes_first(root):
+    done = tiny.run(root / "notebooks", *MODELKEEP, "run", "fails", "-p", "divisor=4")
+    assert (done.returncode, done.stdout) == (0, "reports/fails.html\n")
+    assert "0.25" in (root / "reports" / "fails.html").read_text()
+
+
+def test_the_code_that_runs_is_that_of_the_tree(root):
+    own = root / "lib" / "modelkeep"
+    own.mkdir(parents=True)
+    (own / "__init__.py").write_text("")
+    (own / "__main__.py").write_text("import sys; print('own', sys.argv[1:])")
+    done = tiny.run(root / "notebooks", *MODELKEEP, "verdicts", "--json")
+    assert done.stdout == "own ['verdicts', '--json']\n"
+
+
+def test_verdicts_are_said_in_the_order_of_the_loop(root, capsys):
+    for stage, sentence in {"train": "It learned.", "prepare": "It is clean."}.items():
+        verdicts.write(verdicts.Verdict(stage, "done", sentence), root)
+    code, out, _ = told(capsys, "verdicts")
+    lines = out.splitlines()
+    assert (code, lines[:2]) == (0, ["prepare: It is clean.", "train: It learned."])
+    assert "reports/index.html" in lines[-1]
+    code, out, _ = told(capsys, "verdicts", "--json")
+    assert [v["sentence"] for v in json.loads(out).values()] == ["It is clean.", "It learned."]
+
+
+def test_index_tells_the_verdicts_and_the_failures(root, capsys):
+    verdicts.write(verdicts.Verdict("train", "done", "It learned."), root)
+    (root / "reports" / "failed").mkdir(parents=True)
+    (root / "reports" / "failed" / "monitor.html").write_text("")
+    assert told(capsys, "index")[:2] == (0, "reports/index.html\n")
+    page = (root / "reports" / "index.html").read_text()
+    assert "It learned." in page
+    assert "failed/monitor.html" in page
+
+
+def test_clean_brings_notebooks_to_their_committed_form(root, capsys):
+    path = root / "notebooks" / "executed.ipynb"
+    path.write_bytes((tiny.NOTEBOOKS / "executed.ipynb").read_bytes())
+    assert told(capsys, "clean")[:2] == (0, "notebooks/executed.ipynb\n")
+    assert path.read_text() == notebooks.text(notebooks.canonical(notebooks.read(path)))
+    assert told(capsys, "clean", "--json")[:2] == (0, "[]\n")

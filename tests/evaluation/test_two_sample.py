@@ -1,0 +1,172 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from modelkeep.evaluation import profile, two_sample
+from modelkeep.evaluation.binning import Bins
+from modelkeep.evaluation.profile import Profile
+
+
+def counted(counts, kind: str = "number", once: int = 0, blocks: bool = False) -> Profile:
+    """Make a profile of one column from its counts (blocks x bins)."""
+    counts = np.atleast_2d(np.array(counts, np.int64))
+    width = counts.shape[1]
+    if kind == "number":
+        bins = Bins("x", kind, edges=tuple(float(i) for i in range(width - 2)))
+    else:
+        bins = Bins("x", kind, categories=tuple(str(i) for i in range(width - 3)), once=once)
+    assert len(bins.labels) == width
+    when = np.datetime64("2013-01-01") + np.arange(len(counts)) if blocks else None
+    sizes = {"x": np.zeros((len(counts), 2), np.int64)}
+    return Profile((bins,), when, counts.sum(axis=1), {"x": counts}, sizes)
+
+
+def spread(counts: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def test_rank_p_is_that_of_mann_and_whitney():
+    rng = np.random.default_rng(0)
+    for n, m in ((40, 30), (500, 60), (1_000, 5_000)):
+        before, now = rng.multinomial(n, [0.1] * 10), rng.multinomial(m, np.arange(6, 16) / 105)
+        expected = stats.mannwhitneyu(
+            spread(before), spread(now), method="asymptotic", use_continuity=False
+        ).pvalue
+        # SciPy's variance is that of n + m - 1 as well
+        assert two_sample.rank_p(before, now) == pytest.approx(expected, rel=1e-9)
+    assert two_sample.rank_p(np.array([5, 0]), np.array([9, 0])) == 1
+    assert two_sample.rank_p(np.array([5, 2]), np.array([0, 0])) == 1
+    huge = np.array([3 * 10**9, 4 * 10**9])
+    assert two_sample.rank_p(huge, huge) == 1
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_spread_p_is_pearsons(ordered):
+    rng = np.random.default_rng(1)
+    before, now = rng.multinomial(5_000, [0.1] * 10), rng.multinomial(700, np.arange(6, 16) / 105)
+    expected = stats.chi2_contingency([before, now], correction=False).pvalue
+    assert two_sample.spread_p(before, now, ordered) == pytest.approx(expected)
+
+
+def test_spread_p_pools_bins_to_five_rows_expected():
+    before, now = np.array([300, 10, 20, 280, 200, 9]), np.array([50, 0, 1, 40, 50, 4])
+    neighbours = [[300, 310, 209], [50, 41, 54]]
+    smallest = [[300, 280, 200, 39], [50, 40, 50, 5]]
+    for ordered, pooled in ((True, neighbours), (False, smallest)):
+        expected = stats.chi2_contingency(pooled, correction=False).pvalue
+        assert two_sample.spread_p(before, now, ordered) == pytest.approx(expected)
+    assert two_sample.spread_p(np.array([3, 2]), np.array([1, 1]), True) == 1
+
+
+def test_bin_p_is_exact_where_few_rows_are_expected():
+    before, now = np.array([20_000, 30, 10_000, 0, 0]), np.array([500, 4, 290, 3, 0])
+    p = two_sample.bin_p(before, now)
+    n, m = now.sum(), before.sum()
+    for i in (1, 3):
+        law = stats.hypergeom(n + m, before[i] + now[i], n)
+        assert p[i] == pytest.approx(2 * law.sf(now[i] - 1), rel=1e-9)
+    for i in (0, 2):
+        table = [[before[i], m - before[i]], [now[i], n - now[i]]]
+        x2 = stats.chi2_contingency(table, correction=False).statistic
+        assert p[i] == pytest.approx(stats.chi2.sf(x2 * (n + m - 1) / (n + m), 1))
+    assert p[4] == 1
+
+
+def test_row_test_combines_the_three():
+    before, now = np.array([0, 400, 500, 600, 0, 30]), np.array([2, 30, 60, 90, 0, 9])
+    bins = counted(before).bins[0]
+    found = two_sample.row_tests(bins, counted(before), counted(now))
+    single = two_sample.bin_p(before, now)
+    parts = [
+        two_sample.rank_p(before[:-1], now[:-1]),
+        two_sample.spread_p(before, now, True),
+        two_sample.sidak(single.min(), 5),
+    ]
+    assert found.p == pytest.approx(two_sample.cauchy(parts))
+    assert found.missing == pytest.approx(single[-1])
+    assert found.outside == pytest.approx(2 * single[0])
+
+
+def test_unseen_categories_have_a_test_of_their_own():
+    before, now = counted([5_000, 4_980, 20, 0, 0], "category"), [500, 495, 2]
+    for unseen, low, high in ((0, 0.9, 1), (1, 0.08, 0.1), (3, 0.002, 0.003)):
+        window = counted([*now, unseen, 0], "category")
+        found = two_sample.row_tests(before.bins[0], before, window)
+        assert low <= found.unseen <= high
+        assert (found.p < 0.05) == (unseen == 3)
+    often = counted([5_000, 4_980, 20, 0, 0], "category", once=20)
+    assert two_sample.row_tests(often.bins[0], often, window).unseen > 0.3
+
+
+def blocked(rng, blocks: int, shares, rows: int = 100, alike: float = 20.0) -> np.ndarray:
+    """Draw counts of blocks whose rows are alike: each block has shares of its own."""
+    sizes = rng.poisson(rows, blocks) + 1
+    own = rng.dirichlet(alike * np.asarray(shares), blocks)
+    return np.array([rng.multinomial(n, p) for n, p in zip(sizes, own, strict=True)])
+
+
+def test_blocks_are_exact_where_rows_mislead():
+    rng = np.random.default_rng(2)
+    shares, runs = np.array([1e-6, 0.2, 0.4, 0.3, 0.1, 1e-6, 0.05]), 150
+    shares /= shares.sum()
+    small = {"rows": 0, "blocks": 0}
+    for _ in range(runs):
+        reference = counted(blocked(rng, 30, shares), blocks=True)
+        window = counted(blocked(rng, 7, shares), blocks=True)
+        b = reference.bins[0]
+        (tests,) = two_sample.block_tests(reference, window, 199, rng)
+        small["blocks"] += tests.p <= 0.05
+        small["rows"] += two_sample.row_tests(b, reference, window).p <= 0.05
+    assert small["blocks"] <= stats.binom.isf(1e-5, runs, 0.05)
+    assert small["rows"] > runs / 2
+
+
+def test_blocks_find_what_moved():
+    rng = np.random.default_rng(3)
+    shares = np.array([0.01, 0.3, 0.4, 0.2, 0.04, 0.01, 0.04])
+    later = np.array([0.01, 0.15, 0.3, 0.3, 0.19, 0.01, 0.04])
+    lost = np.array([0.01, 0.2, 0.3, 0.2, 0.04, 0.01, 0.24])
+    reference = counted(blocked(rng, 60, shares, alike=200), blocks=True)
+    for now, named in ((later, False), (lost, True)):
+        window = counted(blocked(rng, 7, now, alike=200), blocks=True)
+        (tests,) = two_sample.block_tests(reference, window, 999, rng)
+        assert tests.p == 1 / 1_000
+        assert (tests.missing == 1 / 1_000) == named
+        assert two_sample.joint_p(reference, window, "blocks", 999, rng) == 1 / 1_000
+        assert two_sample.joint_p(reference, window, "rows", 999, rng) < 1e-6
+
+
+def test_unseen_categories_are_counted_in_blocks():
+    days, now = [[50, 40, 2, 0, 0]] * 40, [[50, 40, 2, 0, 0]] * 6
+    reference = counted(days, "category", blocks=True)
+    rng = np.random.default_rng(4)
+    for where, low, high in (([90, 0, 0], 0.05, 0.2), ([30, 30, 30], 0, 0.01)):
+        new = [[50, 40, 2, n, 0] for n in where]
+        (tests,) = two_sample.block_tests(
+            reference, counted(new + now[3:], "category", blocks=True), 999, rng
+        )
+        assert low < tests.unseen < high
+
+
+def test_columns_without_any_difference():
+    same = counted([[0, 9, 0, 0]] * 30, blocks=True)
+    rng = np.random.default_rng(5)
+    (tests,) = two_sample.block_tests(same, same, 99, rng)
+    assert (tests.p, tests.missing, tests.outside) == (1, 1, 1)
+    assert two_sample.row_tests(same.bins[0], same, same).p > 0.89
+    gone = counted([[0, 0, 0, 9]] * 30, blocks=True)
+    (tests,) = two_sample.block_tests(gone, gone, 99, rng)
+    assert tests.p == 1
+    (tests,) = two_sample.block_tests(same, gone, 99, rng)
+    assert tests.p == tests.missing == 1 / 100
+
+
+def test_a_profile_learned_from_rows_can_be_tested():
+    rng = np.random.default_rng(6)
+    table = pa.table({"x": rng.normal(size=2_000)})
+    reference = profile.learn(table, {"x": "number"})
+    same = profile.count(reference.bins, pa.table({"x": rng.normal(size=500)}))
+    moved = profile.count(reference.bins, pa.table({"x": rng.normal(0.5, 1, 500)}))
+    assert two_sample.row_tests(reference.bins[0], reference, same).p > 1e-4
+    assert two_sample.row_tests(reference.bins[0], reference, moved).p < 1e-9

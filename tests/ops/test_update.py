@@ -1,0 +1,514 @@
+"""Unattended turns: what they do with rows, candidates and rollouts, what they refuse, and what a kill leaves."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import psutil
+import pytest
+
+import kills
+import live
+import released
+import rollouts
+import synthetic
+import turned
+import workspaces
+from modelkeep.core import files, workspace
+from modelkeep.data import splits
+from modelkeep.ops import commits, update
+from modelkeep.predictions import history, log
+from modelkeep.predictions.records import Entry, Label
+from modelkeep.registry import record, releases
+from modelkeep.rollout import control, journal
+from modelkeep.serving import models
+from released import DAY
+from turned import NOW, turn
+from workspaces import run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def who(tmp_path_factory):
+    """A name to commit under."""
+    with released.surroundings(tmp_path_factory.mktemp("who")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, parts):
+    """A repository after its first turn."""
+    return turned.first(tmp_path_factory.mktemp("template") / "all" / "clone", parts["binary"])
+
+
+@pytest.fixture
+def root(template, tmp_path):
+    """A copy of it."""
+    shutil.copytree(template.parent, tmp_path / "all", symlinks=True)
+    return tmp_path / "all" / "clone"
+
+
+@pytest.fixture
+def monitor(monkeypatch):
+    """What the monitor is made to say; its notebooks run in the whole turn only."""
+    said = ["fine"]
+    monkeypatch.setattr(update, "_monitor", lambda turn: said[0])
+    return said
+
+
+def seen(root):
+    """All that a turn may change."""
+    refs = run(root, "git", "for-each-ref") + run(root, "git", "status", "--porcelain")
+    places = ("models", "serving", "verdicts", "metrics", "params", "data", "rollouts", "dvc.lock")
+    return refs, workspaces.content(root, *places)
+
+
+def alarmed(root, words, at=NOW, **more):
+    """The turn ends in an alarm with these words, and nothing has changed."""
+    before = seen(root)
+    found = update.run(root, at, **more)
+    assert found["code"] == 3 and found["json"]["state"] == "alarm"
+    assert words in found["json"]["sentence"]
+    assert found["text"].splitlines()[-1] == f"alarm: {found['json']['sentence']}"
+    assert json.loads(found["text"].splitlines()[-2]) == found["json"]
+    assert seen(root) == before
+
+
+def subjects(root):
+    return run(root, "git", "log", "--format=%s").splitlines()
+
+
+def is_clean(root):
+    return run(root, "git", "status", "--porcelain") == ""
+
+
+def test_the_first_turn_releases_and_promotes_and_the_next_takes_the_rows_once(root, monitor):
+    assert record.read(root).champion.version == "v1.0.0"
+    assert released.pointer(root)["champion"]["version"] == "v1.0.0"
+    turned.settle(root, "update", retrain="never")
+    workspaces.commit(root, "Never")
+    said = turn(root)
+    assert (said["state"], said["rows"]["rows"]) == ("same", len(turned.asked()))
+    assert turn(root)["rows"] | {"known": 0} == dict.fromkeys(said["rows"], 0)
+    assert subjects(root)[0].startswith("Take 411 rows") and is_clean(root)
+    rows, whole = turned.history(root), turned.table()
+    assert sorted(rows["key"]) == sorted(whole["key"])
+    both = rows.set_index("key").sort_index()
+    pd.testing.assert_frame_equal(both, whole.set_index("key").sort_index(), check_dtype=False)
+    (added,) = (root / turned.SOURCE).glob("served-*")
+    assert added.name == "served-20200210T000100-20200229T000100.parquet"
+
+
+def test_a_partition_is_read_together_with_the_older_ones(root, monitor):
+    turn(root)
+    prepare = workspace.params(root, "prepare")
+    table = splits.read(turned.SOURCE, root, **{k: prepare[k] for k in splits.ROLES})
+    expected = turned.table()
+    assert table.dtypes.to_dict() == expected.dtypes.to_dict()
+    parts = splits.prepare(table, label="late", time_column="when", id_column="key", test_days=20)
+    assert parts.counts["quarantined"] == 0 and parts.counts["rows_in"] == len(expected)
+
+
+def test_late_doubled_and_corrected_labels_bring_each_row_once(root, monitor):
+    book = log.open_log("sqlite:///data/log/predictions.db", root=root)
+    at, day = int((NOW - 5 * DAY) * 1e6), int(DAY * 1e6)
+    own = (None, at, b'{"size": 1, "weight": null, "shop": "moon"}', b"[0.6,0.4]")
+    rows = [Entry(id, at, "m", "champion", *own) for id in ("late", "twice", "other", "odd")]
+    again = Entry("twice", at + 9, "m", "canary", *own)
+    young = Entry("young", int((NOW - DAY) * 1e6), "m", "champion", *own)
+    whisper = Entry("whisper", at, "m", "shadow", *own)
+    book.append([*rows, again, young, whisper])
+    book.label([Label(id, "1", at + day) for id in ("twice", "other", "young", "whisper")])
+    book.label([Label("twice", "1", at + 2 * day), Label("odd", "soon", at + day)])
+    book.label([Label("late", "0", int((NOW + DAY / 2) * 1e6))])
+    first = turn(root)["rows"]
+    assert (first["unlabelled"], first["unfit"], first["corrected"]) == (1, 1, 0)
+    book.label([Label("other", "0", at + 3 * day), Label("odd", "1", at + 3 * day)])
+    second = turn(root, NOW + 2 * DAY)
+    assert second["rows"]["rows"] == 3 and second["rows"]["corrected"] == 1
+    assert "1 of these now have another label" in second["steps"][0]
+    book.close()
+    rows = turned.history(root).set_index("key")
+    own = sorted(set(rows.index) - set(turned.table()["key"]))
+    assert own == ["late", "odd", "other", "twice", "young"] and rows.index.is_unique
+    assert rows.loc[own, "late"].to_list() == [0, 1, 1, 1, 1]
+    assert rows.loc["odd", ["size", "shop"]].to_list() == [1.0, "moon"]
+
+
+def begun(root, state="better"):
+    """A turn in the midst of traffic that trains another bundle."""
+    turned.busy(root, NOW).log.close()
+    released.made(root, turned.parts_of(root), 1, state)
+    return turn(root)
+
+
+def test_a_better_candidate_is_released_tried_and_in_the_end_champion(root, monitor):
+    said = begun(root)
+    assert (said["state"], said["gate"], said["version"]) == ("waiting", "better", "v1.1.0")
+    assert released.pointer(root)["canary"]["version"] == "v1.1.0"
+    world, states = rollouts.World(root, {}, NOW + 1), ["waiting"]
+    while states[-1] == "waiting" and len(states) < 12:
+        world.traffic(2500)
+        world.now += 2
+        said = turn(root, world.now)
+        states.append(said["state"])
+    world.log.close()
+    assert set(states[:-1]) == {"waiting"} and states[-1] == "better", said
+    assert record.read(root).champion.version == "v1.1.0"
+    assert released.load(root).sha256 == released.sha256(root, 1)
+    assert "The canary was promoted" in said["sentence"]
+    assert any(s.startswith("Rollout ") and s.endswith(": promoted") for s in subjects(root))
+    assert is_clean(root)
+
+
+@pytest.mark.parametrize("word", ["worse", "insufficient"])
+def test_a_candidate_that_fails_the_gate_is_on_record_and_changes_nothing(root, monitor, word):
+    before = released.pointer(root)
+    said = begun(root, state=word)
+    assert (said["state"], said["gate"]) == ("same", word)
+    assert f"the candidate is {word}" in said["sentence"]
+    assert subjects(root)[0] == f"Train a candidate: {word}" and is_clean(root)
+    assert released.pointer(root) == before and list(record.read(root).versions) == ["v1.0.0"]
+    assert turn(root, NOW + 60)["state"] == "same" and len(record.read(root).versions) == 1
+
+
+def test_when_the_gate_cannot_tell_a_shadow_does_and_then_a_canary(root, monitor):
+    said = begun(root, state="inconclusive")
+    assert said["state"] == "waiting" and "heard by nobody" in said["sentence"]
+    assert released.pointer(root)["shadow"]["sha256"] == released.sha256(root, 1)
+    world = rollouts.World(root, {}, NOW + 2)
+    assert turn(root, world.now)["state"] == "waiting"
+    world.whisper(days=40, wrong=0.1)
+    world.log.close()
+    said = turn(root, world.now + 3700)
+    assert (said["state"], said["version"]) == ("waiting", "v1.1.0")
+    forced = record.evidence(record.read(root).versions["v1.1.0"])["forced"]
+    assert forced.startswith("shadow ") and "better" in forced
+    assert released.pointer(root)["canary"]["version"] == "v1.1.0"
+    assert any(s.endswith(": better") and s.startswith("Rollout ") for s in subjects(root))
+
+
+def test_whether_to_train_hangs_on_the_decision_and_on_the_time_since(root, monitor):
+    turned.settle(root, "update", retrain="on_decision", rollout=False)
+    workspaces.commit(root, "Decide")
+    for word in ("fine", "look"):
+        monitor[0] = word
+        said = turn(root)
+        assert said["state"] == "same" and said["sentence"].endswith(f"the monitor says {word}.")
+    monitor[0] = "retrain"
+    said = begun(root)
+    assert said["sentence"].startswith("v1.1.0 is released and waits for a person")
+    said = turn(root, NOW + DAY)
+    assert said["sentence"].endswith("1.0 days old, and every_days is 7.")
+
+
+def test_a_plan_that_is_refused_is_an_alarm_at_every_turn_and_history_grows(root, monitor):
+    released.made(root, turned.parts_of(root), 1)
+    said = turn(root)
+    assert said["state"] == "alarm"
+    assert "v1.1.0 cannot begin as canary: 0.0 answers a second" in said["sentence"]
+    added(root, "new", NOW - 5 * DAY)
+    said = turn(root, NOW + 60)
+    assert (said["state"], said["rows"]["rows"]) == ("alarm", 1)
+    turned.busy(root, NOW + 99).log.close()
+    assert turn(root, NOW + 99)["state"] == "waiting"
+
+
+def added(root, id, at):
+    """One answer more, with its label."""
+    book, at = log.open_log("sqlite:///data/log/predictions.db", root=root), int(at * 1e6)
+    book.append([Entry(id, at, "m", "champion", None, at, b"{}", b"[0.6,0.4]")])
+    book.label([Label(id, "1", at)])
+    book.close()
+
+
+def test_a_stage_that_fails_is_an_alarm_and_leaves_the_last_commit(root, monitor):
+    turn(root)  # the rows, and a candidate that is there already
+    released.made(root, turned.parts_of(root), 1)
+    (root / "made/verdict.json").unlink()
+    before = released.pointer(root)
+    said = turn(root, NOW + 8 * DAY)
+    assert said["state"] == "alarm" and "made/verdict.json" in said["sentence"]
+    assert is_clean(root) and released.pointer(root) == before
+    assert released.sha256(root, 0) == files.sha256(root / "models/candidate/manifest.json")
+
+
+def test_as_of_is_set_on_its_line_and_all_else_stays(root):
+    path = root / "params/prepare.yaml"
+    before = path.read_text()
+    commits.set_as_of(root, "2020-05-01T00:00:00")
+    lines = zip(before.splitlines(), path.read_text().splitlines(), strict=True)
+    ((old, new),) = [pair for pair in lines if pair[0] != pair[1]]
+    assert workspace.params(root, "prepare")["as_of"] == "2020-05-01T00:00:00"
+    assert new.partition("#")[2] == old.partition("#")[2] and old.startswith("as_of: ")
+    commits.restore(root)
+    assert path.read_text() == before
+
+
+def test_a_dry_run_says_each_step_and_changes_nothing(root, monitor):
+    released.made(root, turned.parts_of(root), 1)
+    before = seen(root)
+    found = update.run(root, NOW, dry=True)
+    assert found["code"] == 0 and found["json"]["dry_run"] is True
+    assert [s.split(" (")[0] for s in found["json"]["steps"]] == [
+        "Would take 411 rows for history.",
+        "Would train a candidate",
+    ]
+    assert seen(root) == before
+    begun(root)
+    before = seen(root)
+    assert update.run(root, NOW + 9, dry=True)["json"]["steps"][0].startswith("Would take one look")
+    assert seen(root) == before
+
+
+def test_two_at_once_is_one_and_the_other_is_told_who(root):
+    with commits.hold(root, NOW):
+        before = seen(root)
+        done = subprocess.run(
+            [sys.executable, "-m", "modelkeep", "update", "--at", "2020-03-11"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 4, done.stderr
+        assert seen(root) == before
+    line, words = done.stdout.splitlines()[-2:]
+    assert json.loads(line)["state"] == "waiting"
+    assert "is at a turn here since" in words and "one turn at a time" in words
+
+
+def test_a_turn_knows_since_when_the_ones_before_it_were_killed(root):
+    """A lock of Git's that the first of two has left is older than the second."""
+    place = root / ".git" / commits.LOCK
+    with commits.hold(root, NOW) as mark:
+        assert mark.since == 0
+        first = place.read_bytes()
+    assert place.read_bytes() == b""
+    place.write_bytes(first + first.replace(b'"since": ', b'"since": 9'))
+    with commits.hold(root, NOW) as mark:
+        assert mark.since == json.loads(first)["since"]
+        mark.whole = False
+    assert len(place.read_bytes().splitlines()) == 3
+    place.write_bytes(b'{"pid')
+    with commits.hold(root, NOW) as mark:
+        assert mark.since == 1.0
+
+
+def test_a_rollback_ends_a_canary_though_no_controller_lives(root, monitor):
+    begun(root)
+    assert released.pointer(root)["canary"]
+    at = record.read(root)
+    releases.promote(root, at, NOW + 10, "v1.1.0", load=models.load)
+    releases.rollback(root, record.read(root), NOW + 20, reason="calls", load=models.load)
+    assert released.pointer(root)["canary"] is None
+    assert released.pointer(root)["champion"]["version"] == "v1.0.0"
+    turn(root, NOW + 30)
+    assert journal.find(root).end == "overtaken"
+    assert released.pointer(root)["canary"] is None
+    assert any(s.startswith("Rollout ") and s.endswith(": overtaken") for s in subjects(root))
+
+
+def example(root):
+    shutil.copytree(workspaces.REPOSITORY / "flights", root / "flights")
+    turned.settle(root, "prepare", source="flights")
+    workspaces.commit(root, "Flights")
+
+
+def one_file(root):
+    turned.settle(root, "prepare", source="data/history/first.parquet")
+    workspaces.commit(root, "A file")
+
+
+def untracked(root):
+    (root / "data/history.dvc").unlink()
+    workspaces.commit(root, "No more")
+
+
+def without_ids(root):
+    turned.settle(root, "prepare", id_column="")
+    workspaces.commit(root, "No ids")
+
+
+def not_pulled(root):
+    shutil.rmtree(root / "data/history")
+
+
+def changed_history(root):
+    turned.table().to_parquet(root / "data/history/first.parquet")
+
+
+def changed_params(root):
+    turned.settle(root, "serve", max_rows=10)
+
+
+def detached(root):
+    run(root, "git", "checkout", "-q", "--detach")
+
+
+def misspelt(root):
+    turned.settle(root, "update", retrain="on_decisions")
+
+
+def nobody(root):
+    run(root, "git", "config", "user.useConfigOnly", "true")
+
+
+def foreign_tag(root):
+    run(root, "git", "commit", "-q", "--allow-empty", "-m", "x")
+    run(root, "git", "tag", "-a", "flights@v7.0.0", "-m", "by GTO")
+    run(root, "git", "tag", "-a", "flights#champion#2", "-m", "by GTO")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (example, "is the example, which makes its rows anew each time"),
+        (one_file, "is one file, and history grows by files"),
+        (untracked, "`dvc add data/history && git add data/history.dvc"),
+        (without_ids, "id_column is '' in params/prepare.yaml"),
+        (not_pulled, "`dvc pull data/history` brings it"),
+        (changed_history, "data/history/first.parquet of history is not as data/history.dvc"),
+        (changed_params, "params/serve.yaml has uncommitted changes"),
+        (detached, "HEAD is detached"),
+        (misspelt, "did you mean `on_decision`?"),
+        (foreign_tag, "flights@v7.0.0 holds no evidence"),
+    ],
+)
+def test_what_no_turn_can_begin_from_is_a_sentence_and_nothing_changes(root, wrong, words):
+    wrong(root)
+    alarmed(root, words)
+
+
+def test_a_moment_before_the_last_one_is_refused(root):
+    alarmed(root, "is before as_of '2020-02-10'", at=NOW - 60 * DAY)
+
+
+def test_a_shallow_clone_and_a_folder_without_commits_are_refused(root, tmp_path):
+    for name, words in {
+        "shallow": ("clone", "-q", "--depth=1", root.as_uri(), "shallow"),
+        "empty": ("init", "-q", "empty"),
+    }.items():
+        run(tmp_path, "git", *words)
+        if name == "empty":
+            shutil.copytree(root / "params", tmp_path / "empty/params")
+        found = update.run(tmp_path / name, NOW)
+        said = {"shallow": "git fetch --unshallow --tags", "empty": "no commit yet"}[name]
+        assert found["code"] == 3 and said in found["json"]["sentence"]
+
+
+def test_kinds_of_columns_of_history_are_kept():
+    values = pd.Series(["1", "0", None], dtype=object)
+    kinds = {
+        "int64": pd.Series([1, 0]),
+        "bool": pd.Series([True, False]),
+        "str": pd.Series(["a", "b"], dtype="str"),
+        "datetime64[us, Europe/Paris]": pd.Series(
+            pd.to_datetime(["2020-01-01", "2020-01-02"]).tz_localize("Europe/Paris").as_unit("us")
+        ),
+    }
+    for name, column in kinds.items():
+        given = values[:2] if "date" not in name else pd.Series(["2020-03-01", "2020-03-02"])
+        assert str(history._like(given, column).dtype) == name
+    assert history._like(values, kinds["int64"]).isna().to_list() == [False, False, True]
+
+
+def command(root, *words):
+    """`modelkeep update` as cron runs it: its exit code, and what it said."""
+    said = turned.surrounded(root)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "modelkeep", "update", *words],
+        cwd=root,
+        env=said,
+        capture_output=True,
+        text=True,
+    )
+    line, words = done.stdout.splitlines()[-2:]
+    found = json.loads(line)
+    assert words == f"{found['state']}: {found['sentence']}", done.stderr
+    return done.returncode, found
+
+
+def test_two_whole_turns_with_the_real_stages_and_a_real_server(tmp_path):
+    root = turned.whole(tmp_path / "clone")
+    code, said = command(root, "--at", "2020-03-16")
+    assert (code, said["state"], said["gate"]) == (0, "better", "better"), said
+    rows = synthetic.table(rows=3000, days=90)
+    rows = rows[rows["when"] >= turned.day(75)]
+    asked = rows.drop(columns="late").assign(when=rows["when"].astype(str)).astype(object)
+    body = {"rows": asked.where(asked.notna(), None).to_dict("records")}
+    truth = zip(rows["key"], rows["late"].tolist(), strict=True)
+    with live.served(root) as server:
+        assert server.ask("POST", "/predict", body)[0] == 200
+        labels = {"labels": [{"id": key, "label": late} for key, late in truth]}
+        assert server.ask("POST", "/labels", labels)[0] == 200
+        time.sleep(control.LAG)  # a candidate that passes is tried only where answers are known
+        code, said = command(root)
+        assert server.ask("GET", "/health/ready")[0] == 200
+    assert (code, said["rows"]["rows"]) == (0, len(rows)), said
+    assert said["state"] in ("same", "waiting") and said["gate"] and said["monitor"]
+    assert "v1.0.0" in (root / "reports/update.html").read_text() or said["monitor"]
+    assert is_clean(root) or said["state"] == "waiting"
+    history = turned.history(root)
+    assert len(history) == 3000 and history["key"].is_unique
+    code, said = command(root, "--dry-run")
+    assert code == 0 and said["dry_run"]
+
+
+def test_what_a_killed_turn_had_staged_is_taken_out_again(root, monitor):
+    """Killed between `git add` and `git commit`, as at the line of `as_of`."""
+    turned.settle(root, "prepare", as_of="2020-03-11")
+    run(root, "git", "add", "params/prepare.yaml")
+    commits.restore(root)
+    assert is_clean(root)
+
+
+def test_dvc_runs_again_though_it_was_killed_before_a_record_of_its_run(root, monitor):
+    released.made(root, turned.parts_of(root), 1)
+    commits.dvc(root, "repro", "-q", "train")
+    for record_of_run in (root / ".dvc/cache/runs").glob("*/*/*"):
+        record_of_run.unlink()
+    commits.restore(root)
+    commits.dvc(root, "repro", "-q", "train")
+
+
+def holder(root, process, older=0.0):
+    """DVC's lock as a process that writes history leaves it, so many seconds ago."""
+    path = root / ".dvc/tmp/rwlock"
+    said = {"write": {str(root / turned.SOURCE): {"pid": process.pid, "cmd": "dvc add"}}}
+    files.write_json(path, {"read": {}, **said})
+    os.utime(path, (time.time() - older,) * 2)
+    return path
+
+
+def test_what_a_killed_dvc_held_is_free_though_nobody_has_reaped_it(root, monitor):
+    """In a container whose first process is no init, the dead stay on the list of processes."""
+    dead = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    path = holder(root, dead)
+    assert psutil.Process(dead.pid).status() == psutil.STATUS_ZOMBIE
+    commits.restore(root)
+    assert not path.exists()
+    with subprocess.Popen(["sleep", "60"]) as other:  # it has the number of one that was killed
+        path = holder(root, other, older=60)
+        commits.restore(root)
+        assert not path.exists()
+        path = holder(root, other)
+        commits.restore(root)
+        assert path.exists()
+        other.kill()
+    dead.wait()
+
+
+def test_killed_at_a_write_nothing_is_torn_lost_or_doubled_and_the_next_turn_completes_it(
+    template, tmp_path, monitor
+):
+    """Some of the writes; benchmarks/update_kills.py kills before each of them."""
+    killer = kills.Killer(tmp_path)
+    for name, (start, at) in turned.scenes(template, tmp_path / "scenes").items():
+        few = {"rows": slice(60, 61), "candidate": slice(67, None, 420), "ends": slice(60, 61)}
+        found = turned.kill(killer, start, at, tmp_path / name, few[name])
+        assert found["killed"] >= 1
+        assert {k: n for k, n in found.items() if k not in turned.FINE} == {}

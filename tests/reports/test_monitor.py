@@ -1,0 +1,117 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import synthetic
+from modelkeep.evaluation import metrics
+from modelkeep.monitoring.decisions import Decision
+from modelkeep.reports import monitor
+from modelkeep.reports.figures import Figure
+from synthetic import said
+
+TASKS = tuple(synthetic.LABELS)
+
+
+def shown(seen, task):
+    first, second = metrics.METRICS[task]
+    return (
+        monitor.verdict(seen),
+        monitor.quality(seen, first),
+        monitor.quality(seen, second),
+        monitor.evidence(seen),
+        monitor.moved(seen),
+        monitor.newest(seen),
+        monitor.labels(seen, 0.8),
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_page_can_be_shown(task, turns):
+    seen = turns[task].seen
+    things = shown(seen, task)
+    assert all(said(thing) for thing in things)
+    assert sum(isinstance(thing, Figure) for thing in things) == 5
+    found = monitor.stage_metrics(seen)
+    assert found["windows"] == len(seen.now) >= 8
+    assert set(metrics.METRICS[task]) <= {k.removeprefix("newest_") for k in found}
+    assert said(monitor.verdict(seen))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_course_is_a_table_of_numbers(task, turns):
+    seen = turns[task].seen
+    lines = monitor.course_csv(seen, metrics.METRICS[task]).splitlines()
+    first, second = metrics.METRICS[task]
+    assert lines[0].split(",")[:4] == [
+        "window",
+        f"{first}_realised",
+        f"{first}_estimated",
+        f"{first}_corrected",
+    ]
+    assert len(lines) == 1 + len(seen.now) and f"{second}_corrected" in lines[0]
+    assert all(len(line.split(",")) == 7 for line in lines)
+    assert "nan" not in "".join(lines)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("case", ["no rows", "no labels", "one class", "short"])
+def test_thin_logs_are_told_as_they_are(task, case, turns):
+    t = turns[task]
+    log = t.served_log.head(1000).copy()
+    if case == "no rows":
+        log = log.head(0)
+    elif case == "no labels":
+        log[t.of.label] = None
+    elif case == "one class":
+        log[t.of.label] = log[t.of.label].iloc[0]
+    else:
+        log = log.head(20)
+    seen = synthetic.look(t.served, log)
+    for thing in shown(seen, task):
+        assert said(thing)
+    told = monitor.verdict(seen)
+    assert "nan" not in monitor.course_csv(seen, metrics.METRICS[task])
+    if case in ("no rows", "short"):
+        assert told.state == "look" and "there are no answers by which" in told.sentence
+    elif case == "no labels":
+        assert told.state == "look" and "too few labels" in told.sentence
+
+
+def decided(seen, state, path, **changes):
+    return replace(seen, decision=Decision(state, ("why",)), drift_path=path, **changes)
+
+
+def test_the_sentence_says_what_is_known(turns):
+    seen = turns["multiclass"].seen
+    calm = np.zeros(len(seen.now))
+    assert "give a reason to act" in monitor.verdict(decided(seen, "fine", calm)).sentence
+    moved = monitor.verdict(decided(seen, "look", calm + 1e6)).sentence
+    assert "the inputs have changed" in moved
+    unlabelled = monitor.verdict(decided(seen, "look", calm)).sentence
+    assert "too little has come true to be sure" in unlabelled and "changed" not in unlabelled
+    assert "Retrain" in monitor.verdict(decided(seen, "retrain", calm)).sentence
+
+
+def test_without_a_test_of_training_nothing_is_promised(turns):
+    t = turns["regression"]
+    seen = synthetic.look(replace(t.served, promise=t.served.promise.head(0)), t.served_log)
+    assert "promised unknown" in said(monitor.quality(seen, "squared_error"))
+
+
+def test_evidence_names_what_is_beyond_the_line(turns):
+    seen = turns["multiclass"].seen
+    calm, much = np.full(len(seen.now), 1.0), np.full(len(seen.now), 1e5)
+    both = replace(seen, drift_path=much, quality_path=much)
+    assert "inputs have moved and quality has declined" in said(monitor.evidence(both))
+    neither = said(monitor.evidence(replace(seen, drift_path=calm, quality_path=calm)))
+    assert "beyond the line: neither. no reason to retrain." in neither
+    unknown = replace(seen, drift_path=calm, quality_path=calm * np.nan)
+    assert said(monitor.evidence(unknown))
+
+
+def test_the_delay_is_told_in_words(turns):
+    t = turns["multiclass"]
+    assert monitor.delay(t.served_log, t.of).endswith(" days in the median")
+    assert monitor.delay(t.served_log.head(0), t.of) == "unknown"
+    assert monitor.delay(turns["binary"].served_log, turns["binary"].of) == "unknown"

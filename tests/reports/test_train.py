@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+import synthetic
+from modelkeep.data import splits
+from modelkeep.evaluation import metrics
+from modelkeep.evaluation.metrics import Estimate
+from modelkeep.predictions import frames
+from modelkeep.reports import train
+from modelkeep.reports.figures import Figure
+from modelkeep.training import pipelines, validation
+from synthetic import said
+
+TASKS = tuple(synthetic.LABELS)
+
+
+def found(blocks=20, rows=100, design_effect=9.0, low=0.5):
+    return {"log_loss": Estimate(0.6, 0.05, low, 0.7, rows, blocks, design_effect, 0.0)}
+
+
+def told(estimates=None, **serving):
+    serving = {"engine": "onnx", "rows": 10, "largest_difference": 1e-7, "reason": ""} | serving
+    fold = pipelines.Fold(10, np.arange(5), np.zeros(5), {"log_loss": 0.61234})
+    return said(train.verdict("forest", estimates or found(), [fold], {"serving": serving}))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_page_can_be_shown(task, turns):
+    t = turns[task]
+    outcome = pipelines.outcome(t.log, t.of)
+    promised = validation.promised(t.log, t.of, outcome)
+    shown = said(train.verdict(t.model, promised, t.folds, t.served.manifest))
+    assert f"The {t.model} candidate reaches" in shown
+    for name in metrics.METRICS[task]:
+        assert metrics.NAMES[name] in shown
+    engine = "Bit vectors (QuickScorer)" if task == "binary" else "ONNX"
+    assert f"{engine} will serve: the largest difference" in shown
+    assert said(train.steps(t.unfitted)) and said(train.by_fold(t.folds))
+    assert said(train.over_time(t.log, t.of, outcome, promised))
+    drawn = train.calibration(t.log, t.of, outcome)
+    assert said(drawn) and isinstance(drawn, Figure) == (task != "regression")
+    assert "golden.json" in said(train.contents(t.served.manifest))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_promise_is_what_cross_validation_answered(task, turns):
+    t = turns[task]
+    assert len(t.log) == sum(len(f.rows) for f in t.folds)
+    said_there = np.concatenate([f.answers for f in t.folds])
+    assert (frames.answers(t.log, t.of) == said_there).all()
+    assert t.log[t.of.id].tolist() == t.parts.train[t.of.id].iloc[-len(t.log) :].tolist()
+
+
+def test_the_promise_has_an_interval_by_day(turns):
+    t = turns["regression"]
+    outcome = pipelines.outcome(t.log, t.of)
+    squared = (outcome - t.log["prediction"]).to_numpy() ** 2
+    wanted = metrics.clustered(squared, splits.blocks(t.log, t.of))
+    assert validation.promised(t.log, t.of, outcome)["squared_error"] == wanted
+
+
+def test_days_are_named_only_where_they_matter():
+    assert "rows of one day are alike: the interval is 3 times as wide" in told()
+    for calm in (
+        found(design_effect=1.0),
+        found(blocks=100),
+        found(blocks=1, design_effect=np.nan),
+    ):
+        assert "alike" not in told(calm)
+
+
+def test_no_interval_is_no_interval():
+    assert "reaches log loss 0.6 on rows" in told(found(low=np.nan))
+    assert "reaches log loss 0.6 (0.5 to 0.7) on rows" in told()
+
+
+def test_onnx_that_was_left_out_is_told_with_its_reason():
+    shown = told(engine="estimator", reason="onnx: row 3 differs by 0.2")
+    assert (
+        "behind our preprocessing will serve" in shown and "left out: onnx: row 3 differs" in shown
+    )
+
+
+def test_steps_name_what_is_chosen(turns):
+    shown = said(train.steps(turns["regression"].unfitted))
+    assert "SimpleImputer, then StandardScaler" in shown and "Ridge()" in shown
+    assert "HistGradientBoostingClassifier(" in said(train.steps(turns["binary"].unfitted))
+    assert "as it is" in said(train.steps(turns["binary"].unfitted))

@@ -1,0 +1,130 @@
+"""Small tables with a known truth, and what the pipeline makes of them."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from modelkeep.data import splits
+from modelkeep.evaluation import comparison
+from modelkeep.monitoring import decisions, sources
+from modelkeep.training import baseline, bundle, pipelines, validation
+
+LABELS = {"binary": "late", "multiclass": "colour", "regression": "price"}
+MADE = {"made": {"short": "0" * 10, "changed": False, "data": {}}}
+QUICK = {"max_depth": 3, "trees": 20, "min_rows_leaf": 10}
+
+
+def table(task="binary", rows=1200, days=60, seed=0, timed=True, **columns):
+    """Rows from 1 January 2020 on whose outcome hangs on a number, a shop, and the day's mood."""
+    draw = np.random.default_rng(seed)
+    day = np.sort(draw.integers(0, days, rows))
+    size, shop = draw.normal(0, 1, rows), draw.choice(["north", "south", "east"], rows)
+    signal = size + (shop == "north") + draw.normal(0, 0.5, days)[day]
+    noise = draw.normal(0, 1, rows)
+    if task == "binary":
+        truth = (signal + noise > 1).astype(int)
+    elif task == "multiclass":
+        truth = np.array(["blue", "green", "red"])[np.digitize(signal + noise, [-0.5, 1])]
+    else:
+        truth = (10 + 3 * signal + noise).round(3)
+    made = {
+        "key": [f"k{seed}-{i}" for i in range(rows)],
+        "when": pd.Timestamp("2020-01-01") + pd.to_timedelta(day * 86_400 + 60, unit="s"),
+        "size": size.round(3),
+        "weight": np.where(draw.random(rows) < 0.1, np.nan, draw.gamma(2, 50, rows).round(2)),
+        "shop": np.where(draw.random(rows) < 0.05, None, shop),
+        LABELS[task]: truth,
+    }
+    frame = pd.DataFrame(made | columns)
+    return frame if timed else frame.drop(columns="when")
+
+
+def prepared(task="binary", frame=None, timed=True, **changes):
+    """What `prepare` makes of a synthetic table: 35 days of test."""
+    frame = table(task, timed=timed) if frame is None else frame
+    stated = {"label": LABELS[task], "id_column": "key", "time_column": "when" if timed else ""}
+    return splits.prepare(frame, **stated | {"test_days": 35, "test_share": 0.4} | changes)
+
+
+def fitted(parts, model="boosting", **knobs):
+    """A pipeline that has learned from the training rows."""
+    unfitted = pipelines.pipeline(parts.schema, model, **QUICK | knobs)
+    return pipelines.fit(unfitted, parts.train, parts.schema)
+
+
+def promise(parts, model="boosting", folds=3, **knobs):
+    """What cross-validation on the training rows answered."""
+    of, rows = parts.schema, parts.train
+    unfitted = pipelines.pipeline(of, model, **QUICK | knobs)
+    found = pipelines.cross_validate(unfitted, rows, of, splits.blocks(rows, of), folds)
+    return validation.promise(rows, found, of)
+
+
+def sealed(folder: Path, parts, model="boosting", **knobs):
+    """A bundle on disk, loaded again."""
+    log = promise(parts, model, **knobs)
+    of = parts.schema
+    scores = validation.promised(log, of, pipelines.outcome(log, of))
+    bundle.seal(
+        folder,
+        fitted=fitted(parts, model, **knobs),
+        of=of,
+        train=parts.train,
+        promise=log,
+        scores=scores,
+        provenance=MADE,
+    )
+    return bundle.load(folder)
+
+
+def turn(root: Path, task: str, timed: bool, model: str) -> SimpleNamespace:
+    """One turn of the loop over a synthetic table, in the notebooks' order; only the pages are left out."""
+    as_of = "2020-04-01" if timed else "3000"
+    raw = table(task, rows=6000, days=180, timed=timed)
+    parts = prepared(task, raw, timed, as_of=as_of)
+    of = parts.schema
+    unfitted = pipelines.pipeline(of, model, **QUICK)
+    folds = pipelines.cross_validate(unfitted, parts.train, of, splits.blocks(parts.train, of), 3)
+    served = sealed(root / "models" / "candidate", parts, model)
+    (root / "models" / "champion.json").write_text('{"version": null, "bundle": null}')
+    log = served.promise
+    judged = judge(root, served, parts.test)
+    late = {"delay_days": 1, "wait_days": 2, "lost": 0.02, "seed": 0}
+    served_log = sources.replayed(raw, served, 70, **late)
+    seen = look(served, served_log)
+    return SimpleNamespace(**locals())
+
+
+def judge(root: Path, candidate: bundle.Bundle, rows: pd.DataFrame) -> SimpleNamespace:
+    """The gate as the notebook asks it."""
+    of = candidate.schema
+    opponent = baseline.opponent(root, candidate, rows)
+    checked = comparison.refuse_leaks(
+        bundle.row_hashes(rows, of), opponent.trained_rows, "either model"
+    )
+    outcome, blocks = pipelines.outcome(rows, of), splits.blocks(rows, of)
+    ours, theirs = candidate.predict(rows), opponent.answers
+    gains = comparison.gains(of.task, outcome, ours, theirs)
+    margins = comparison.margins(of.task, outcome, theirs)
+    named = baseline.slices(rows, of, [])
+    verdict = comparison.judge(gains, blocks, margins)
+    verdict = comparison.judge_slices(verdict, next(iter(gains.values())), blocks, named)
+    return SimpleNamespace(**locals())
+
+
+def look(served: bundle.Bundle, log: pd.DataFrame, **changes) -> decisions.Seen:
+    """A look at a log as the notebook takes it, with fewer draws."""
+    knobs = {"window_days": 7, "window_rows": 300, "min_labels": 50, "min_coverage": 0.8}
+    knobs |= {"pages_a_year": 0.05, "fdr": 0.05, "draws": 99, "seed": 0}
+    return decisions.look(served.promise, served.reference, log, served.schema, **knobs | changes)
+
+
+def said(shown: object) -> str:
+    """All that something on a page says; it must be markup, and not speak of nan or None."""
+    text = f"{shown!r} {re.sub('<svg.*?</svg>', '', shown._repr_html_(), flags=re.DOTALL)}"
+    for word in ("nan", "None", "NaT", "inf"):
+        assert not re.search(rf"\b{word}\b", text), text
+    return text

@@ -1,0 +1,246 @@
+"""Small repositories that take unattended turns: real Git, DVC, log and store; stages that only copy, history that grows."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+
+import kills
+import released
+import rollouts
+import synthetic
+import workspaces
+from modelkeep.data import schema, splits
+from modelkeep.ops import commits, update
+from modelkeep.predictions import log
+from modelkeep.predictions.records import Call, Entry, Label
+from modelkeep.registry import record, store
+from modelkeep.rollout import journal
+from released import DAY
+from workspaces import REPOSITORY, run
+
+SOURCE = "data/history"
+KNOWN = 40  # days of the table that are history; what follows was asked of a server
+NEW_YEAR = 1_577_836_800  # 1 January 2020
+NOW = NEW_YEAR + 70 * DAY
+DVC = released.DVC.replace("stages:", "vars: ['params/prepare.yaml:source']\nstages:").replace(
+    "    deps: [made/prepared]",
+    "    params: [{params/prepare.yaml: }]\n    deps: [made/prepared, '${source}']",
+)
+PREPARE = {"source": SOURCE, "label": "late", "time_column": "when", "entity_column": ""}
+PREPARE |= {"id_column": "key", "as_of": "2020-02-10", "test_days": 35}
+WHOLE = (
+    ".dvc/",
+    ".dvcignore",
+    ".gitignore",
+    "dvc.yaml",
+    "flights/",
+    "lib/",
+    "models/",
+    "monitoring/",
+)
+WHOLE += ("notebooks/", "params/", "requirements.lock")
+FINE = ("writes", "killed", "ended")
+LINE = r"^({}: )(.*?)(\s+#)"
+
+
+def build(root: Path, parts) -> Path:
+    """A repository whose candidate may be released, with a history of 40 days that DVC tracks."""
+    released.build(root, parts)
+    for name in ("prepare", "update", "rollout", "collect"):
+        shutil.copy(REPOSITORY / "params" / f"{name}.yaml", root / "params")
+    settle(root, "prepare", **PREPARE)
+    settle(root, "rollout", **rollouts.QUICK)
+    settle(root, "update", retrain="every_days", every_days=7.0)
+    (root / ".gitignore").write_text(released.IGNORED.replace("/data/", "/data/?*\n!/data/*.dvc"))
+    (root / "dvc.yaml").write_text(DVC)
+    (root / SOURCE).mkdir(parents=True)
+    rows = table()
+    rows[rows["when"] < day(KNOWN)].to_parquet(root / SOURCE / "first.parquet")
+    run(root, "dvc", "add", "-q", SOURCE)
+    run(root, "dvc", "repro", "-q")
+    workspaces.commit(root, "History")
+    return root
+
+
+def whole(root: Path) -> Path:
+    """This repository with its real stages, on 75 days of a small table; nothing has run in it."""
+    for name in workspaces.tracked():
+        if name.startswith(WHOLE) and not name.startswith("models/candidate"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, root / name)
+    settle(root, "prepare", **PREPARE | {"as_of": "", "test_days": 30})
+    settle(root, "train", trees=20, folds=3)
+    settle(root, "monitor", draws=99, min_labels=50)
+    settle(root, "update", retrain="every_days", wait_days=0.0)
+    settle(
+        root, "rollout", metrics=["failed", "slow"], maturity_hours={}
+    )  # nobody waits two days for labels here
+    (root / SOURCE).mkdir(parents=True)
+    rows = synthetic.table(rows=3000, days=90)
+    rows[rows["when"] < day(75)].to_parquet(root / SOURCE / "first.parquet")
+    run(root, "git", "init", "-q", "-b", "main")
+    run(root, "dvc", "add", "-q", SOURCE)
+    workspaces.commit(root, "Start")
+    return root
+
+
+def settle(root: Path, name: str, **values: object) -> None:
+    """Set values in a params file."""
+    workspaces.set_values(root / "params" / f"{name}.yaml", values, LINE)
+
+
+def table() -> pd.DataFrame:
+    """All rows, those of history and those that were asked later."""
+    return synthetic.table()
+
+
+def day(n: int) -> pd.Timestamp:
+    """The beginning of a day of the table."""
+    return pd.Timestamp("2020-01-01") + pd.Timedelta(days=n)
+
+
+def served(root: Path, rows: pd.DataFrame, model: str = "m") -> None:
+    """Put rows into the log as a server would: answered when they happened, and labelled at once."""
+    said, calls, truth = [], [], []
+    for row in rows.to_dict("records"):
+        at = int(row["when"].value // 1000)
+        features = {k: None if pd.isna(row[k]) else row[k] for k in ("size", "weight", "shop")}
+        own = (row["key"], at, model, "champion", None, at, json.dumps(features).encode())
+        said.append(Entry(*own, b"[0.6,0.4]"))
+        calls.append(Call(at, model, "champion", 0.0, 900, "[]"))
+        truth.append(Label(row["key"], str(row["late"]), at + 100_000))
+    book = log.open_log("sqlite:///data/log/predictions.db", root=root)
+    book.append(said, calls)
+    book.label(truth)
+    book.close()
+
+
+def asked() -> pd.DataFrame:
+    """The rows after history."""
+    rows = table()
+    return rows[rows["when"] >= day(KNOWN)]
+
+
+def turn(root: Path, at: float = NOW, **more: object) -> dict:
+    """Take a turn, and return what it says."""
+    return update.run(root, at, **more)["json"]
+
+
+def surrounded(root: Path) -> dict[str, str]:
+    """The environment of a turn as cron has it: this library first, and no environment activated."""
+    path = [str(root / "lib"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PATH": os.defpath}
+
+
+def history(root: Path) -> pd.DataFrame:
+    """All rows of history."""
+    parts = sorted((root / SOURCE).glob("*.parquet"))
+    return pd.concat([pd.read_parquet(p) for p in parts], ignore_index=True)
+
+
+def first(root: Path, parts) -> Path:
+    """The same after its first turn: v1.0.0 is champion, and the rows that a server was asked are in its log."""
+    build(root, parts)
+    served(root, asked())
+    assert turn(root, NOW - DAY)["state"] == "better"
+    return root
+
+
+def busy(root: Path, until: float) -> rollouts.World:
+    """Traffic for which a rollout can be planned: 300 rows a second up to a moment; and what makes more of it."""
+    world = rollouts.World(root, {}, until - 12)
+    for _ in range(10):
+        world.traffic(300)
+    world.now = until
+    return world
+
+
+def parts_of(root: Path) -> SimpleNamespace:
+    """What `released.made` needs of the prepared table, from what the last turn has made."""
+    of = schema.from_json((root / "data/prepared/schema.json").read_text())
+    return SimpleNamespace(test=splits.load(root / "data/prepared/test.parquet"), schema=of)
+
+
+def scenes(first: Path, folder: Path) -> dict[str, tuple[Path, float]]:
+    """Repositories at a moment from which a turn has something to do: rows to take; a candidate that is to be tried; a rollout that is about to end."""
+
+    def copied(name: str) -> Path:
+        shutil.copytree(first.parent, folder / name, symlinks=True)
+        return folder / name / first.name
+
+    rows = copied("rows")
+    settle(rows, "update", retrain="never")
+    workspaces.commit(rows, "Never")
+    candidate = copied("candidate")
+    busy(candidate, NOW).log.close()
+    released.made(candidate, parts_of(candidate), 1)
+    ends = copied("ends")
+    busy(ends, NOW).log.close()
+    released.made(ends, parts_of(ends), 1)
+    assert turn(ends)["state"] == "waiting"
+    world = rollouts.World(ends, {}, NOW + 1)
+    for _ in range(2):
+        world.traffic(600, failed=0.95)
+    world.log.close()
+    return {"rows": (rows, NOW), "candidate": (candidate, NOW), "ends": (ends, world.now + 2)}
+
+
+def kill(killer: kills.Killer, start: Path, at: float, folder: Path, each: slice) -> Counter:
+    """Kill a turn before each of its writes (or those of a slice), let the next turn follow; counts of what was found."""
+    program = [str(Path(__file__).resolve())]
+    whole = _copy(start, folder / "whole")
+    code, writes = killer.run(whole, [str(at)], 0, program)
+    assert code == 0 and writes > 0, code
+    expected, found = _outcome(whole, at), Counter(writes=writes)
+    for k in list(range(1, writes + 1))[each]:
+        root = _copy(start, folder / str(k))
+        code, _ = killer.run(root, [str(at)], k, program)
+        found["killed" if code == -signal.SIGKILL else "ended" if code == 0 else "other"] += 1
+        found += kills.torn(start, root)
+        after = _outcome(root, at)
+        wrong = {name: 1 for name, value in expected.items() if after[name] != value}
+        if wrong:
+            print(f"killed before write {k}: {wrong} {after}", flush=True)
+        found += Counter(wrong)
+        shutil.rmtree(root.parent)
+    shutil.rmtree(whole.parent)
+    return found
+
+
+def _copy(start: Path, to: Path) -> Path:
+    shutil.copytree(start.parent, to, symlinks=True)
+    return to / start.name
+
+
+def _outcome(root: Path, at: float) -> dict[str, object]:
+    """What holds after another turn."""
+    said = turn(root, at + 60)
+    rows, serves = history(root), store.now(root / "serving")
+    litter = run(root, "git", "status", "--porcelain", "--", ".", ":!rollouts").splitlines()
+    litter += [p.name for p in (root / SOURCE).iterdir() if p.name.startswith(".")]
+    return {
+        "alarm": said["sentence"] if said["state"] == "alarm" else "",
+        "lost": sorted(set(table()["key"]) - set(rows["key"])),
+        "doubled": int(rows["key"].duplicated().sum()),
+        "unrecorded": commits.changes(root, SOURCE),
+        "versions": sorted(record.read(root).versions),
+        "champion": (record.read(root).champion.version, serves.champion.version),
+        "canary": serves.canary and (serves.canary.version, serves.canary.share),
+        "rollouts": sorted(journal.read(p).end for p in (root / "rollouts").glob("*.jsonl")),
+        "litter": litter,
+    }
+
+
+# a turn in a process of its own, which may be killed; its monitor, which writes a page alone, is not asked
+if __name__ == "__main__":
+    update._monitor = lambda turn: "fine"
+    told = update.run(Path.cwd(), float(sys.argv[1]))
+    print(told["text"])
+    sys.exit(told["code"])

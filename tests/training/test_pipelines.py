@@ -1,0 +1,204 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
+
+import synthetic
+from modelkeep.data import splits
+from modelkeep.training import bundle, pipelines
+from modelkeep.training.pipelines import ModelError
+
+TASKS, KINDS = tuple(synthetic.LABELS), pipelines.KINDS
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns_every_task(task, kind, parts):
+    of, test = parts[task].schema, parts[task].test
+    fitted = synthetic.fitted(parts[task], kind)
+    said, y = pipelines.predict(fitted, test, of), pipelines.outcome(test, of)
+    if task == "regression":
+        assert said.shape == (len(test),)
+        assert np.mean((said - y) ** 2) < 0.8 * np.var(y)
+    else:
+        assert said.shape == (len(test), len(of.classes))
+        assert np.allclose(said.sum(axis=1), 1)
+        assert np.mean(said.argmax(axis=1) == y) > np.bincount(y).max() / len(y)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_odd_values_get_an_answer(kind, parts):
+    of, fitted = parts["binary"].schema, synthetic.fitted(parts["binary"], kind)
+    odd = parts["binary"].test.head(6).copy()
+    odd.loc[0, "shop"] = "never seen"
+    odd.loc[1, "shop"] = None
+    odd.loc[2, ["size", "weight"]] = np.nan
+    odd.loc[3, "size"] = 1e300 if kind == "boosting" else 1e30
+    odd["shop"] = odd["shop"].astype(object)
+    odd.loc[4, "shop"] = pd.NA
+    said = pipelines.predict(fitted, odd, of)
+    assert np.isfinite(said).all() and (said >= 0).all() and (said <= 1).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unseen_rare_and_unseen_are_one_other(kind, parts):
+    of, fitted = parts["binary"].schema, synthetic.fitted(parts["binary"], kind)
+    row = parts["binary"].test.head(1)
+    first, second = (pipelines.predict(fitted, row.assign(shop=s), of) for s in ("one", "two"))
+    missing = pipelines.predict(fitted, row.assign(shop=None), of)
+    assert (first == second).all() and not np.allclose(first, missing, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_category_that_is_named_missing(kind):
+    frame = synthetic.table(rows=400)
+    frame["shop"] = frame["shop"].where(frame["shop"] != "north", "missing")
+    learned = synthetic.prepared(frame=frame)
+    fitted, row = synthetic.fitted(learned, kind), learned.test.head(1)
+    said = [
+        pipelines.predict(fitted, row.assign(shop=s), learned.schema) for s in ("missing", None)
+    ]
+    assert (said[0] == said[1]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_that_a_part_of_the_rows_lacks_altogether(kind, parts):
+    of, rows = parts["binary"].schema, parts["binary"].train
+    empty = rows.assign(weight=np.nan, shop=pd.Series(np.nan, rows.index, dtype="str"))
+    fitted = pipelines.fit(pipelines.pipeline(of, kind, **synthetic.QUICK), empty, of)
+    assert np.isfinite(pipelines.predict(fitted, rows, of)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_that_training_lacked_gets_nothing(kind, parts):
+    of, rows = parts["multiclass"].schema, parts["multiclass"].train
+    fitted = pipelines.fit(
+        pipelines.pipeline(of, kind, **synthetic.QUICK), rows[rows["colour"] != "green"], of
+    )
+    said = pipelines.predict(fitted, rows, of)
+    assert (said[:, of.classes.index("green")] == 0).all()
+    assert np.allclose(said.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_penalty_is_allowed(task, parts):
+    fitted = synthetic.fitted(parts[task], "linear", penalty=0)
+    assert np.isfinite(pipelines.predict(fitted, parts[task].test, parts[task].schema)).all()
+
+
+def test_the_penalty_is_scikit_learns(parts):
+    estimator = pipelines.pipeline(parts["binary"].schema, "linear", penalty=4.0)["model"]
+    assert isinstance(estimator, LogisticRegression) and estimator.C == 0.25
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_seed_gives_one_model(kind, parts):
+    said = [
+        pipelines.predict(
+            synthetic.fitted(parts["binary"], kind), parts["binary"].test, parts["binary"].schema
+        )
+        for _ in range(2)
+    ]
+    assert (said[0] == said[1]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_is_the_same_bytes_on_any_number_of_threads(kind, parts):
+    with threadpool_limits(1):
+        one = bundle.dump(synthetic.fitted(parts["binary"], kind))
+    with threadpool_limits(3):
+        assert bundle.dump(synthetic.fitted(parts["binary"], kind)) == one
+
+
+def test_fitting_leaves_the_unfitted_pipeline_as_it_was(parts):
+    of = parts["binary"].schema
+    unfitted = pipelines.pipeline(of, "linear")
+    pipelines.fit(unfitted, parts["binary"].train, of)
+    assert not hasattr(unfitted["model"], "coef_")
+
+
+def test_features_have_the_schemas_order_and_types(parts):
+    of = parts["binary"].schema
+    rows = parts["binary"].train[::-1].iloc[:, ::-1]
+    taken = pipelines.features(pd.concat([rows, rows]), of)  # an index with every label twice
+    assert list(taken) == [c.name for c in of.columns]
+    assert list(taken.dtypes) == [float if c.kind == "number" else object for c in of.columns]
+    assert taken["size"].tolist() == rows["size"].tolist() * 2
+    assert taken["shop"].map(type).isin([str, float]).all()
+
+
+class Memory(ClassifierMixin, BaseEstimator):
+    """A classifier that notes what it was shown."""
+
+    shown: list = []
+
+    def fit(self, x, y):
+        self.classes_, self.rows = np.unique(y), len(y)
+        return self
+
+    def predict_proba(self, x):
+        Memory.shown.append((self.rows, len(x)))
+        return np.tile([0.5, 0.5], (len(x), 1))
+
+
+def test_cross_validation_never_learns_from_later_blocks(parts):
+    of, rows = parts["binary"].schema, parts["binary"].train
+    mixed = rows.sample(frac=1, random_state=0)
+    blocks = splits.blocks(mixed, of)
+    unfitted = Pipeline([("columns", "passthrough"), ("model", Memory())])
+    Memory.shown.clear()
+    folds = pipelines.cross_validate(unfitted, mixed, of, blocks, 3)
+    assert Memory.shown == [(f.learned, len(f.rows)) for f in folds]
+    newest = np.datetime64("1970-01-01")
+    for fold in folds:
+        tested = blocks[fold.rows]
+        assert tested.min() > newest and fold.learned == (blocks < tested.min()).sum()
+        assert len(fold.answers) == len(fold.rows)
+        newest = tested.max()
+    assert newest == blocks.max()
+    asked = np.concatenate([f.rows for f in folds])
+    assert len(np.unique(asked)) == len(asked) == len(rows) - folds[0].learned
+
+
+def test_a_fold_is_what_a_model_of_the_rows_before_says(parts):
+    of, rows = parts["regression"].schema, parts["regression"].train
+    unfitted, blocks = pipelines.pipeline(of, "linear"), splits.blocks(rows, of)
+    last = pipelines.cross_validate(unfitted, rows, of, blocks, 2)[-1]
+    by_hand = pipelines.fit(unfitted, rows.iloc[: last.learned], of)
+    said = pipelines.predict(by_hand, rows.iloc[last.rows], of)
+    assert (said == last.answers).all()
+    error = np.mean((said - rows["price"].to_numpy()[last.rows]) ** 2)
+    assert last.scores["squared_error"] == pytest.approx(error)
+
+
+@pytest.mark.parametrize("folds", [-1, 0, 5])
+def test_folds_that_the_blocks_do_not_give(folds, parts):
+    of, rows = parts["binary"].schema, parts["binary"].train.head(5)
+    with pytest.raises(ModelError, match=f"folds: {folds} is not from 1 to 4"):
+        pipelines.cross_validate(pipelines.pipeline(of, "linear"), rows, of, np.arange(5), folds)
+
+
+def test_a_fold_of_one_class_says_so(parts):
+    of, rows = parts["binary"].schema, parts["binary"].train
+    late = np.arange(len(rows)) > len(rows) / 2
+    rows = rows.assign(late=np.where(late, rows["late"], "0"))
+    with pytest.raises(ModelError, match="fewer than two classes; lower `folds`"):
+        pipelines.cross_validate(
+            pipelines.pipeline(of, "boosting"), rows, of, splits.blocks(rows, of), 4
+        )
+
+
+def test_a_model_that_there_is_not(parts):
+    with pytest.raises(ModelError, match="'xgboost' is not one of boosting, forest, linear"):
+        pipelines.pipeline(parts["binary"].schema, "xgboost")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_unlabelled_row_is_named(task, parts):
+    rows = parts[task].train.head(3).copy()
+    rows.loc[1, synthetic.LABELS[task]] = None
+    with pytest.raises(ModelError, match="row 1 has the label 'nan'"):
+        pipelines.outcome(rows, parts[task].schema)
