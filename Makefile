@@ -24,7 +24,7 @@ backtest: .venv/made  ## what the policy of params/backtest.yaml would have done
 	dvc repro backtest/dvc.yaml
 
 year: .venv/made  ## nine months of flights in a scratch clone: real server, log, tags and rollouts (some 20 minutes)
-	python year/year.py
+	python examples/flights/year/year.py
 
 test: .venv/made  ## what CI runs
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -28,7 +28,7 @@ REFERENCE = 100_000
 
 def table() -> tuple[pa.Table, np.ndarray]:
     """Return the twelve columns of all flights, and the day of each."""
-    rows = read("flights", workspace.root(Path(__file__).parent))
+    rows = read("examples/flights", workspace.root(Path(__file__).parent))
     columns = pa.Table.from_pandas(rows[list(KINDS)], preserve_index=False)
     return columns.combine_chunks(), profile.starts(rows["scheduled"].to_numpy())
 

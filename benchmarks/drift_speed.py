@@ -127,7 +127,7 @@ print(len(calculator.fit(before).calculate(rows).to_df()))
 
 def tables(cache: Path) -> dict[str, Path]:
     """Write the rows that all programs read, and return their paths."""
-    rows = read("flights", workspace.root(Path(__file__).parent))
+    rows = read("examples/flights", workspace.root(Path(__file__).parent))
     day = rows["scheduled"].to_numpy().astype("datetime64[D]")
     first = day < np.datetime64("2013-04-01")
     order = np.random.default_rng(0).permutation(len(rows))

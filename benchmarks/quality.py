@@ -20,9 +20,9 @@ COLUMNS = {"time_column": "scheduled", "entity_column": "tailnum", "id_column": 
 
 def main() -> None:
     root = workspace.root(Path(__file__).parent)
-    table = splits.read("flights", root)
+    table = splits.read("examples/flights", root)
     known = {"as_of": "2013-04-01", "label_delay_days": 1, "test_days": 1}
-    prepared = splits.prepare(table, label="late", source="flights", **COLUMNS, **known)
+    prepared = splits.prepare(table, label="late", source="examples/flights", **COLUMNS, **known)
     of, rows = prepared.schema, prepared.train
     chosen = workspace.params(root, "train")
     folds, kind = chosen.pop("folds"), chosen.pop("model")

@@ -63,7 +63,7 @@ def work(root: Path, folder: Path) -> Work:
     """Real flights without gaps, so that no server needs to know how to read a gap."""
     model = bundle.load(root / "models" / "candidate")
     names = [c.name for c in model.schema.columns]
-    table = read("flights", root)[names].dropna()
+    table = read("examples/flights", root)[names].dropna()
     table = table.sample(LARGE * LINES, random_state=0)
     rows = table.astype(object).to_dict("records")
     files = {}

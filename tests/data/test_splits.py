@@ -324,7 +324,7 @@ def test_a_file_that_is_no_table_says_what_to_run(tmp_path):
 def test_flights_as_the_params_have_them():
     roles = {"label": "late", "time_column": "scheduled", "id_column": "flight_id"}
     roles["entity_column"] = "tailnum"
-    table = splits.read("flights", Path(__file__).parents[2], **roles)
+    table = splits.read("examples/flights", Path(__file__).parents[2], **roles)
     parts = prepare(table, **roles, as_of="2013-07-01", label_delay_days=1, test_days=28)
     counts = dict(parts.counts)
     assert counts == {

@@ -1,6 +1,5 @@
 """The README promises nothing that is not there: commands, files, modules and what they print."""
 
-import ast
 import json
 import re
 import subprocess
@@ -55,17 +54,6 @@ def test_what_make_run_prints_is_what_is_on_record():
     for stage in pages.STAGES:
         sentence = json.loads((ROOT / f"verdicts/{stage}.json").read_text())["sentence"]
         assert f"{stage}: {sentence}" in README
-
-
-def test_the_module_table_is_the_library():
-    text = (ROOT / "lib" / "README.md").read_text()
-    table = dict(re.findall(r"^\| `([a-z_]+)` \| (.+?) \|$", text, re.MULTILINE))
-    sources = sorted((ROOT / "lib" / "modelkeep").glob("[a-z]*.py"))
-    first = {
-        path.stem: ast.get_docstring(ast.parse(path.read_text())).splitlines()[0].rstrip(".")
-        for path in sources
-    }
-    assert {name: table.get(name) for name in first} == first
 
 
 def test_the_files_that_it_names_are_there():

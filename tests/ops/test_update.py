@@ -312,8 +312,8 @@ def test_a_rollback_ends_a_canary_though_no_controller_lives(root, monitor):
 
 
 def example(root):
-    shutil.copytree(workspaces.REPOSITORY / "flights", root / "flights")
-    turned.settle(root, "prepare", source="flights")
+    shutil.copytree(workspaces.REPOSITORY / "examples", root / "examples")
+    turned.settle(root, "prepare", source="examples/flights")
     workspaces.commit(root, "Flights")
 
 

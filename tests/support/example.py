@@ -4,5 +4,5 @@ from pathlib import Path
 from runpy import run_path
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULE = run_path(str(ROOT / "flights" / "table.py"))
+MODULE = run_path(str(ROOT / "examples" / "flights" / "table.py"))
 table = MODULE["table"]

@@ -40,7 +40,7 @@ WHOLE = (
     ".dvcignore",
     ".gitignore",
     "dvc.yaml",
-    "flights/",
+    "examples/",
     "lib/",
     "models/",
     "monitoring/",

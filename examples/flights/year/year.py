@@ -197,7 +197,7 @@ def main() -> int:
     place = root / ".dvc" / "tmp" / "year"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    table = io.read("flights", root).drop(columns="tailnum")
+    table = io.read("examples/flights", root).drop(columns="tailnum")
     year = Year(place, table, told.start, told.end)
     began = time.monotonic()
     try:

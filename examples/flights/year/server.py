@@ -1,4 +1,4 @@
-"""`modelkeep serve` at a clock that another program moves: python year/server.py CLOCK, in a workspace."""
+"""`modelkeep serve` at a clock that another program moves: python examples/flights/year/server.py CLOCK, in a workspace."""
 
 import sys
 from pathlib import Path
