@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import metrics
 
 KEEP = 0.98  # of the gain of retraining every week: who keeps so much has kept it
 NEVER, WEEKLY = "never", "every week"
 
 
-class FrontierError(ValueError):
+class FrontierError(ModelkeepError, ValueError):
     """Courses that cannot be compared."""
 
 

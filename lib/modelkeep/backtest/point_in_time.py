@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from modelkeep.backtest import cache
 from modelkeep.backtest.cache import Shelf
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import schema, splits
 from modelkeep.data.columns import as_times
 from modelkeep.data.schema import Schema
@@ -27,7 +28,7 @@ THREADS = 2
 REMEMBERED = 3  # models whose training rows are held in memory
 
 
-class PastError(ValueError):
+class PastError(ModelkeepError, ValueError):
     """A history that cannot be replayed."""
 
 

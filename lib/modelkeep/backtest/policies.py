@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import metrics
 from modelkeep.monitoring.windows import Window
 
 KINDS = ("never", "every", "monitor", "estimate")
 
 
-class PolicyError(ValueError):
+class PolicyError(ModelkeepError, ValueError):
     """A policy that nobody could follow."""
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from modelkeep.backtest.point_in_time import WEEK, Model, Past, says
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import splits
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import comparison
@@ -19,7 +20,7 @@ PASSES = ("better", "not_worse")
 WRONG = "wrong"  # the only metric of a canary that a history can tell
 
 
-class TrialError(ValueError):
+class TrialError(ModelkeepError, ValueError):
     """A trial that this history cannot hold."""
 
 

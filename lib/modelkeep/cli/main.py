@@ -14,6 +14,7 @@ import modelkeep
 from modelkeep.cli import rollout
 from modelkeep.cli.rollout import subcommand
 from modelkeep.core import workspace
+from modelkeep.core.errors import ModelkeepError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -29,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("modelkeep: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, RuntimeError) as error:
-        if not type(error).__module__.startswith("modelkeep."):
-            raise  # a defect of ours: its traceback is worth more than a clean message
+    except ModelkeepError as error:  # what else is raised is a defect of ours
         print(f"modelkeep: {error}", file=sys.stderr)
         page = getattr(error, "page", None)
         if arguments.json:

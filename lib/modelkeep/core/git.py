@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modelkeep.core.errors import ModelkeepError
+
 LOCK = "modelkeep.lock"
 OF_USER = (
     "GIT_AUTHOR_",
@@ -17,7 +19,7 @@ OF_USER = (
 )
 
 
-class GitError(RuntimeError):
+class GitError(ModelkeepError, RuntimeError):
     """Git cannot do what a release needs."""
 
 

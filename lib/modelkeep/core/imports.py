@@ -4,12 +4,13 @@ import ast
 from pathlib import Path
 
 from modelkeep.core import workspace
+from modelkeep.core.errors import ModelkeepError
 
 LIB = "lib"
 PAGES = "lib/modelkeep/reports"  # how a page looks: a stage that trains need not depend on it
 
 
-class UndeclaredImport(ValueError):
+class UndeclaredImport(ModelkeepError, ValueError):
     """A notebook imports code of lib/ on which its stage in dvc.yaml does not depend."""
 
 

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 from modelkeep.core import workspace
+from modelkeep.core.errors import ModelkeepError
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-class BadNotebook(ValueError):
+class BadNotebook(ModelkeepError, ValueError):
     """A file is not a notebook of format 4."""
 
 

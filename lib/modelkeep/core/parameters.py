@@ -8,13 +8,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from modelkeep.core import notebooks, workspace
+from modelkeep.core.errors import ModelkeepError
 
 TAG = "parameters"
 FORM = "`name: type = default  # meaning`"
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
 
-class WrongParameters(ValueError):
+class WrongParameters(ModelkeepError, ValueError):
     """Parameters do not fit what the notebook declares; the message lists every problem."""
 
 

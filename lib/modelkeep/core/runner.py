@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from modelkeep.core import files, imports, notebooks, parameters
+from modelkeep.core.errors import ModelkeepError
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
@@ -27,7 +28,7 @@ launch_new_instance()
 """
 
 
-class NotebookFailed(RuntimeError):
+class NotebookFailed(ModelkeepError, RuntimeError):
     """A notebook raised an error, or its kernel died; `page` shows how far it came."""
 
     def __init__(self, message: str, page: Path) -> None:

@@ -8,6 +8,7 @@ from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.files import sha256
 
 # One turn; and what DVC sees only after `make backtest` has switched it on: a stage that was never run would be missing in each status and checkout.
@@ -17,15 +18,15 @@ CODE = ("lib/", "notebooks/", "params/", "requirements.lock")
 SHORT = 10  # the length of a commit's short form: Git's own grows with the repository
 
 
-class NoWorkspace(RuntimeError):
+class NoWorkspace(ModelkeepError, RuntimeError):
     """No folder here or above is a Modelkeep workspace."""
 
 
-class UnknownStage(ValueError):
+class UnknownStage(ModelkeepError, ValueError):
     """dvc.yaml has no stage of that name."""
 
 
-class BadParams(ValueError):
+class BadParams(ModelkeepError, ValueError):
     """A params file cannot be read as names and plain values."""
 
 

@@ -10,6 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from modelkeep.core.errors import ModelkeepError
+
 RARE = 0.001  # a category below this share of the learning rows, or seen once, is "other"
 MISFITS = 0.05  # up to this share of the values of a column of numbers may not be numbers
 COUNTER = 20  # so many whole numbers that only go up are a row number
@@ -37,7 +39,7 @@ RULES = {"kind": ("number", "category"), "missing": ("impute", "reject")}
 RULES |= {"unseen": ("other", "reject"), "low": (), "high": ()}
 
 
-class SchemaError(ValueError):
+class SchemaError(ModelkeepError, ValueError):
     """A table, a column or a rule cannot be brought to one schema."""
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data.columns import did_you_mean
 
 CSV, PARQUET = (".csv", ".csv.gz"), (".parquet", ".pq")
@@ -18,7 +19,7 @@ MAKER = "table.py"
 INDEX = "__index_level_"  # how pandas names a nameless index in a Parquet file
 
 
-class TableError(ValueError):
+class TableError(ModelkeepError, ValueError):
     """A source cannot be read, or leaves nothing to work with."""
 
 

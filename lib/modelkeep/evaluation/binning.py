@@ -7,12 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
+from modelkeep.core.errors import ModelkeepError
+
 QUANTILES = 20
 COMMON = 0.001  # share of the reference's rows from which a category has a bin of its own
 REMEMBERED = 10_000  # rare categories kept; any more are "unseen" in the reference too
 
 
-class BinsError(ValueError):
+class BinsError(ModelkeepError, ValueError):
     """A column that is not what its bins are made for."""
 
 

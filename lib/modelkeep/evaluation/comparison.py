@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import metrics
 
 MINIMUM_BLOCKS = 30
 
 
-class LeakError(RuntimeError):
+class LeakError(ModelkeepError, RuntimeError):
     """A test row that a model was trained on: no comparison on it means anything."""
 
 

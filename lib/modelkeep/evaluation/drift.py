@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import profile, two_sample
 from modelkeep.evaluation.binning import Bins
 from modelkeep.evaluation.profile import Profile
@@ -18,7 +19,7 @@ TYPICAL_ROWS = 20  # nonzero numbers needed on either side for that
 LEAST_BLOCKS = 20  # in reference and window together, to shuffle whole blocks
 
 
-class DriftError(ValueError):
+class DriftError(ModelkeepError, ValueError):
     """Profiles that cannot be compared."""
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from scipy.special import expit, stdtrit
 from scipy.stats import rankdata
 
+from modelkeep.core.errors import ModelkeepError
+
 METRICS = {
     "binary": ("log_loss", "auc"),
     "multiclass": ("log_loss", "auc"),
@@ -24,7 +26,7 @@ NAMES = {
 TINY = 1e-15
 
 
-class ScoresError(ValueError):
+class ScoresError(ModelkeepError, ValueError):
     """Predictions or outcomes that no metric can be computed from."""
 
 

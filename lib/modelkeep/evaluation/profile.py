@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation.binning import (
     Bins,
     category_places,
@@ -29,7 +30,7 @@ PREDICTION = "(prediction)"  # what the model said is watched like a column
 UNITS = {"day": "D", "hour": "h"}
 
 
-class ProfileError(ValueError):
+class ProfileError(ModelkeepError, ValueError):
     """Rows, bins or blocks that cannot be counted together."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.workspace import meant
 
 FILE = "monitoring/metrics.yaml"
@@ -25,7 +26,7 @@ SECTIONS = "format prefix settings labels metrics records alerts dashboards pane
 KEYS = "type unit labels help panel threshold buckets tasks drift most own"
 
 
-class ContractError(ValueError):
+class ContractError(ModelkeepError, ValueError):
     """A metrics contract that breaks a rule."""
 
 

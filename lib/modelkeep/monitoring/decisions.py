@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import drift, metrics
 from modelkeep.evaluation.profile import Profile
@@ -20,7 +21,7 @@ DUE_WINDOWS = 2  # the newest windows may still wait for labels
 YEAR_DAYS = 365.25
 
 
-class WatchError(ValueError):
+class WatchError(ModelkeepError, ValueError):
     """Windows or a budget that nothing can be watched with."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring import live_bins
 from modelkeep.monitoring.contract import Contract
 from modelkeep.monitoring.exposition import Exposition, cumulative
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from modelkeep.training.bundle import Bundle
 
 
-class TelemetryError(ValueError):
+class TelemetryError(ModelkeepError, ValueError):
     """A model that is not in service, or a label value that the contract does not know."""
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring.contract import Contract, Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class ExpositionError(ValueError):
+class ExpositionError(ModelkeepError, ValueError):
     """A series that the contract does not allow."""
 
 

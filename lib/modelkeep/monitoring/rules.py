@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring.contract import Contract
 
 MADE = "# Made by `modelkeep monitoring` from metrics.yaml: change that file, and run it again.\n"
@@ -13,7 +14,7 @@ SPAN = re.compile(r"(\d+)([smhd])")
 WHOLE_DAY = 0.9  # of the steps of a day must be there before drift is judged
 
 
-class RulesError(ValueError):
+class RulesError(ModelkeepError, ValueError):
     """A setting that is missing, or is not what a rule needs."""
 
 

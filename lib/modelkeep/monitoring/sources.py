@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from modelkeep.core import markup
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import splits
 from modelkeep.data.columns import as_times
 from modelkeep.data.schema import Schema
@@ -16,7 +17,7 @@ from modelkeep.predictions.log import DAY, LogMissing, open_log
 from modelkeep.training.bundle import Bundle
 
 
-class SourceError(ValueError):
+class SourceError(ModelkeepError, ValueError):
     """A log that cannot be had."""
 
 

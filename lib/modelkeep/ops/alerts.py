@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.registry import store
 from modelkeep.serving.requests import Refused
 
@@ -19,7 +20,7 @@ OLDEST = 366 * 86_400.0  # seconds ago that an alert may have begun
 FUTURE = 600.0  # seconds: that much may Prometheus' clock be ahead of ours
 
 
-class AlertError(ValueError):
+class AlertError(ModelkeepError, ValueError):
     """An alert of which no report can be made."""
 
 

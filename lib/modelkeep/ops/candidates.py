@@ -3,6 +3,7 @@
 import json
 
 from modelkeep.core import files, git, verdicts
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.ops import commits
 from modelkeep.ops.cycle import ALARM, BETTER, SAME, WAITING, Turn
 from modelkeep.registry import evidence, record, releases, store
@@ -163,9 +164,7 @@ def _begin(turn: Turn, name: str, kind: str, reason: str, called: str) -> bool:
     """Start a rollout; what cannot begin is an alarm, and the turn may go on."""
     try:
         found = control.start(turn.root, name, turn.now, kind=kind, reason=reason)
-    except (ValueError, RuntimeError) as error:
-        if not type(error).__module__.startswith("modelkeep."):
-            raise
+    except ModelkeepError as error:
         turn.end(ALARM, f"{called} cannot begin as {kind}: {error}")
         return False
     turn.facts["rollout"] = found.opening.id

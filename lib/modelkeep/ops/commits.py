@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from modelkeep.core import files, git, workspace
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import several
 from modelkeep.registry import evidence, record, releases
 
@@ -69,11 +70,11 @@ BAR = re.compile(r"\|.*\[\d+:\d+")  # a bar of progress, drawn again and again
 PATIENCE = 3.0  # seconds after which a lock of Git's that nobody holds is one of a killed Git
 
 
-class Held(RuntimeError):
+class Held(ModelkeepError, RuntimeError):
     """Another turn is at work here."""
 
 
-class CommitError(RuntimeError):
+class CommitError(ModelkeepError, RuntimeError):
     """A turn that cannot begin, or a step of it that failed."""
 
 

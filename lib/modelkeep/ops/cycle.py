@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from modelkeep.core import parameters, workspace
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.registry import record
 
 RETRAIN = ("on_decision", "every_days", "never")
@@ -15,7 +16,7 @@ STATES = SAME, BETTER, WAITING, ALARM = ("same", "better", "waiting", "alarm")
 CODES = {ALARM: 3}
 
 
-class TurnError(ValueError):
+class TurnError(ModelkeepError, ValueError):
     """Parameters or a moment that no turn can be taken with."""
 
 

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from modelkeep.core import files, parameters
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring import contract
 from modelkeep.ops import alerts, investigations
 from modelkeep.ops.alerts import Alert, AlertError
@@ -33,7 +34,7 @@ BODY_KB, BODY_SECONDS = 1024, 10.0
 AGAIN = 60  # seconds after which Alertmanager may ask again
 
 
-class InvestigateError(RuntimeError):
+class InvestigateError(ModelkeepError, RuntimeError):
     """Reports cannot be made here."""
 
 

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from modelkeep.core import files, git, verdicts, workspace
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import several
 from modelkeep.ops import candidates, commits, cycle, investigations
 from modelkeep.ops.cycle import ALARM, BETTER, SAME, WAITING, Turn
@@ -22,7 +23,7 @@ PUSH = "git push --follow-tags origin HEAD && dvc push"  # what shares a turn; i
 STAGES = ("prepare", "train", "evaluate")
 
 
-class UpdateError(ValueError):
+class UpdateError(ModelkeepError, ValueError):
     """What no turn can begin from, or a step of it that failed."""
 
 
@@ -36,7 +37,7 @@ def run(root: Path, now: float, dry: bool = False) -> dict:
         turn.end(WAITING, f"Nothing was done: {error}")
         return turn.told() | {"code": HELD}
     except Exception as error:  # nobody is there: a defect of ours too ends in the two lines
-        if not type(error).__module__.startswith("modelkeep."):
+        if not isinstance(error, ModelkeepError):
             traceback.print_exc()
         turn.end(ALARM, " ".join(str(error).split()) or type(error).__name__)
     return turn.told()

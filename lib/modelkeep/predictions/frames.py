@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data.columns import as_numbers, as_text
 from modelkeep.data.schema import Schema
 
@@ -15,7 +16,7 @@ DAY = np.timedelta64(1, "D")
 READ = ("id", "at", "model", "role", "entity", "time", "features", "answer", "label", "labelled_at")
 
 
-class LogError(ValueError):
+class LogError(ModelkeepError, ValueError):
     """Rows that a prediction log cannot hold."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import io, splits
 from modelkeep.data.columns import as_numbers, as_text, as_times
 from modelkeep.predictions.log import DAY, Log
@@ -18,7 +19,7 @@ OWN = "data/history"  # the folder that a table of one's own may be put in
 TRACK = "dvc add {0} && git add {0}.dvc && git commit -m 'History'"
 
 
-class HistoryError(ValueError):
+class HistoryError(ModelkeepError, ValueError):
     """A history that nothing can be added to."""
 
 

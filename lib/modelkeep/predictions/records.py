@@ -10,6 +10,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec.json import decode, encode
 
+from modelkeep.core.errors import ModelkeepError
+
 WHOLE = -1  # stands in the index where a turn's name stands for all of its ids
 CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"
 
@@ -85,7 +87,7 @@ class Labelled(NamedTuple):
     answers: tuple[Said, ...]
 
 
-class LogError(RuntimeError):
+class LogError(ModelkeepError, RuntimeError):
     """The log cannot be read or written; nothing of the batch was kept. Worth another try after `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: int = 5) -> None:

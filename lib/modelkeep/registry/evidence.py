@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelkeep.core import git, verdicts, workspace
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import several
 from modelkeep.registry import record
 from modelkeep.registry.record import Record
@@ -22,7 +23,7 @@ READ = ("dvc.yaml", "dvc.lock", "params", "models", ".dvc/config")
 TURN = "`dvc repro && git add -A && git commit`"
 
 
-class NotFit(RuntimeError):
+class NotFit(ModelkeepError, RuntimeError):
     """This commit's candidate may not be released, and why."""
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from modelkeep.core import git, workspace
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.registry import tags
 from modelkeep.registry.tags import Tag
 
@@ -16,11 +17,11 @@ CHAMPION = "champion"
 VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(.*)")
 
 
-class RecordError(RuntimeError):
+class RecordError(ModelkeepError, RuntimeError):
     """The repository's tags cannot tell what was asked."""
 
 
-class UnknownVersion(ValueError):
+class UnknownVersion(ModelkeepError, ValueError):
     """There is no such version."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelkeep.core import files, git, workspace
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import count, several
 from modelkeep.data import schema
 from modelkeep.registry import evidence, record, store, tags
@@ -26,11 +27,11 @@ COPY = (
 Load = Callable[[Path, Now, int], object]
 
 
-class Overtaken(RuntimeError):
+class Overtaken(ModelkeepError, RuntimeError):
     """Somebody else was faster, and what is true now."""
 
 
-class NotServable(RuntimeError):
+class NotServable(ModelkeepError, RuntimeError):
     """A version that cannot be put in service, and why."""
 
 

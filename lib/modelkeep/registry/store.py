@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from modelkeep.core import files
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.training import manifests
 
 POINTER = "now.json"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class StoreError(RuntimeError):
+class StoreError(ModelkeepError, RuntimeError):
     """A store, a pointer or a bundle that nothing can be served from."""
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelkeep.core import git
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.git import GitError
 
 FIELDS = ("refname:strip=2", "objecttype", "objectname", "*objectname", "creatordate:unix")
@@ -14,7 +15,7 @@ STALE_TENTHS = (
 )
 
 
-class TagExists(RuntimeError):
+class TagExists(ModelkeepError, RuntimeError):
     """Somebody else has made the tag that was to be made."""
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import between, count, number
 from modelkeep.registry import evidence, record
 from modelkeep.registry.record import Record, when
 
 
-class BadDate(ValueError):
+class BadDate(ModelkeepError, ValueError):
     """A moment that cannot be read."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelkeep.core import pages, workspace
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import several
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ FIGURED = ("evaluate", "monitor", "train")
 HEADING_OR_FIGURE = re.compile(r"<h2[^>]*>(.*?)</h2>|(<figure.*?</figure>)", re.DOTALL)
 
 
-class UnknownExperiment(ValueError):
+class UnknownExperiment(ModelkeepError, ValueError):
     """A name is not an experiment or a revision that has results."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from modelkeep.core import markup
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import Html
 from modelkeep.monitoring import contract, rules
 from modelkeep.monitoring.rules import Panel
@@ -24,7 +25,7 @@ PROMISE = "promise, "  # in the legend of what was promised, before its bound
 LIMIT = f"{PROMISE}limit"
 
 
-class LiveError(RuntimeError):
+class LiveError(ModelkeepError, RuntimeError):
     """A Prometheus that does not answer, or not what was asked."""
 
 
@@ -115,7 +116,7 @@ MOST = 6
 WAIT = 10  # seconds for an answer of Prometheus
 
 
-class PanelsError(ValueError):
+class PanelsError(ModelkeepError, ValueError):
     """An address that no Prometheus can have."""
 
 

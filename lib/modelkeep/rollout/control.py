@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from modelkeep.core import workspace
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import schema
 from modelkeep.predictions import log as logs
 from modelkeep.predictions.log import Log
@@ -23,7 +24,7 @@ RECENT = 300.0  # seconds in which a paused canary's failures are looked for
 DAYS = 7.0  # of the log that say how the champion does
 
 
-class RolloutError(RuntimeError):
+class RolloutError(ModelkeepError, RuntimeError):
     """A rollout that cannot begin, or cannot go on."""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.predictions.log import Log
 from modelkeep.predictions.records import CANARY, CHAMPION, Call
 from modelkeep.rollout import outcomes
@@ -25,7 +26,7 @@ CHUNK = 3_600_000_000  # microseconds of answers that are read at once when coun
 READ = ["at", "id", "role", "entity", "answer", "label", "labelled_at"]
 
 
-class LooksError(ValueError):
+class LooksError(ModelkeepError, ValueError):
     """Metrics that cannot be counted."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from modelkeep.core import files
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.rollout import judge
 from modelkeep.rollout.judge import Look, State, Verdict
 from modelkeep.rollout.planning import Rules
@@ -17,7 +18,7 @@ ABORTED, OVERTAKEN = "abort", "overtaken"
 PROMOTED = "step_up"  # as the judge calls it: from the last step there is nowhere else to go
 
 
-class JournalError(RuntimeError):
+class JournalError(ModelkeepError, RuntimeError):
     """A record that is not there, or that nobody can go on from."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import sequential
 from modelkeep.evaluation.sequential import Evidence
 from modelkeep.rollout.planning import Rules
@@ -21,7 +22,7 @@ BREAKER_BAD, BREAKER_ROWS, BREAKER_CHAMPION = 25, 50, 0.1
 Stratum = Sequence[int]  # champion rows, bad ones, canary rows, bad ones
 
 
-class CanaryError(ValueError):
+class CanaryError(ModelkeepError, ValueError):
     """Counts or a record that the judge cannot use."""
 
 

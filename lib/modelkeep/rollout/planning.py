@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import sequential
 
 BLOCKS, PATIENCE = (
@@ -14,7 +15,7 @@ BLOCKS, PATIENCE = (
 )  # a step is drawn in so many blocks of its expected need, at most so many times that
 
 
-class RampError(ValueError):
+class RampError(ModelkeepError, ValueError):
     """Rules that contradict themselves, or a rollout that cannot finish."""
 
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import schema
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import profile
@@ -28,7 +29,7 @@ from modelkeep.training.engines.onnx import ALONE
 GOLDEN = 1e-5  # the largest difference from a golden answer, relative where answers are numbers
 
 
-class ServingError(RuntimeError):
+class ServingError(ModelkeepError, RuntimeError):
     """A model that may not answer."""
 
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data.columns import Column, did_you_mean
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation.binning import Bins
@@ -26,11 +27,11 @@ Id = Annotated[str, Meta(min_length=1, max_length=NAME, pattern=PLAIN)]
 Category = Annotated[str, Meta(max_length=TEXT)]
 
 
-class RowsError(ValueError):
+class RowsError(ModelkeepError, ValueError):
     """A schema whose rows cannot be sent as JSON."""
 
 
-class Refused(ValueError):
+class Refused(ModelkeepError, ValueError):
     """A request, or one row of it, that is not answered; `place` is where, as in `$.rows[3].temp`."""
 
     def __init__(self, place: str, message: str, status: int = 422) -> None:

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from modelkeep.core.errors import ModelkeepError
 
-class ServerError(ValueError):
+
+class ServerError(ModelkeepError, ValueError):
     """Settings that the server cannot run with."""
 
 

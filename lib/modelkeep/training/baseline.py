@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import several
 from modelkeep.data import splits
 from modelkeep.data.schema import Schema
@@ -19,11 +20,11 @@ SLICE_ROWS = 200  # a named slice with fewer test rows is not compared
 SLICE_NAMES = 10
 
 
-class ChampionError(ValueError):
+class ChampionError(ModelkeepError, ValueError):
     """The file models/champion.json does not name a usable bundle."""
 
 
-class SliceError(ValueError):
+class SliceError(ModelkeepError, ValueError):
     """A slice that cannot be cut."""
 
 

@@ -8,6 +8,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from modelkeep.core.errors import ModelkeepError
+
 FORMAT = 3
 READS = (2, FORMAT)  # before 3 there was no trees.json
 MANIFEST = "manifest.json"
@@ -29,7 +31,7 @@ ENGINES = {
 }
 
 
-class BundleError(RuntimeError):
+class BundleError(ModelkeepError, RuntimeError):
     """A bundle that is not what its manifest says."""
 
 

@@ -18,6 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics
 from modelkeep.training.engines.encoding import MISSING
@@ -25,7 +26,7 @@ from modelkeep.training.engines.encoding import MISSING
 KINDS = ("boosting", "forest", "linear")
 
 
-class ModelError(ValueError):
+class ModelError(ModelkeepError, ValueError):
     """A model that cannot be made from these params or rows."""
 
 

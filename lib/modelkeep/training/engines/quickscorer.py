@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.training.engines.encoding import cuts, places
 
 BITS = (np.uint8, np.uint16, np.uint32, np.uint64)
@@ -30,7 +31,7 @@ class Trees(msgspec.Struct):
     trees: list[Split | float]  # a leaf is its number
 
 
-class QuickScorerError(ValueError):
+class QuickScorerError(ModelkeepError, ValueError):
     """Trees that do not fit into bit vectors."""
 
 

@@ -7,11 +7,12 @@ import msgspec
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.training.engines import encoding
 from modelkeep.training.engines.quickscorer import Trees
 
 
-class TreesError(ValueError):
+class TreesError(ModelkeepError, ValueError):
     """An estimator that is not made of the trees that are asked for."""
 
 
