@@ -1,0 +1,64 @@
+"""README and guides: each command is run in a workspace with the real example, and prints what the page says."""
+
+import shutil
+import subprocess
+
+import pytest
+
+import documents
+import workspaces
+from workspaces import REPOSITORY, run
+
+PAGES = ["README.md", *(f"docs/{p.name}" for p in sorted((REPOSITORY / "docs").glob("*.md")))]
+TEXTS = {page: (REPOSITORY / page).read_text() for page in PAGES}
+RUN = [page for page, text in TEXTS.items() if documents.commands(text)]
+
+
+@pytest.fixture(scope="module")
+def cycle(tmp_path_factory):
+    """A repository with the example's first cycle run and committed."""
+    root = tmp_path_factory.mktemp("docs") / "modelkeep"
+    for name in workspaces.tracked():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, root / name)
+    run(root, "git", "init", "-q", "-b", "main")
+    workspaces.commit(root, "Fork")
+    run(root, "dvc", "repro", "-q")
+    workspaces.commit(root, "First cycle")
+    return root
+
+
+@pytest.fixture
+def workspace(cycle, tmp_path):
+    """A clone with the same cache, for the commands of one page."""
+    root = workspaces.clone(cycle, tmp_path / "modelkeep")
+    run(root, "dvc", "cache", "dir", "--local", str(cycle / ".dvc" / "cache"))
+    run(root, "dvc", "checkout", "-q")
+    return root
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_each_command_prints_what_the_page_says(page, workspace):
+    env = workspaces.surroundings(workspace) | {"MODELKEEP_TOKEN": ""}
+    env |= {"PYTHONPATH": str(workspace / "lib"), "DVC_NO_ANALYTICS": "1"}
+    shell = documents.Shell(workspace, env)
+    try:
+        for command in documents.commands(TEXTS[page]):
+            shell.run(command)
+    finally:
+        shell.close()
+
+
+def test_a_page_that_says_something_else_is_found(tmp_path):
+    shell = documents.Shell(tmp_path, {})
+    right, wrong = documents.commands("```console\n$ echo 12 rows\n12 ...\n$ echo 12\n13\n```\n")
+    shell.run(right)
+    with pytest.raises(AssertionError, match="it prints:\n12"):
+        shell.run(wrong)
+
+
+def test_a_block_that_is_not_run_says_so(tmp_path):
+    assert documents.commands("```console no-run\n$ crontab -l\n```\n") == []
+    (failing,) = documents.commands("```console fails\n$ false\n```\n")
+    documents.Shell(tmp_path, {}).run(failing)
+    assert subprocess.run(["bash", "-c", failing.text]).returncode
