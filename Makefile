@@ -27,7 +27,7 @@ year: .venv/made  ## nine months of flights in a scratch clone: real server, log
 	python examples/flights/year/year.py
 
 test: .venv/made  ## what CI runs
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 serve: .venv/made  ## answer over HTTP (params/serve.yaml)
 	modelkeep serve
@@ -36,6 +36,7 @@ lab: .venv/made  ## JupyterLab on this workspace
 	jupyter lab
 
 proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kills (hours)
+	python -m pytest -m slow
 	python benchmarks/drift_rates.py
 	python benchmarks/quality.py
 	MODELKEEP_CALM_DAYS=31 python -m pytest tests/monitoring/test_alerts.py

@@ -22,8 +22,16 @@ LONG = (
 )
 
 
+SERVER_FOLDERS = ("integration", "ops", "registry", "rollout")
+SERVER_FILES = ("app", "postgres", "runner", "alerts", "versions", "workflow")
+
+
 def pytest_collection_modifyitems(items):
-    """Long files first; the order in a file, and of all others, stays."""
+    """Long files first; the order in a file, and of all others, stays. What starts processes is marked `server`."""
+    for item in items:
+        name = item.path.stem.removeprefix("test_")
+        if item.path.parent.name in SERVER_FOLDERS or name in SERVER_FILES:
+            item.add_marker(pytest.mark.server)
     places = {f"test_{name}": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
 

@@ -49,3 +49,10 @@ def test_the_rule_sees_a_machine(text):
     assert MACHINE.search(named) or QUOTED_MACHINE.search(named)
     relative = f"root / name; {{root}}/{'wo' + 'rk'}; ../{'wo' + 'rk'}/x; <root>/x; a/root"
     assert not MACHINE.search(relative)
+
+
+def test_every_action_of_a_workflow_is_pinned_by_its_commit():
+    workflows = {n: t for n, t in texts().items() if n.startswith(".github/workflows/")}
+    used = re.findall(r"uses: (\S+)", "\n".join(workflows.values()))
+    assert len(used) >= 4
+    assert [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)] == []
