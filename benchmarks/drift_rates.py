@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from modelkeep.core import workspace
 from modelkeep.data.io import read
-from modelkeep.evaluation import drift, profile
+from modelkeep.evaluation import drift, guards, profile
 
 KINDS = {
     **dict.fromkeys(["carrier", "origin", "dest", "weekday"], "category"),
@@ -192,6 +192,21 @@ def weeks(rows: pa.Table, days: np.ndarray, runs: int, seed: int) -> Iterator[st
         yield f"| weeks until it pages, {name} from week 21 on | {quartiles(found)} |"
 
 
+def guard_rates(runs: int, seed: int) -> Iterator[str]:
+    """Yield rows of a table: how often guards hold by chance, 100 windows a run, wide spread."""
+    rng, many = np.random.default_rng(seed), 100 * runs
+    yield "| past windows | values | label guard holds | loss guard holds |\n|---|---|---|---|"
+    for weeks in (4, 8, 12, 26, 52):
+        draws = {
+            "normal": rng.normal(size=(many, weeks + 1)),
+            "t, 5 degrees of freedom": rng.standard_t(5, (many, weeks + 1)),
+        }
+        for name, x in draws.items():
+            label = np.mean([guards.label_guard(3 * w[:1], 3 * w[1:, None]).held for w in x])
+            loss = np.mean([guards.loss_guard(10 + 3 * w[0], 10 + 3 * w[1:]).held for w in x])
+            yield f"| {weeks} | {name} | {label:.5f} | {loss:.5f} |"
+
+
 def cut(counts: profile.Profile, windows: int) -> list[profile.Profile]:
     """Return the first weeks of a profile by day."""
     starts = counts.blocks[0] + np.arange(windows) * 7
@@ -208,7 +223,7 @@ def quartiles(waits: list[float]) -> str:
 
 def main() -> None:
     """Print the tables."""
-    parts = ("rows", "power", "blocks", "looks", "weeks")
+    parts = ("rows", "power", "blocks", "looks", "weeks", "guards")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200, help="simulated runs of each table")
     parser.add_argument("--seed", type=int, default=0)
@@ -222,6 +237,7 @@ def main() -> None:
         "blocks": lambda: block_rates(rows, days, runs, seed + 2),
         "looks": lambda: looks(rows, runs, seed + 3),
         "weeks": lambda: weeks(rows, days, runs, seed + 4),
+        "guards": lambda: guard_rates(runs, seed + 5),
     }
     for name in given.only:
         began = time.perf_counter()

@@ -1,9 +1,12 @@
-"""How good predictions are, whether two models differ, whether columns have drifted. NumPy and SciPy only.
+"""How good predictions are, whether two models differ, whether columns have drifted.
+
+NumPy and SciPy only.
 
 - `metrics`: per-row losses, metrics with intervals by block, calibration, estimated quality
 - `comparison`: the paired non-inferiority test of the gate
 - `binning`, `profile`: a table as counts that add up over any window
 - `two_sample`, `drift`: tests of those counts, by rows or by permuted blocks
+- `guards`: is a window far outside its own past: labels, loss, columns
 - `sequential`: e-values, valid however often they are read
 
 A new metric goes into `metrics.METRICS`.
