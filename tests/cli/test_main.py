@@ -4,11 +4,12 @@ import sys
 import pytest
 
 import tiny
-from modelkeep.cli import main
+from modelkeep.cli import commands, main
 from modelkeep.core import notebooks, verdicts
 
-HELP = ["run", "index", "compare", "verdicts", "clean"]
-HELP += ["release", "promote", "rollback", "history", "explain", "live"]
+HELP = ["run", "index", "compare", "verdicts", "clean", "serve", "investigate", "monitoring"]
+HELP += ["release", "promote", "rollback", "history", "show", "champion", "update"]
+HELP += [f"rollout {action}" for action in ("plan", "start", "status", "pause", "abort", "run")]
 MODELKEEP = (sys.executable, "-m", "modelkeep")
 
 
@@ -27,20 +28,49 @@ def told(capsys, *argv):
 
 @pytest.mark.parametrize("command", HELP)
 def test_every_command_has_help_with_an_example(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main.main([command, "--help"])
-    assert stop.value.code == 0
-    assert f"Example: modelkeep {command}" in capsys.readouterr().out
+    code, out, _ = told(capsys, *command.split(), "--help")
+    assert code == 0
+    assert f"Example: modelkeep {command}" in out
 
 
-def test_help_lists_every_command_and_loads_nothing_heavy(tmp_path):
-    code = "import sys; from modelkeep.cli import main\ntry: main.main(['--help'])\nexcept SystemExit: pass\n"
-    code += (
-        "print(*{'numpy', 'pandas', 'papermill', 'nbformat', 'psutil'} & set(sys.modules), 'END')"
-    )
+def test_help_lists_every_command_in_sections_and_loads_nothing_heavy(tmp_path):
+    heavy = "{'numpy', 'pandas', 'papermill', 'nbformat', 'psutil', 'msgspec', 'gto', 'dvc'}"
+    code = f"import sys; from modelkeep.cli import main; main.main(['--help'])\nprint(*{heavy} & set(sys.modules), 'END')"
     done = tiny.run(tmp_path, sys.executable, "-c", code)
-    assert [name for name in HELP if f"\n    {name} " not in done.stdout] == []
+    names = [name.split()[0] for name in HELP]
+    assert [name for name in names if f"\n  {name} " not in done.stdout] == []
+    for section in ("Pipeline", "Serving", "Versions", "Rollout", "Automation"):
+        assert f"\n{section}:\n" in done.stdout
     assert done.stdout.splitlines()[-1].strip() == "END"
+
+
+def test_a_misspelt_or_renamed_command_is_named(capsys):
+    assert "`show` now" in told(capsys, "explain", "v1")[2]
+    assert "did you mean `history`?" in told(capsys, "histroy")[2]
+
+
+def test_the_shell_completes_commands_stages_and_options(root):
+    def completed(words):
+        env = {"_MODELKEEP_COMPLETE": "bash_complete", "COMP_WORDS": words}
+        env["COMP_CWORD"] = str(len(words.split(" ")) - 1)
+        done = tiny.run(root, *MODELKEEP, **env)
+        return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+    assert "fails" in completed("modelkeep run ")
+    assert completed("modelkeep rele") == ["release"]
+    assert "--parameter" in completed("modelkeep run --par")
+
+
+def test_the_help_of_run_names_the_stages_of_the_workspace(root, capsys):
+    assert "Stages:\n    fails\n" in told(capsys, "run", "--help")[1]
+
+
+def test_a_closed_pipe_is_quiet(root):
+    for stage in ("train", "prepare"):
+        verdicts.write(verdicts.Verdict(stage, "done", "x" * 70_000), root)
+    command = f"{sys.executable} -m modelkeep verdicts | head -c 10"
+    done = tiny.run(root, "bash", "-c", command)
+    assert (done.stdout, done.stderr) == ("prepare: x", "")
 
 
 def test_wrong_input_is_one_clean_message_and_two(root, capsys):
@@ -57,14 +87,13 @@ def test_outside_a_workspace_the_remedy_is_said(tmp_path, capsys, monkeypatch):
 
 
 def test_a_parameter_needs_a_name_and_a_value(root, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main.main(["run", "fails", "-p", "divisor"])
-    assert stop.value.code == 2
-    assert "`divisor` is not NAME=VALUE" in capsys.readouterr().err
+    code, _, err = told(capsys, "run", "fails", "-p", "divisor")
+    assert code == 2
+    assert "`divisor` is not NAME=VALUE" in err
 
 
 def test_our_own_defects_are_not_dressed_up_as_wrong_input(root, monkeypatch):
-    monkeypatch.setattr(main.workspace, "root", lambda: int("x"))
+    monkeypatch.setattr(commands.workspace, "root", lambda: int("x"))
     with pytest.raises(ValueError, match="invalid literal"):
         main.main(["verdicts"])
 

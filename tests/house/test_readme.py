@@ -45,7 +45,7 @@ def test_every_subcommand_is_named():
     listed = subprocess.run(
         [sys.executable, "-m", "modelkeep", "--help"], cwd=ROOT, capture_output=True, text=True
     ).stdout
-    commands = set(re.findall(r"^    ([a-z]+) ", listed, re.MULTILINE))
+    commands = set(re.findall(r"^  ([a-z]+) +[A-Z]", listed, re.MULTILINE))
     assert commands
     assert commands <= set(re.findall(r"modelkeep ([a-z]+)", README))
 

@@ -1,1 +1,10 @@
-"""The command line: `main` has the commands, `rollout` those of a rollout."""
+"""The command line, in sections: each command is a light wrapper that imports what it needs when it runs.
+
+- `commands`: what all commands have in common: `--json`, errors, the workspace, completion
+- `pipeline`: run a stage, compare experiments, read verdicts
+- `serving`: the prediction server, reports on alerts, the monitoring files
+- `versions`: release, promote, roll back, and the record of it
+- `rollout`: plan, start and follow a canary or a shadow deployment
+- `automation`: the unattended update
+- `main`: the entry point; a new section goes into its list
+"""

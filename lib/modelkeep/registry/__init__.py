@@ -4,6 +4,6 @@
 - `record`: the state of a model's registry, read from its tags
 - `evidence`: what a release must show, gathered and checked
 - `releases`: release, promote, rollback
-- `timeline`: `modelkeep history` and `modelkeep explain`
+- `timeline`: `modelkeep history` and `modelkeep show`
 - `store`: bundles by their hash, and the pointer to those in service
 """

@@ -227,7 +227,7 @@ def _new(at: Record, commit: str, bundle: str) -> None:
     for version, tag in at.versions.items():
         if tag.commit == commit:
             raise NotFit(
-                f"this commit is {version} already; `modelkeep explain {version}` tells it"
+                f"this commit is {version} already; `modelkeep show {version}` has its evidence"
             )
         if (record.parsed(tag).get("hashes") or {}).get("bundle") == bundle:
             raise NotFit(

@@ -1,0 +1,83 @@
+"""Commands of the pipeline: a stage's notebook, the front page, comparisons, verdicts."""
+
+import gc
+from pathlib import Path
+
+import click
+
+from modelkeep.cli import commands
+from modelkeep.cli.commands import Output
+
+
+class Run(commands.Command):
+    """The command that names the stages of this workspace in its help."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help, and the names that STAGE may have here."""
+        super().format_help_text(ctx, formatter)
+        if names := commands.stage_names():
+            with formatter.section("Stages"), formatter.indentation():
+                formatter.write_text(", ".join(names))
+
+
+@click.command(cls=Run, epilog="Example: modelkeep run train -p max_depth=8")
+@click.argument("stage", type=commands.Stage(), metavar="STAGE")
+@commands.parameters
+def run(root: Path, stage: str, parameters: tuple) -> Output:
+    """Run a stage's notebook strictly."""
+    from modelkeep.core import runner
+    from modelkeep.ops import processes
+    from modelkeep.reports import render
+
+    processes.watch()
+    page = runner.run(stage, root, dict(parameters), render=render.render)
+    gc.freeze()  # else the interpreter looks through all objects before it ends: .2 s
+    return commands.made(root, page)
+
+
+@commands.command("verdicts --json")
+def verdicts(root: Path) -> Output:
+    """Print what each stage concluded."""
+    from modelkeep.core import verdicts
+
+    found = verdicts.read(root)
+    lines = [f"{stage}: {verdict['sentence']}" for stage, verdict in found.items()]
+    lines = lines or ["There are no verdicts yet; `dvc repro` makes them."]
+    lines += ["", "reports/index.html has the whole story."]
+    return Output("\n".join(lines), found)
+
+
+@commands.command("compare deep-trees more-trees")
+@click.argument("experiments", metavar="EXP...", nargs=-1, required=True)
+@click.option("--out", default="reports/compare.html", show_default=True, help="The page.")
+def compare(root: Path, experiments: tuple[str, ...], out: str) -> Output:
+    """Put experiments or revisions side by side on one page."""
+    from modelkeep.reports import compare
+
+    return commands.made(root, compare.page(root, list(experiments), Path(out)))
+
+
+@commands.command("index")
+def index(root: Path) -> Output:
+    """Make the front page, reports/index.html, from verdicts/."""
+    from modelkeep.core import files, pages, verdicts
+    from modelkeep.reports import index
+
+    failed = [s for s in pages.STAGES if (root / f"reports/failed/{s}.html").exists()]
+    page = root / "reports" / "index.html"
+    files.write_text(page, index.index(verdicts.read(root), failed))
+    return commands.made(root, page)
+
+
+@commands.command("clean")
+def clean(root: Path) -> Output:
+    """Bring notebooks/ to their committed form."""
+    from modelkeep.core import files, notebooks
+
+    changed = []
+    for path in sorted((root / "notebooks").rglob("*.ipynb")):
+        text = notebooks.text(notebooks.canonical(notebooks.read(path)))
+        if text != path.read_text(encoding="utf-8"):
+            files.write_text(path, text)
+            changed.append(path.relative_to(root).as_posix())
+    return Output("\n".join(changed) or "All notebooks were clean.", changed)

@@ -1,0 +1,85 @@
+"""Commands of versions: release, promote, roll back; the record of it."""
+
+import time
+from pathlib import Path
+
+import click
+
+from modelkeep.cli import commands
+from modelkeep.cli.commands import Output
+
+
+@commands.command("release")
+@click.argument("version", type=commands.Version(), default="", metavar="[VERSION]")
+@click.option("--force", metavar="REASON", default="", help="Let a failed gate through.")
+def release(root: Path, version: str, force: str) -> Output:
+    """Register the candidate of this commit as a version.
+
+    A version is a Git tag with its evidence; by default it gets the next number.
+    """
+    from modelkeep.registry import record, releases
+
+    return _done(releases.release(root, record.read(root), time.time(), version, force))
+
+
+@commands.command("promote v1.2.0 --reason 'two weeks in shadow'")
+@click.argument("version", type=commands.Version(), metavar="VERSION")
+@click.option("--reason", metavar="WHY", default="", help="Goes on record.")
+@click.option("--other-schema", is_flag=True, help="Clients send its columns now.")
+def promote(root: Path, version: str, reason: str, other_schema: bool) -> Output:
+    """Make a version champion, on record and in service."""
+    from modelkeep.registry import record, releases
+    from modelkeep.serving import models
+
+    at, now = record.read(root), time.time()
+    return _done(releases.promote(root, at, now, version, reason, other_schema, load=models.load))
+
+
+@commands.command("rollback --reason 'calls from EWR'")
+@click.argument("version", type=commands.Version(), default="", metavar="[VERSION]")
+@click.option("--reason", metavar="WHY", default="", help="Goes on record.")
+def rollback(root: Path, version: str, reason: str) -> Output:
+    """Make a former champion champion again.
+
+    By default that is the champion before; no network is needed.
+    """
+    from modelkeep.registry import record, releases
+    from modelkeep.serving import models
+
+    at, now = record.read(root), time.time()
+    return _done(releases.rollback(root, at, now, version, reason, load=models.load))
+
+
+@commands.command("history --json")
+def history(root: Path) -> Output:
+    """List the versions, and who was champion when and why."""
+    from modelkeep.registry import record, timeline
+
+    return _printed(timeline.told(record.read(root)))
+
+
+@commands.command("show v1.2.0")
+@click.argument("version", type=commands.Version(), metavar="VERSION")
+def show(root: Path, version: str) -> Output:
+    """Show the evidence of a version."""
+    from modelkeep.registry import record, timeline
+
+    return _printed(timeline.explained(record.read(root), version))
+
+
+@commands.command("champion --at 2026-06-01T14:30")
+@click.option("--at", metavar="DATE", default="", help="A date or time, UTC (default: now).")
+def champion(root: Path, at: str) -> Output:
+    """Print which version was champion at a moment."""
+    from modelkeep.registry import record, timeline
+
+    moment = timeline.moment(at) if at else int(time.time())
+    return _printed(timeline.live(record.read(root), moment))
+
+
+def _done(done: object) -> Output:
+    return Output(str(done), done.as_dict())
+
+
+def _printed(result: dict) -> Output:
+    return Output(result["text"], result["json"])
