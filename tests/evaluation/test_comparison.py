@@ -26,12 +26,13 @@ def word(**x):
 
 def test_better_needs_every_metric():
     assert word(log_loss=gain(0.01), auc=gain(0.01)) == "better"
-    assert word(log_loss=gain(0.01), auc=gain(0)) == "not_worse"
+    assert word(log_loss=gain(0.01), auc=gain(0)) == "non_inferior"
 
 
-def test_not_worse_is_within_the_margin():
-    assert word(log_loss=gain(-0.005), auc=gain(0.01)) == "worse"  # surely worse, if by little
-    assert word(log_loss=gain(0, 0.01), auc=gain(0, 0.005)) == "not_worse"
+def test_an_interval_within_the_margin_is_non_inferior_also_without_zero():
+    assert word(log_loss=gain(-0.005), auc=gain(0.01)) == "non_inferior"
+    assert word(log_loss=gain(-0.0098, 0.003), auc=gain(0.01)) == "worse"  # may be beyond 0.01
+    assert word(log_loss=gain(0, 0.01), auc=gain(0, 0.005)) == "non_inferior"
 
 
 def test_worse_needs_one_metric():
@@ -58,11 +59,11 @@ def test_one_block_is_insufficient():
     assert judged.word == "insufficient" and np.isnan(judged.gains[0].low)
 
 
-def test_the_same_model_is_not_worse_and_not_better():
+def test_the_same_model_is_non_inferior_and_not_better():
     y = np.random.default_rng(0).integers(0, 2, 1000)
     p = np.random.default_rng(1).dirichlet([1, 1], 1000)
     x = comparison.gains("binary", y, p, p)
-    assert comparison.judge(x, BLOCKS, comparison.margins("binary", y, p)).word == "not_worse"
+    assert comparison.judge(x, BLOCKS, comparison.margins("binary", y, p)).word == "non_inferior"
 
 
 def test_a_gain_is_positive_where_the_candidate_is_better():
@@ -228,7 +229,20 @@ def test_a_verdict_is_plain_data():
         comparison.judge({"auc": gain(0)}, BLOCKS, MARGIN), gain(0), BLOCKS, {}
     )
     plain = cut.as_dict()
-    assert plain["word"] == "not_worse" and plain["gains"][0]["metric"] == "auc"
+    assert plain["word"] == "non_inferior" and plain["gains"][0]["metric"] == "auc"
+
+
+def test_churn_counts_predictions_that_change():
+    q = np.array([0.2, 0.48, 0.7, 0.9])
+    before, now = (np.column_stack([1 - x, x]) for x in (q, q + np.array([0.04, 0.06, 0.1, 0])))
+    churn = comparison.churn("binary", now, before)
+    assert (churn.changed, churn.changed_class, churn.rows) == (0.5, 0.25, 4)
+    assert churn.mean_change == pytest.approx(0.05)
+    values = np.arange(100.0)
+    numbers = comparison.churn("regression", values + np.where(values < 30, 4, 1), values)
+    assert (numbers.changed, numbers.changed_class) == (0.3, None)
+    same = comparison.churn("multiclass", np.eye(3), np.eye(3))
+    assert (same.changed, same.changed_class, same.mean_change) == (0, 0, 0)
 
 
 def test_leaked_rows_stop_the_gate():

@@ -131,7 +131,7 @@ def test_the_same_bundle_is_not_better_than_itself(turns, workspace):
     t = turns["multiclass"]
     crown(workspace, bundle="models/candidate", version=None)
     found = synthetic.judge(workspace, t.served, t.parts.test)
-    assert found.verdict.word == "not_worse"
+    assert found.verdict.word == "non_inferior"
     shown = said(evaluate.verdict(found.verdict, found.opponent.name, found.checked))
     assert f"is not worse than the champion {t.served.name}" in shown
     assert said(evaluate.gains(found.verdict, found.margins))

@@ -138,7 +138,7 @@ def test_a_failure_is_told_on_top_with_its_place():
     ("state", "tone"),
     [
         ("better", "good"),
-        ("not_worse", "good"),
+        ("non_inferior", "good"),
         ("fine", "good"),
         ("done", "good"),
         ("worse", "bad"),
@@ -156,10 +156,10 @@ def test_a_state_has_a_colour(state, tone):
 
 
 def test_a_verdict_is_escaped_and_plain():
-    told = markup.verdict("not_worse", EVIL, [EVIL, "b"])
+    told = markup.verdict("non_inferior", EVIL, [EVIL, "b"])
     assert set(Page(told.markup).tags) == {"div", "span", "p", "ul", "li"}
-    assert "not worse" in told.markup
-    assert repr(told) == f"not_worse: {EVIL}\n- {EVIL}\n- b"
+    assert "non inferior" in told.markup
+    assert repr(told) == f"non_inferior: {EVIL}\n- {EVIL}\n- b"
     assert "<ul>" not in markup.verdict("fine", "s").markup
 
 

@@ -131,7 +131,7 @@ def _missing(told: Told, planted: Journal | None, refused: list[dict]) -> list[s
 
 
 def _refused(event: dict) -> bool:
-    return event.get("gate") not in (None, "better", "not_worse")
+    return event.get("gate") not in (None, "better", "non_inferior")
 
 
 def _after(planted: Journal | None) -> str:

@@ -16,7 +16,7 @@ from modelkeep.serving.models import chosen
 from modelkeep.training import baseline, bundle, pipelines
 
 HOUR = np.timedelta64(1, "h")
-PASSES = ("better", "not_worse")
+PASSES = ("better", "non_inferior")
 WRONG = "wrong"  # the only metric of a canary that a history can tell
 
 

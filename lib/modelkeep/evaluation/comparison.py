@@ -1,4 +1,4 @@
-"""Is the candidate better, not worse, worse, or can't we tell? Paired, clustered in time.
+"""Is the candidate better, non-inferior, worse, or undecided? Paired, clustered in time.
 
 Both models answer the same rows, which neither has trained on. Per row and metric there is one gain (positive: the candidate is better).
 Its mean is judged by blocks of time: rows of one day are alike, and a test that takes them for independent sees evidence that is not there.
@@ -13,6 +13,7 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import metrics
 
 MINIMUM_BLOCKS = 30
+CHANGED = {"binary": 0.05, "multiclass": 0.05, "regression": 0.1}  # probability, or share of sd
 
 
 class LeakError(ModelkeepError, RuntimeError):
@@ -60,7 +61,7 @@ def gains(
 def margins(
     task: str, y: np.ndarray, champion: np.ndarray, auc: float = 0.005, loss: float = 0.005
 ) -> dict[str, float]:
-    """What counts as not worse: `auc` is absolute, `loss` a share of the champion's loss."""
+    """What counts as non-inferior: `auc` is absolute, `loss` a share of the champion's loss."""
     rows = metrics.per_row(task, y, champion)
     return {k: auc if k == "auc" else loss * float(np.mean(v)) for k, v in rows.items()}
 
@@ -68,7 +69,13 @@ def margins(
 def judge(
     x: dict[str, np.ndarray], blocks: np.ndarray, margin: dict[str, float], alpha: float = 0.05
 ) -> Verdict:
-    """One verdict over all metrics: `better`, `not_worse`, `worse`, `inconclusive` or `insufficient`; each limit is one-sided at `alpha`."""
+    """One verdict over all metrics; each limit is one-sided at `alpha`.
+
+    `better`: every lower limit is above 0. `non_inferior`: every lower limit is above minus the
+    margin, also where the interval excludes 0. `worse`: some upper limit is below 0 and that
+    metric's interval reaches below minus the margin. `inconclusive`: anything else.
+    `insufficient`: fewer than 30 blocks.
+    """
     found = tuple(_gain(name, x[name], blocks, margin[name], alpha) for name in x)
     words = {g.verdict for g in found}
     if min(g.blocks for g in found) < MINIMUM_BLOCKS:
@@ -76,11 +83,41 @@ def judge(
     for word, holds in (
         ("worse", "worse" in words),
         ("better", words == {"better"}),
-        ("not_worse", words <= {"better", "not_worse"}),
+        ("non_inferior", words <= {"better", "non_inferior"}),
     ):
         if holds:
             return Verdict(word, found, alpha)
     return Verdict("inconclusive", found, alpha)
+
+
+@dataclass(frozen=True)
+class Churn:
+    """How many predictions a release changes, whoever is right: shares of the rows.
+
+    `changed`: by more than `threshold` (.05 of probability for any class; regression: a tenth of
+    the champion's standard deviation). `changed_class`: another class is the most probable one;
+    None for regression. `mean_change` is absolute.
+    """
+
+    changed: float
+    changed_class: float | None
+    mean_change: float
+    threshold: float
+    rows: int
+
+
+def churn(task: str, candidate: np.ndarray, champion: np.ndarray) -> Churn:
+    """Compare the predictions of both models on the same rows, as `predict` returns them."""
+    change = np.abs(candidate - champion)
+    threshold = CHANGED[task]
+    if task == "regression":
+        threshold *= float(np.std(champion))
+        other = None
+    else:
+        change = change.max(axis=1)
+        other = float(np.mean(candidate.argmax(axis=1) != champion.argmax(axis=1)))
+    share = float(np.mean(change > threshold))
+    return Churn(share, other, float(change.mean()), threshold, len(change))
 
 
 def _gain(name: str, x: np.ndarray, blocks: np.ndarray, margin: float, alpha: float) -> Gain:
@@ -88,10 +125,10 @@ def _gain(name: str, x: np.ndarray, blocks: np.ndarray, margin: float, alpha: fl
     low, high = _limits(m, alpha)
     if low > 0:
         word = "better"
-    elif high < 0:
-        word = "worse"
+    elif low > -margin:
+        word = "non_inferior"  # also where it is surely worse: by less than matters
     else:
-        word = "not_worse" if low > -margin else "inconclusive"
+        word = "worse" if high < 0 else "inconclusive"
     return Gain(name, m.value, low, high, margin, word, m.rows, m.blocks, m.design_effect)
 
 

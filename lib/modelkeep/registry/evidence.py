@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CANDIDATE = "models/candidate"
 CHAMPION = "models/champion.json"
-PASSES = ("better", "not_worse")
+PASSES = ("better", "non_inferior")
 READ = ("dvc.yaml", "dvc.lock", "params", "models", ".dvc/config")
 TURN = "`dvc repro && git add -A && git commit`"
 

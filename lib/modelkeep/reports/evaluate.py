@@ -1,5 +1,7 @@
 """What the page of `evaluate` says: whom the candidate was compared with, and what came of it."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 
@@ -16,14 +18,16 @@ from modelkeep.training.baseline import SLICE_ROWS
 PARTS = {"value": "gain", "low": "low", "high": "high"}  # of a row in a forest figure
 SAYS = {
     "better": "is better than",
-    "not_worse": "is not worse than",
+    "non_inferior": "is not worse than",
     "worse": "is worse than",
     "inconclusive": "cannot be told from",
     "insufficient": "cannot be compared yet with",
 }
 
 
-def verdict(judged: comparison.Verdict, against: str, checked: int) -> Verdict:
+def verdict(
+    judged: comparison.Verdict, against: str, checked: int, churn: comparison.Churn | None = None
+) -> Verdict:
     """Whether the candidate may leave the laboratory."""
     first = judged.gains[0]
     worse = [row["slice"] for row in judged.slices if row["verdict"] == "worse"]
@@ -31,7 +35,7 @@ def verdict(judged: comparison.Verdict, against: str, checked: int) -> Verdict:
         f"The candidate {SAYS[judged.word]} {against}, on {_seen_on(first)} that neither had seen."
     )
     if worse and not any(g.verdict == "worse" for g in judged.gains):
-        sure = all(g.verdict in ("better", "not_worse") for g in judged.gains)
+        sure = all(g.verdict in ("better", "non_inferior") for g in judged.gains)
         in_all = "is not worse than" if sure else SAYS["inconclusive"]
         sentence = f"The candidate {in_all} {against} in all, but worse for {several(worse)}: it may not pass."
     reasons = [_gain(g) for g in judged.gains]
@@ -48,7 +52,18 @@ def verdict(judged: comparison.Verdict, against: str, checked: int) -> Verdict:
         reasons.append(
             f"worse for {len(worse)} of {count(len(judged.slices), 'named slice')}{told}"
         )
-    return Verdict("evaluate", judged.word, sentence, tuple(reasons), judged.as_dict())
+    evidence = judged.as_dict()
+    if churn:
+        reasons.append(_churn(churn))
+        evidence["churn"] = asdict(churn)
+    return Verdict("evaluate", judged.word, sentence, tuple(reasons), evidence)
+
+
+def _churn(churn: comparison.Churn) -> str:
+    text = f"{churn.changed:.1%} of predictions change by more than {number(churn.threshold)}"
+    if churn.changed_class is not None:
+        text += f", {churn.changed_class:.1%} change the most probable class"
+    return f"{text} ({count(churn.rows, 'row')})"
 
 
 def _seen_on(g: comparison.Gain) -> str:
