@@ -8,46 +8,58 @@ from pathlib import Path
 
 import pytest
 
-from modelkeep.core import markup, pages
+from modelkeep.core import pages
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"^\$ (.+?)(?:\s+#.*)?$", "\n".join(BLOCKS), re.MULTILINE)
+GUIDES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+EVERYTHING = "\n".join([README, *GUIDES.values()])
+LONGEST_LINES, MOST_WORDS = 120, 900
+COMMANDS = sorted(
+    {
+        line.split()[1]
+        for page in (README, *GUIDES.values())
+        for block in re.findall(r"```console[^\n]*\n(.*?)```", page, re.DOTALL)
+        for line in re.findall(r"^\$ (modelkeep [a-z]+)", block, re.MULTILINE)
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def listed():
+    """The commands that the command line names."""
+    words = [sys.executable, "-m", "modelkeep", "--help"]
+    text = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout
+    return set(re.findall(r"^  ([a-z]+) +[A-Z]", text, re.MULTILINE))
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= LONGEST_LINES
+    assert len(README.split()) <= MOST_WORDS
 
 
 def test_make_targets_are_real():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`make ([a-z]+)`|^\$ make ([a-z]+)", README, re.MULTILINE))
-    assert {a or b for a, b in named} <= targets
-    assert {"run", "test"} <= {a or b for a, b in named}
+    named = re.findall(r"`make ([a-z]+)`|^\$ make ([a-z]+)", EVERYTHING, re.MULTILINE)
+    named = {a or b for a, b in named}
+    assert named <= targets
+    assert {"run", "test"} <= named
 
 
-@pytest.mark.parametrize(
-    "command",
-    sorted(
-        set(re.findall(r"modelkeep ([a-z]+)", README))
-        & {"run", "index", "compare", "verdicts", "clean"}
-    ),
-)
+def test_every_command_of_a_page_is_real(listed):
+    assert set(COMMANDS) <= listed
+
+
+def test_every_command_is_in_a_guide(listed):
+    assert listed <= set(re.findall(r"modelkeep ([a-z]+)", EVERYTHING))
+
+
+@pytest.mark.parametrize("command", ["run", "release", "compare", "update"])
 def test_commands_have_help(command):
-    done = subprocess.run(
-        [sys.executable, "-m", "modelkeep", command, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    words = [sys.executable, "-m", "modelkeep", command, "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert "example" in done.stdout.lower()
-
-
-def test_every_subcommand_is_named():
-    listed = subprocess.run(
-        [sys.executable, "-m", "modelkeep", "--help"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
-    commands = set(re.findall(r"^  ([a-z]+) +[A-Z]", listed, re.MULTILINE))
-    assert commands
-    assert commands <= set(re.findall(r"modelkeep ([a-z]+)", README))
 
 
 def test_what_make_run_prints_is_what_is_on_record():
@@ -56,15 +68,11 @@ def test_what_make_run_prints_is_what_is_on_record():
         assert f"{stage}: {sentence}" in README
 
 
-def test_the_files_that_it_names_are_there():
-    named = set(re.findall(r"`((?:tests|benchmarks|notebooks|params|lib|docs)/[\w./-]+)`", README))
-    assert len(named) > 5
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{n}" for n in GUIDES)])
+def test_the_files_and_links_of_a_page_are_there(page):
+    text = (ROOT / page).read_text()
+    folders = "tests|benchmarks|notebooks|params|lib|docs|monitoring|examples"
+    named = set(re.findall(rf"`((?:{folders})/[\w./-]+)`", text))
     assert [path for path in named if not (ROOT / path).exists()] == []
-    for picture in re.findall(r"!\[.+?\]\((.+?)\)", README):
-        assert (ROOT / picture).is_file()
-
-
-def test_a_word_for_each_state_that_a_stage_can_end_in():
-    for states in markup.TONES.values():
-        for state in set(states) - {"failed"}:
-            assert f"`{state}`" in README
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
