@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from modelkeep.core import pages, verdicts
 from modelkeep.core.verdicts import Verdict
 
@@ -28,6 +30,25 @@ def test_verdicts_come_in_the_order_of_the_loop(tmp_path):
 
 def test_no_verdicts_yet(tmp_path):
     assert verdicts.read(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "it is not JSON: Expecting"),
+        ('<<<<<<< HEAD\n{"state": 1}\n=======\n', "it holds an unresolved merge"),
+        ('{"state": "done"}', "it has no state and sentence"),
+        ("[]", "it has no state and sentence"),
+    ],
+)
+def test_a_broken_file_is_a_sentence_with_the_remedy(tmp_path, text, problem):
+    (tmp_path / "verdicts").mkdir()
+    (tmp_path / "verdicts" / "train.json").write_text(text)
+    remedy = "run `dvc repro train` to make it again"
+    with pytest.raises(
+        verdicts.BadVerdict, match=f"^verdicts/train.json cannot .*{problem}.*{remedy}$"
+    ):
+        verdicts.read(tmp_path)
 
 
 def test_provenance_names_code_facts_and_inputs():

@@ -18,6 +18,7 @@ PACKAGES = (  # from low to high; a package imports only from packages below it
     "rollout",
     "backtest",
     "reports",
+    "analyst",
     "ops",
     "cli",
 )

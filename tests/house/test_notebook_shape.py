@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import layers
 from modelkeep.core import notebooks, pages, parameters
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -121,3 +122,17 @@ def test_the_rule_sees_what_does_not_belong():
     ):
         assert problems([source]), source
     assert problems(["x = [f(y) for y in z]\nx"]) == []
+
+
+PACKAGES = {"core", "data", "evaluation", "predictions", "training", "reports"}
+MODULES = {f"monitoring.{name}" for name in ("decisions", "sources", "windows")}
+OWN = {"backtest": {"backtest"}, "rollout": {"rollout"}}  # pages about that package's work
+
+
+@every
+def test_it_imports_only_the_small_shared_library(path):
+    sources = "\n".join(code(path))
+    names = layers.imported(ast.parse(sources)) - {"__init__"}
+    allowed = PACKAGES | OWN.get(path.stem, set())
+    strange = {n for n in names if n.split(".")[0] not in allowed and n not in MODULES}
+    assert strange == set()

@@ -6,7 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from modelkeep.core import files, markup, pages
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import Html
+
+
+class BadVerdict(ModelkeepError, ValueError):
+    """A file of verdicts/ is not a verdict."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,27 @@ def write(verdict: Verdict, root: Path) -> None:
 def read(root: Path) -> dict[str, dict]:
     """The verdicts on record by stage, in the order of the loop."""
     paths = {stage: root / "verdicts" / f"{stage}.json" for stage in pages.STAGES}
-    return {stage: json.loads(path.read_text()) for stage, path in paths.items() if path.exists()}
+    return {
+        stage: parsed(path.read_text(encoding="utf-8"), f"verdicts/{stage}.json")
+        for stage, path in paths.items()
+        if path.exists()
+    }
+
+
+def parsed(text: str, where: str) -> dict:
+    """The verdict in a file's text; BadVerdict names the file and the remedy."""
+    conflict = "<<<<<<<" in text
+    try:
+        verdict = json.loads(text)
+        if isinstance(verdict, dict) and {"state", "sentence"} <= set(verdict):
+            return verdict
+        problem = "it has no state and sentence"
+    except ValueError as error:
+        problem = "it holds an unresolved merge" if conflict else f"it is not JSON: {error}"
+    stage = where.split("/")[-1].split(".")[0]
+    raise BadVerdict(
+        f"{where} cannot be read ({problem}); run `dvc repro {stage}` to make it again"
+    )
 
 
 def provenance(made: Mapping, **facts: object) -> Html:

@@ -95,20 +95,27 @@ def _files_now(root: Path) -> tuple[Callable[[str], str | None], str]:
 
 
 def _files_of(root: Path, name: str) -> tuple[Callable[[str], str | None], str]:
-    from dvc.api import DVCFileSystem
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
         commit, origin = _resolved(root, repo, name)
+    return texts(root, commit), origin
+
+
+def texts(root: Path, commit: str) -> Callable[[str], str | None]:
+    """What reads a file's text as it was at a commit; None for one that neither Git, cache nor
+    remote has."""
+    from dvc.api import DVCFileSystem
+
     stored = DVCFileSystem(str(root), rev=commit)
 
     def text(path: str) -> str | None:
         try:
             return stored.read_text(path, encoding="utf-8")
-        except FileNotFoundError:  # also what is in neither cache nor remote
+        except FileNotFoundError:
             return None
 
-    return text, origin
+    return text
 
 
 def _resolved(root: Path, repo: "Repo", name: str) -> tuple[str, str]:

@@ -40,10 +40,11 @@ class Opponent:
 def opponent(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Opponent:
     """The champion that `models/champion.json` names, or the better of two plain baselines."""
     named = _named(root / "models" / "champion.json")
-    if not named.get("bundle"):
-        name, answers = _baseline(candidate, rows)
+    folder = champion_folder(root)
+    if folder is None:
+        name, answers = plain(candidate, rows)
         return Opponent(name, answers, candidate.trained_rows)
-    champion = bundle.load(root / named["bundle"])
+    champion = bundle.load(folder)
     if named.get("sha256", champion.sha256) != champion.sha256:
         raise ChampionError(
             f"{named['bundle']} holds the model {champion.name}, models/champion.json names {named['sha256'][:10]}; "
@@ -55,6 +56,12 @@ def opponent(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Opponent:
     comparison.refuse_leaks(bundle.row_hashes(rows, champion.schema), champion.trained_rows, name)
     both = np.concatenate([candidate.trained_rows, champion.trained_rows])
     return Opponent(name, champion.predict(rows), both)
+
+
+def champion_folder(root: Path) -> Path | None:
+    """The folder of the bundle that `models/champion.json` names; None where there is none yet."""
+    named = _named(root / "models" / "champion.json").get("bundle")
+    return root / named if named else None
 
 
 def _named(path: Path) -> dict:
@@ -90,7 +97,7 @@ def check_comparable(champion: Schema, candidate: Schema) -> None:
         )
 
 
-def _baseline(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
+def plain(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
     """The better on the test of: the share of each class (or the mean) in all rows that cross-validation asked about, and in the newest of them, as many days as the test has."""
     of = candidate.schema
     known = candidate.promise

@@ -7,6 +7,7 @@ import platform
 import re
 import zipfile
 from dataclasses import asdict, dataclass
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import skops.io
 from sklearn.pipeline import Pipeline
 
 from modelkeep.core import files
+from modelkeep.core.markup import several
 from modelkeep.data import schema, splits
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics, profile
@@ -55,6 +57,23 @@ class Bundle:
     def name(self) -> str:
         """The first ten digits of the manifest's hash: how pages call the model."""
         return self.sha256[:10]
+
+    def __repr__(self) -> str:
+        kind, of = self.pipeline.steps[-1][1], self.schema
+        promise = {k: e["value"] for k, e in self.manifest["promise"].items()}
+        scores = ", ".join(f"{metrics.NAMES[k]} {v:.4f}" for k, v in promise.items())
+        classes = f" ({several(of.classes)})" if of.classes else ""
+        known = of.origin.get("as_of") or "the end of the table"
+        return (
+            f"Bundle {self.name}: {type(kind).__name__}, {of.task}\n"
+            f"  label: {of.label}{classes}\n"
+            f"  features: {len(of.columns)} ({several([c.name for c in of.columns], 6)})\n"
+            f"  trained on {self.manifest['rows']:,} rows known at {known}\n"
+            f"  expected (cross-validated in time order): {scores}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
 
     def predict(self, rows: pd.DataFrame) -> np.ndarray:
         """Probabilities (rows, classes), or predicted numbers (rows,)."""

@@ -1,0 +1,52 @@
+"""The prediction log as a DataFrame: predictions joined with the labels that have come."""
+
+from contextlib import closing
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from modelkeep.analyst import models, tables
+from modelkeep.core import workspace
+from modelkeep.monitoring import sources
+from modelkeep.predictions.log import open_log
+from modelkeep.training.bundle import Bundle
+
+EVERYTHING_DAYS = 36_500.0
+
+
+class PredictionLog:
+    """The prediction log at a URL; the workspace's own (params/serve.yaml) where none is given."""
+
+    def __init__(self, url: str = "", *, root: Path | None = None, model: Bundle | None = None):
+        self.root = root or workspace.root()
+        self.url = url or str(workspace.params(self.root, "serve")["log"])
+        self.model = model
+
+    def rows(self, *, days: float = EVERYTHING_DAYS, until: str = "", model: str = ""):
+        """Predictions with their labels, a line each: id, time, features, label, prediction.
+
+        `days` before `until` (default: the newest prediction); `model` takes those of one model by
+        its short name. `answered_by` names the model, `labelled_at` says when the label came.
+        """
+        schema = (self.model or models.candidate(self.root)).schema
+        found = sources.logged(self.url, self.root, schema, days, until, model)
+        table = tables.readable(found.rows, schema)
+        table.attrs["notes"] = list(found.notes) or ([found.empty] if found.rows.empty else [])
+        return table
+
+    def newest(self) -> pd.Timestamp | None:
+        """When the newest prediction was given (UTC)."""
+        with closing(open_log(self.url, root=self.root, make=False)) as log:
+            newest = log.newest()
+        return None if newest is None else pd.Timestamp(newest, unit="us")
+
+    def __repr__(self) -> str:
+        try:
+            state = f"newest prediction {self.newest() or 'none'}"
+        except RuntimeError as error:
+            state = str(error)
+        return f"PredictionLog {self.url.split('@')[-1]}\n  {state}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"

@@ -1,0 +1,214 @@
+"""The analyst's functions on tables of three tasks, with and without time, far from the flights."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import modelkeep as mk
+import synthetic
+from modelkeep.core.errors import ModelkeepError
+from modelkeep.data import schema, splits
+from modelkeep.predictions import frames
+
+TASKS = tuple(synthetic.LABELS)
+
+
+@pytest.fixture(params=TASKS)
+def world(request, parts, bundles, tmp_path, tmp_path_factory, monkeypatch):
+    """A workspace around a synthetic table, current: its task and label with it."""
+    task = request.param
+    return build(task, parts[task], bundles[task], tmp_path, tmp_path_factory, monkeypatch)
+
+
+@pytest.fixture
+def binary(parts, bundles, tmp_path, tmp_path_factory, monkeypatch):
+    return build(
+        "binary", parts["binary"], bundles["binary"], tmp_path, tmp_path_factory, monkeypatch
+    )
+
+
+def build(task, prepared, model, root, tmp_path_factory, monkeypatch):
+    for folder in ("params", "models", "data/prepared", "data/collected"):
+        (root / folder).mkdir(parents=True)
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    (root / "params" / "serve.yaml").write_text("name: shop\nlog: sqlite:///data/log.db\n")
+    (root / "models" / "champion.json").write_text('{"version": null, "bundle": null}')
+    sealed = next(tmp_path_factory.getbasetemp().glob("bundles*")) / task
+    (root / "models" / "candidate").symlink_to(sealed)
+    (root / "data/prepared/schema.json").write_text(schema.to_json(prepared.schema))
+    splits.write(prepared.train, root / "data/prepared/train.parquet")
+    splits.write(prepared.test, root / "data/prepared/test.parquet")
+    monkeypatch.chdir(root)
+    return mk.Workspace(), task, synthetic.LABELS[task]
+
+
+def test_importing_costs_nothing_and_every_name_is_there():
+    code = "import sys, modelkeep; print(sorted({'numpy', 'pandas', 'sklearn'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    public = [name for name in dir(mk) if not name.startswith("_")]
+    assert all(getattr(mk, name).__doc__ for name in public)
+    with pytest.raises(AttributeError, match="modelkeep has no 'scor'; there is: .*score"):
+        mk.scor  # noqa: B018
+
+
+def test_rows_group_and_average(world):
+    ws, task, label = world
+    rows = mk.predict(ws.rows("test"))
+    assert all(name.isidentifier() for name in rows.columns)
+    if task == "multiclass":
+        assert np.allclose(rows[["p_blue", "p_green", "p_red"]].sum(axis=1), 1)
+        assert list(rows.prediction.cat.categories) == ["blue", "green", "red"]
+    else:
+        means = rows.groupby("shop")[[label, "prediction"]].mean()
+        assert np.isfinite(means.to_numpy()).all()
+
+
+def test_scores_are_those_of_the_library(world):
+    ws, task, label = world
+    test, model = ws.rows("test"), ws.candidate()
+    y = splits.load(ws.root / "data/prepared/test.parquet")
+    p = model.predict(y)
+    scores = mk.score(test)
+    if task == "regression":
+        assert scores.value.squared_error == pytest.approx(np.mean((p - y.price) ** 2))
+    else:
+        place = [model.schema.classes.index(each) for each in y[label]]
+        truth = p[np.arange(len(y)), place]
+        assert scores.value.log_loss == pytest.approx(-np.log(truth).mean())
+    assert (scores.low < scores.value).all() and (scores.value < scores.high).all()
+    by_shop = mk.score(mk.predict(test), by="shop")  # the predictions that the rows hold
+    assert by_shop.rows.sum() == len(test)
+    assert set(by_shop.index) == {"north", "south", "east", "missing"}
+    alone = mk.score(test[test["shop"] == "north"]).value.iloc[0]
+    assert by_shop.loc["north"].iloc[2] == pytest.approx(alone)
+
+
+def test_a_question_about_a_group_of_numbers_cuts_them(world):
+    ws, _, _ = world
+    assert len(mk.score(ws.rows("test"), by="size")) == 5
+
+
+def test_rates_have_intervals_by_day(binary):
+    ws, _, label = binary
+    train = ws.rows("train")
+    rates = mk.rate(train, "shop")
+    assert rates.rate.north == pytest.approx(train[train["shop"] == "north"][label].mean())
+    assert (rates.low < rates.rate).all() and rates.rate.is_monotonic_decreasing
+    assert mk.rate(train.head(4), "shop").low.isna().all()  # one day says nothing of others
+    with pytest.raises(ModelkeepError, match="no column 'shp'; did you mean `shop`"):
+        mk.rate(train, "shp")
+
+
+def test_drift_of_any_two_tables(binary):
+    ws, _, _ = binary
+    train, test = ws.rows("train"), ws.rows("test")
+    moved = mk.drift(train, test.assign(size=test["size"] * 10))
+    assert moved.level["size"] == "severe" and "10 times larger" in moved.finding["size"]
+    assert moved.drop("size").level.eq("none").all()
+    assert "blocks" in moved.attrs["basis"]
+
+
+def test_drift_needs_no_workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    before = pd.DataFrame({"x": draw.normal(size=2000), "kind": draw.choice(list("ab"), 2000)})
+    now = pd.DataFrame({"x": draw.normal(size=900), "kind": draw.choice(list("abc"), 900)})
+    moved = mk.drift(before, now)
+    assert moved.level.x == "none" and "unseen category" in moved.finding.kind
+    shares = mk.distribution("kind", before, now)
+    assert shares.before["c"] == 0 and shares.now.sum() == pytest.approx(1)
+    assert len(mk.distribution("x", before, now)) == 10
+
+
+def test_what_if_changes_one_value(world):
+    ws, _, _ = world
+    row = {"size": 0.3, "weight": 80.0, "shop": "north"}
+    tried = mk.what_if(row, shop=["south", "east", None], size=2)
+    assert list(tried["shop"].fillna("missing")) == ["north", "south", "east", "missing", "north"]
+    model = ws.candidate()
+    direct = model.predict(pd.DataFrame([row | {"size": 2.0}]))
+    last = tried.iloc[-1]
+    wanted = direct[0] if model.schema.task == "regression" else direct[0, -1]
+    name = "p_red" if model.schema.task == "multiclass" else "prediction"
+    assert last[name] == pytest.approx(wanted)
+    with pytest.raises(ModelkeepError, match="'sise' is not a feature .* did you mean `size`"):
+        mk.what_if(row, sise=3)
+    with pytest.raises(ModelkeepError, match="size: 'big' is not a number"):
+        mk.what_if(row, size="big")
+
+
+def test_a_model_is_no_better_than_itself_and_better_than_the_rate(world):
+    ws, _, _ = world
+    model, test = ws.candidate(), ws.rows("test")
+    same = mk.compare(model, model, test)
+    assert (same.gain == 0).all() and same.attrs["verdict"] == "non_inferior"
+    plain = mk.compare(ws.champion(), model, test)
+    assert ws.champion() is None and plain.attrs["verdict"] == "better"
+
+
+def test_predictions_of_others_are_compared_as_a_series(binary):
+    ws, _, label = binary
+    test = mk.predict(ws.rows("test"))
+    truth = test[label] * 0.8 + 0.1
+    assert mk.compare(ws.candidate(), truth, test).attrs["verdict"] == "better"
+    with pytest.raises(ModelkeepError, match="give one number a row"):
+        mk.compare(ws.candidate(), truth.to_numpy()[:-1], test)
+
+
+def test_calibration_and_confusion_count_every_row(binary):
+    ws, _, label = binary
+    test = ws.rows("test")
+    assert mk.calibration(test, bins=4).rows.sum() == len(test)
+    counts = mk.confusion(test, threshold=0.4)
+    predicted = mk.predict(test).prediction >= 0.4
+    assert counts.loc["1", "1"] == (predicted & (test[label] == 1)).sum()
+    assert counts.to_numpy().sum() == len(test)
+
+
+def test_importance_finds_what_the_label_hangs_on(world):
+    ws, _, _ = world
+    added = mk.importance(ws.rows("test")).added
+    assert added.index[0] == "size"
+    assert abs(added["weight"]) < added["size"] / 5
+
+
+def test_labels_that_have_not_come_are_left_out(binary):
+    ws, _, label = binary
+    rows = mk.predict(ws.rows("test"))
+    rows.loc[rows.index[:100], label] = np.nan
+    assert mk.score(rows).rows.iloc[0] == len(rows) - 100
+    with pytest.raises(ModelkeepError, match="no row has a label in 'late'; take older rows"):
+        mk.score(rows.head(100))
+
+
+def test_collected_rows_hold_predictions_and_names_usable_as_attributes(binary):
+    ws, _, _ = binary
+    rows = splits.load(ws.root / "data/prepared/test.parquet")
+    model = ws.candidate()
+    rows = frames.answered(rows, model.schema, model.predict(rows))
+    splits.write(rows.assign(answered_by="a"), ws.root / "data/collected/rows.parquet")
+    collected = ws.rows("collected")
+    assert collected.prediction.equals(mk.predict(ws.rows("test")).prediction)
+    assert mk.score(collected).equals(mk.score(ws.rows("test")))
+
+
+def test_everything_prints_itself_in_a_few_lines(binary):
+    ws, _, _ = binary
+    for shown in (ws, ws.candidate(), mk.PredictionLog()):
+        assert 1 < len(repr(shown).splitlines()) <= 6
+        assert len(shown._repr_html_()) < 2000
+    assert "make run" in repr(ws)
+    assert ws.predictions().empty
+
+
+def test_a_name_that_is_not_there_is_a_sentence(binary):
+    ws, _, _ = binary
+    with pytest.raises(ModelkeepError, match="no rows 'tset'; did you mean `test`"):
+        ws.rows("tset")
+    (ws.root / "models" / "candidate").unlink()
+    with pytest.raises(ModelkeepError, match="holds no model: `make run` makes the candidate"):
+        ws.candidate()
