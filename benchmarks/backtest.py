@@ -57,7 +57,7 @@ def main() -> None:
             replay.replay(alone, policy, rules)
         print(len(past.starts), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return None
-    drawn = frontier.draws(len(past.starts), 4, 2000, 0)
+    drawn = frontier.bootstrap_weeks(len(past.starts), 4, 2000, 0)
     print(f"{len(past.starts)} weeks\n\n| policy | AUC | kept | log loss | kept | retrains | promoted | CPU s | peak MB |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|")
     courses = [measured(past, Policy("never"), rules, [], drawn)]
@@ -67,7 +67,7 @@ def main() -> None:
         courses.append(measured(past, policy, rules, courses, drawn))
     for metric in METRICS:
         best = frontier.choose(metric, courses[2:], courses[0], courses[1], drawn)
-        print(f"\nBy {metric}: {best.name} ({best.sure:.0%} of draws; {best.others})")
+        print(f"\nBy {metric}: {best.name} ({best.probability:.0%} of draws; {best.others})")
     calendars({m: matrix(past, m) for m in METRICS})
     return None
 
@@ -105,7 +105,7 @@ def share(quality, schedule) -> float:
 
 
 def calendars(quality) -> None:
-    """Calendars that begin in any week, schedules of chance, and what hindsight could have chosen."""
+    """Calendars that begin in any week, schedules of chance, and what oracle could have chosen."""
     weeks = len(quality["auc"])
     print("\n| schedule, on everything | retrains | AUC kept | log loss kept |\n|---|---|---|---|")
     for n in range(4, 9):
@@ -116,12 +116,12 @@ def calendars(quality) -> None:
     random = np.random.default_rng(0)
     drawn = [random.choice(np.arange(1, weeks), RETRAINS, replace=False) for _ in range(SCHEDULES)]
     kept = np.array([[share(quality[m], weeks_of) for m in METRICS] for weeks_of in drawn])
-    cells = [f"mean {x.mean():.0%}; {frontier.KEEP:.0%} or more in {(x >= frontier.KEEP).mean():.1%}" for x in kept.T]  # fmt: skip
-    both = (kept >= frontier.KEEP).all(axis=1).mean()
+    cells = [f"mean {x.mean():.0%}; {frontier.ENOUGH:.0%} or more in {(x >= frontier.ENOUGH).mean():.1%}" for x in kept.T]  # fmt: skip
+    both = (kept >= frontier.ENOUGH).all(axis=1).mean()
     print(f"| {SCHEDULES:,} drawn by chance (both in {both:.2%}) | {RETRAINS} | {cells[0]} | {cells[1]} |")  # fmt: skip
     for spent in (1, 2, 4, 9, 19):
         cells = [f"{best_share(quality[m], spent):.0%}" for m in METRICS]
-        print(f"| the best that hindsight can find | {spent} | {cells[0]} | {cells[1]} |")
+        print(f"| the best that oracle can find | {spent} | {cells[0]} | {cells[1]} |")
 
 
 def measured(past, policy, rules, courses, drawn) -> frontier.Course:
@@ -141,7 +141,7 @@ def measured(past, policy, rules, courses, drawn) -> frontier.Course:
 
 
 def best_share(quality, spent) -> float:
-    """What so many retrains keep, put where hindsight wants them (dynamic programming over weeks)."""
+    """What so many retrains keep, put where oracle wants them (dynamic programming over weeks)."""
     weeks = len(quality)
     total = np.nancumsum(quality, axis=1)  # of a model, from its week on
     # by retrains left, from a week on in which one is trained
@@ -160,7 +160,7 @@ def best_share(quality, spent) -> float:
 def kept(metric, course, courses, drawn) -> str:
     if len(courses) < 2:
         return "–"
-    share, enough = frontier.kept(metric, course, courses[0], courses[1], drawn)
+    share, enough = frontier.benefit_retained(metric, course, courses[0], courses[1], drawn)
     return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%}); enough in {enough:.0%}"
 
 

@@ -135,9 +135,9 @@ def pairs(root: Path) -> Iterator[tuple[str, Answered]]:
     rows = rows[rows["late"].notna()].reset_index(drop=True)
     y, days = pipelines.outcome(rows, champion.schema), splits.blocks(rows, champion.schema)
     day = np.unique(days, return_inverse=True)[1]
-    theirs = point_in_time.says(champion, rows)
+    theirs = point_in_time.predictions(champion, rows)
     for name, model in (("linear", linear.learn(0)), ("boosting that knows April", history.learn(4))):  # fmt: skip
-        yield name, Answered(y, day, theirs, point_in_time.says(model, rows))
+        yield name, Answered(y, day, theirs, point_in_time.predictions(model, rows))
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def answer(telemetry: Telemetry, rows: tuple, size: int) -> None:
 
 def rows_of(served: bundle.Bundle) -> tuple:
     """Rows as a server has them."""
-    of, rows = served.schema, served.promise.head(ROWS)
+    of, rows = served.schema, served.out_of_fold.head(ROWS)
     frame = pipelines.features(rows, of)
     named = {k: [c.name for c in of.columns if c.kind == k] for k in ("number", "category")}
     texts = frame[named["category"]].astype(object)

@@ -20,13 +20,13 @@ DAMAGES = {"emptied": lambda c: b"", "cut": lambda c: c[:-1], "changed": lambda 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_what_is_damaged_counts_as_missing(tmp_path, damage):
-    kept = Shelf(tmp_path)
-    assert kept.get("abc") == b""
-    kept.put("abc", b"piece\nof two lines")
-    assert kept.get("abc") == b"piece\nof two lines"
+    benefit_retained = Shelf(tmp_path)
+    assert benefit_retained.get("abc") == b""
+    benefit_retained.put("abc", b"piece\nof two lines")
+    assert benefit_retained.get("abc") == b"piece\nof two lines"
     (path,) = (p for p in tmp_path.rglob("*") if p.is_file())
     path.write_bytes(damage(path.read_bytes()))
-    assert kept.get("abc") == b""
+    assert benefit_retained.get("abc") == b""
 
 
 def test_without_a_folder_nothing_is_kept():
@@ -45,9 +45,9 @@ def fitted(monkeypatch):
     """Counts the models that are fitted."""
     found, fit = [], pipelines.fit
 
-    def counted(unfitted, rows, of):
+    def counted(unfitted, rows, schema):
         found.append(len(rows))
-        return fit(unfitted, rows, of)
+        return fit(unfitted, rows, schema)
 
     monkeypatch.setattr(pipelines, "fit", counted)
     return found

@@ -25,8 +25,8 @@ def played(history, *policies, rules=RULES):
     return [replay.replay(history, policy, rules) for policy in policies]
 
 
-def retrains(of):
-    return sum(w.learned > 0 for w in of.weeks)
+def retrains(schema):
+    return sum(w.learned > 0 for w in schema.weeks)
 
 
 def test_without_drift_nobody_gains_by_retraining_and_the_monitor_does_not_call():
@@ -144,16 +144,20 @@ def test_the_look_of_a_replay_is_the_look_of_the_monitor():
     weeks = replay.replay(history, MONITOR, RULES).weeks
     first = next(i for i, w in enumerate(weeks) if w.called)
     champion = history.learn(0)
-    rows, _, of = history.learned_from(*champion.key)
+    rows, _, schema = history.learned_from(*champion.key)
     folds = pipelines.cross_validate(
-        history.unfitted(of), rows, of, replay.splits.blocks(rows, of), 3
+        history.unfitted(schema), rows, schema, replay.splits.blocks(rows, schema), 3
     )
-    promise = replay.train.promise(rows, folds, of)
-    usual = replay.frames.answered(promise, of, pipelines.predict(champion.pipeline, promise, of))
-    parts = [replay.frames.answered(rows, of, said) for rows, said in (history.answered(champion, w) for w in range(first))]  # fmt: skip
+    out_of_fold = replay.validation.out_of_fold(rows, folds, schema)
+    usual = replay.frames.answered(
+        out_of_fold, schema, pipelines.predict(champion.pipeline, out_of_fold, schema)
+    )
+    parts = [replay.frames.answered(rows, schema, predictions) for rows, predictions in (history.answered(champion, w) for w in range(first))]  # fmt: skip
     log = pd.concat(parts, ignore_index=True)
     log["y"] = log["y"].where(log["at"] + pd.Timedelta(days=1) <= history.starts[first])
-    seen = decisions.look(promise, replay.reference.learn(usual, of), log, of, **histories.KNOBS)
+    seen = decisions.look(
+        out_of_fold, replay.reference.learn(usual, schema), log, schema, **histories.KNOBS
+    )
     assert seen.decision.state == weeks[first].state == "retrain"
     assert seen.decision.reasons[0] == weeks[first].called
 
@@ -164,7 +168,7 @@ def test_regression_is_replayed_too():
     error = [np.mean(each.course("squared_error")) for each in (never, weekly, monitor)]
     assert error[1] < error[0]
     assert error[2] < error[0]
-    best = replay.hindsight(history, weekly)
+    best = replay.oracle(history, weekly)
     assert np.mean([week["squared_error"] for week in best]) <= error[1]
 
 

@@ -89,7 +89,7 @@ def test_psi_and_missing_shares_are_those_of_pandas(live):
     psi = live.server.by("modelkeep:psi:day", "version", "feature")
     missing = live.server.by("modelkeep:missing_share:day", "version", "feature")
     bins = live.replicas[0].telemetry._served["flights@v1"].bins
-    now, before = (said(rows, live.served.schema) for rows in (live.rows, live.served.promise))
+    now, before = (said(rows, live.served.schema) for rows in (live.rows, live.served.out_of_fold))
     # what is counted of the reference is what the engine says, and the log holds cross-validation's
     columns = [c for c in bins.columns if c.name != PREDICTION]
     assert len(columns) == 12

@@ -245,11 +245,11 @@ def test_planted_drift_and_decline_are_found(tmp_path):
     rows["when"] += pd.Timedelta(days=160)
     rows["late"] = rows["late"].astype(str)
     log = frames.answered(rows, of, served.answer(rows))
-    calm = decisions.look(served.promise, served.reference, log, of, **KNOBS)
+    calm = decisions.look(served.out_of_fold, served.reference, log, of, **KNOBS)
     rows["late"] = np.where(rows["size"] > 0.5, "0", "1")  # the world turned round
     rows["weight"] = rows["weight"] * 1000  # and somebody changed a unit
     log = frames.answered(rows, of, served.answer(rows))
-    seen = decisions.look(served.promise, served.reference, log, of, **KNOBS)
+    seen = decisions.look(served.out_of_fold, served.reference, log, of, **KNOBS)
     assert (calm.decision.state, seen.decision.state) == ("fine", "retrain")
     told = " ".join(seen.decision.reasons)
     assert "inputs have moved" in told and "about 1,000 times larger" in told
@@ -261,7 +261,9 @@ def test_a_log_with_weeks_without_rows(bundles, parts):
     test = parts["binary"].test
     rows = test[test["when"].dt.day.between(1, 10) | (test["when"].dt.day > 25)]
     log = frames.answered(rows, of, served.answer(rows))
-    seen = decisions.look(served.promise, served.reference, log, of, **KNOBS | {"window_days": 3})
+    seen = decisions.look(
+        served.out_of_fold, served.reference, log, of, **KNOBS | {"window_days": 3}
+    )
     assert all(w.rows for w in seen.now) and len(seen.drift_path) == len(seen.now)
 
 
@@ -270,7 +272,7 @@ def test_a_log_without_rows_or_labels(nothing, bundles, parts):
     of, served = parts["binary"].schema, bundles["binary"]
     log = frames.answered(parts["binary"].test, of, served.answer(parts["binary"].test))
     log = log.head(0) if nothing == "rows" else log.assign(late=np.nan)
-    seen = decisions.look(served.promise, served.reference, log, of, **KNOBS)
+    seen = decisions.look(served.out_of_fold, served.reference, log, of, **KNOBS)
     assert seen.decision.state == "look"
 
 
@@ -279,5 +281,9 @@ def test_knobs_that_cannot_be(name, bundles, parts):
     served = bundles["binary"]
     with pytest.raises(WatchError, match=f"{name}: 0 is below"):
         decisions.look(
-            served.promise, served.reference, served.promise, served.schema, **KNOBS | {name: 0}
+            served.out_of_fold,
+            served.reference,
+            served.out_of_fold,
+            served.schema,
+            **KNOBS | {name: 0},
         )

@@ -68,7 +68,7 @@ def test_answers_are_counted_as_numpy_counts_them(telemetry, bundles, task):
     assert found["feature_bin_rows_total", "v", "shop", "missing"] == rows["shop"].isna().sum()
     if task == "regression":
         assert not [k for k in found if k[0] in ("predictions_total", "score_ratio_count")]
-        promise = served.promise
+        promise = served.out_of_fold
         past = pipelines.outcome(promise, served.schema), frames.answers(promise, served.schema)
         for name, mean in metrics.expected_errors(said, *past).items():
             assert found[f"expected_{name}_total", "v"] == pytest.approx(1500 * mean)

@@ -8,7 +8,7 @@ import pytest
 
 import histories
 from modelkeep.backtest import frontier
-from modelkeep.backtest.point_in_time import Past, PastError
+from modelkeep.backtest.point_in_time import History, HistoryError
 from modelkeep.backtest.policies import Policy
 from modelkeep.reports import backtest, compare
 from synthetic import said
@@ -25,17 +25,17 @@ def founds():
 def test_the_sentence_says_what_was_spent_and_what_it_kept(founds):
     told = backtest.verdict(founds["monthly"])
     assert told.sentence.startswith("Every 4 weeks, on everything: with 3 retrains in 14 weeks")
-    assert (told.stage, told.state) == ("backtest", "done")
+    assert (told.stage, told.state) == ("backtest", "ok")
     assert "of what retraining every week gains" in told.reasons[1]
     assert told.evidence.items() > backtest.stage_metrics(founds["monthly"]).items()
     apart = told.evidence["better_than"]["log_loss"]["never"]
     assert apart["low"] < apart["value"] < apart["high"]
 
 
-def test_a_policy_lies_between_never_and_hindsight(founds):
+def test_a_policy_lies_between_never_and_oracle(founds):
     for found in founds.values():
         assert backtest.difference(found, "log_loss", "never").value > 0
-        assert backtest.difference(found, "log_loss", "hindsight").value < 0
+        assert backtest.difference(found, "log_loss", "oracle").value < 0
 
 
 def test_the_price_is_counted(founds):
@@ -90,7 +90,7 @@ def test_backtests_of_other_weeks_are_not_compared(founds):
     shorter = replace(
         found,
         replay=replace(found.replay, weeks=found.replay.weeks[1:]),
-        drawn=frontier.draws(histories.WEEKS - 1, 4, 200, 0),
+        drawn=frontier.bootstrap_weeks(histories.WEEKS - 1, 4, 200, 0),
         courses={
             k: replace(c, quality={m: v[1:] for m, v in c.quality.items()})
             for k, c in found.courses.items()
@@ -102,10 +102,10 @@ def test_backtests_of_other_weeks_are_not_compared(founds):
 
 
 def test_a_table_without_time_is_refused():
-    with pytest.raises(PastError, match="time_column: a backtest replays time"):
-        Past(histories.table(), {**histories.ASKED, "time_column": ""}, {}, "2020-03-01")
+    with pytest.raises(HistoryError, match="time_column: a backtest replays time"):
+        History(histories.table(), {**histories.ASKED, "time_column": ""}, {}, "2020-03-01")
 
 
 def test_a_start_before_the_rows_is_refused():
-    with pytest.raises(PastError, match="start: from 2020-01-01"):
-        Past(histories.table(), histories.ASKED, {}, "2020-01-01")
+    with pytest.raises(HistoryError, match="start: from 2020-01-01"):
+        History(histories.table(), histories.ASKED, {}, "2020-01-01")

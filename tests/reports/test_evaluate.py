@@ -53,21 +53,23 @@ def crown(root, **named):
     (root / "models" / "champion.json").write_text(json.dumps(named))
 
 
-def champion(root, parts, **knobs):
+def champion(root, parts, **parameters):
     """Seal another model and name it the champion."""
-    synthetic.sealed(root / "models" / "old", parts, "linear", **knobs)
+    synthetic.sealed(root / "models" / "old", parts, "linear", **parameters)
     crown(root, bundle="models/old", version="v1.0.0")
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_page_can_be_shown(task, turns):
     t, j = turns[task], turns[task].judged
-    shown = said(evaluate.verdict(j.verdict, j.opponent.name, j.checked))
+    shown = said(evaluate.verdict(j.verdict, j.comparator.name, j.checked))
     assert "is better than always saying the" in shown
     assert f"{len(t.parts.test):,} test rows checked" in shown
     drawn = evaluate.gains(j.verdict, j.margins)
     assert isinstance(drawn, Figure) and said(drawn)
-    assert said(evaluate.side_by_side(task, j.outcome, j.ours, j.theirs, j.blocks, j.opponent.name))
+    assert said(
+        evaluate.side_by_side(task, j.outcome, j.ours, j.theirs, j.blocks, j.comparator.name)
+    )
     calibration = evaluate.calibration(t.parts.test, t.of, j.outcome, j.ours)
     assert said(calibration) and isinstance(calibration, Figure) == (task != "regression")
     assert said(evaluate.slice_figure(j.verdict))
@@ -90,40 +92,40 @@ def test_days_are_days_and_rows_are_rows(turns):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_plain_baseline_says_the_same_of_every_row(task, turns):
     t = turns[task]
-    opponent = baseline.opponent(t.root, t.served, t.parts.test)
-    assert (opponent.answers == opponent.answers[0]).all()
+    comparator = baseline.comparator(t.root, t.served, t.parts.test)
+    assert (comparator.predictions == comparator.predictions[0]).all()
     assert (
-        opponent.name.endswith("mean" if task == "regression" else "rate")
-        or "past" in opponent.name
+        comparator.name.endswith("mean" if task == "regression" else "rate")
+        or "past" in comparator.name
     )
     past = t.log[t.of.label]
     if task == "regression":
-        assert past.min() < opponent.answers[0] < past.max()
+        assert past.min() < comparator.predictions[0] < past.max()
     else:
-        assert opponent.answers[0].sum() == pytest.approx(1)
+        assert comparator.predictions[0].sum() == pytest.approx(1)
         shares = past.value_counts(normalize=True)[list(t.of.classes)]
-        assert np.allclose(opponent.answers[0], shares, atol=0.1)
+        assert np.allclose(comparator.predictions[0], shares, atol=0.1)
 
 
 def test_the_baseline_is_the_better_of_past_and_newest(turns):
     t = turns["regression"]
     rows = t.parts.test.assign(price=t.log["price"].mean() + 0.0)
-    assert baseline.opponent(t.root, t.served, rows).name == "always saying the mean of the past"
+    assert baseline.comparator(t.root, t.served, rows).name == "always saying the mean of the past"
     newest = t.log.tail(200)["price"].mean() + 3.0
-    log = t.served.promise.copy()
+    log = t.served.out_of_fold.copy()
     log.loc[log["when"] >= log["when"].max() - pd.Timedelta(days=34), "price"] = newest
-    moved = replace(t.served, promise=log)
+    moved = replace(t.served, out_of_fold=log)
     rows = t.parts.test.assign(price=newest)
-    assert baseline.opponent(t.root, moved, rows).name == "always saying the newest mean"
+    assert baseline.comparator(t.root, moved, rows).name == "always saying the newest mean"
 
 
 def test_the_champion_is_compared_by_name(turns, workspace):
     t = turns["multiclass"]
     champion(workspace, t.parts)
-    found = baseline.opponent(workspace, t.served, t.parts.test)
+    found = baseline.comparator(workspace, t.served, t.parts.test)
     assert found.name == "the champion v1.0.0"
     old = bundle.load(workspace / "models" / "old")
-    assert (found.answers == old.predict(t.parts.test)).all()
+    assert (found.predictions == old.predict(t.parts.test)).all()
     assert len(found.trained_rows) == len(t.served.trained_rows) + len(old.trained_rows)
 
 
@@ -132,7 +134,7 @@ def test_the_same_bundle_is_not_better_than_itself(turns, workspace):
     crown(workspace, bundle="models/candidate", version=None)
     found = synthetic.judge(workspace, t.served, t.parts.test)
     assert found.verdict.word == "non_inferior"
-    shown = said(evaluate.verdict(found.verdict, found.opponent.name, found.checked))
+    shown = said(evaluate.verdict(found.verdict, found.comparator.name, found.checked))
     assert f"is not worse than the champion {t.served.name}" in shown
     assert said(evaluate.gains(found.verdict, found.margins))
     assert said(markup.table(evaluate.design_effects(found.verdict)))
@@ -143,7 +145,7 @@ def test_a_champion_that_saw_the_test_rows_stops_the_page(turns, workspace):
     seen = replace(t.parts, train=t.parts.test, test=t.parts.train)
     champion(workspace, seen)
     with pytest.raises(LeakError, match=r"test rows were in the training set of the champion v1"):
-        baseline.opponent(workspace, t.served, t.parts.test)
+        baseline.comparator(workspace, t.served, t.parts.test)
 
 
 def test_a_leak_is_seen_though_the_champion_knew_other_columns(turns, workspace):
@@ -151,7 +153,7 @@ def test_a_leak_is_seen_though_the_champion_knew_other_columns(turns, workspace)
     fewer = replace(t.of, columns=t.of.columns[:2])
     champion(workspace, replace(t.parts, train=t.parts.test, schema=fewer))
     with pytest.raises(LeakError, match="the champion v1"):
-        baseline.opponent(workspace, t.served, t.parts.test)
+        baseline.comparator(workspace, t.served, t.parts.test)
 
 
 def test_a_candidate_that_saw_the_test_rows_stops_the_page(turns, workspace):
@@ -182,13 +184,13 @@ def test_a_champion_that_cannot_be_compared(other, words, turns):
 def test_a_champion_file_that_is_none(text, turns, workspace):
     (workspace / "models" / "champion.json").write_text(text)
     with pytest.raises(ChampionError, match=r"models/champion\.json: not readable"):
-        baseline.opponent(workspace, turns["multiclass"].served, turns["multiclass"].parts.test)
+        baseline.comparator(workspace, turns["multiclass"].served, turns["multiclass"].parts.test)
 
 
 def test_a_champion_whose_bundle_is_gone(turns, workspace):
     crown(workspace, bundle="models/gone", version="v1")
     with pytest.raises(BundleError, match="gone"):
-        baseline.opponent(workspace, turns["multiclass"].served, turns["multiclass"].parts.test)
+        baseline.comparator(workspace, turns["multiclass"].served, turns["multiclass"].parts.test)
 
 
 def test_too_few_days_are_insufficient(tmp_path):
@@ -196,7 +198,7 @@ def test_too_few_days_are_insufficient(tmp_path):
     served = synthetic.sealed(tmp_path / "models" / "candidate", parts, "linear")
     crown(tmp_path, bundle=None)
     found = synthetic.judge(tmp_path, served, parts.test)
-    shown = said(evaluate.verdict(found.verdict, found.opponent.name, found.checked))
+    shown = said(evaluate.verdict(found.verdict, found.comparator.name, found.checked))
     assert found.verdict.word == "insufficient"
     assert "The candidate cannot be compared yet with always saying" in shown
     assert "the test has 12 days, and 30 are needed: raise test_days" in shown
@@ -261,15 +263,15 @@ def test_the_caption_states_the_error_rate():
 
 def test_slices_are_the_values_with_rows_enough(turns):
     t = turns["multiclass"]
-    rows, of = t.parts.test, t.of
-    found = baseline.slices(rows, of, [])
+    rows, schema = t.parts.test, t.of
+    found = baseline.slices(rows, schema, [])
     many = rows["shop"].value_counts()
     assert set(found) == {f"shop {name}" for name in many.index[many >= baseline.SLICE_ROWS]}
     assert all(
         (rows["shop"][found[f"shop {n}"]] == n).all() for n in ("north",) if f"shop {n}" in found
     )
-    assert baseline.slices(rows, of, ["shop"]).keys() == found.keys()
-    assert baseline.slices(rows.head(10), of, []) == {}
+    assert baseline.slices(rows, schema, ["shop"]).keys() == found.keys()
+    assert baseline.slices(rows.head(10), schema, []) == {}
 
 
 @pytest.mark.parametrize("name", ["size", "shp", "colour"])

@@ -95,7 +95,7 @@ def test_the_sentence_says_what_is_known(turns):
 
 def test_without_a_test_of_training_nothing_is_promised(turns):
     t = turns["regression"]
-    seen = synthetic.look(replace(t.served, promise=t.served.promise.head(0)), t.served_log)
+    seen = synthetic.look(replace(t.served, out_of_fold=t.served.out_of_fold.head(0)), t.served_log)
     assert "promised unknown" in said(monitor.quality(seen, "squared_error"))
 
 

@@ -28,15 +28,15 @@ def told(estimates=None, **serving):
 def test_every_page_can_be_shown(task, turns):
     t = turns[task]
     outcome = pipelines.outcome(t.log, t.of)
-    promised = validation.promised(t.log, t.of, outcome)
-    shown = said(train.verdict(t.model, promised, t.folds, t.served.manifest))
+    expected_performance = validation.expected_performance(t.log, t.of, outcome)
+    shown = said(train.verdict(t.model, expected_performance, t.folds, t.served.manifest))
     assert f"The {t.model} candidate reaches" in shown
     for name in metrics.METRICS[task]:
         assert metrics.NAMES[name] in shown
     engine = "Bit vectors (QuickScorer)" if task == "binary" else "ONNX"
     assert f"{engine} will serve: the largest difference" in shown
     assert said(train.steps(t.unfitted)) and said(train.by_fold(t.folds))
-    assert said(train.over_time(t.log, t.of, outcome, promised))
+    assert said(train.over_time(t.log, t.of, outcome, expected_performance))
     drawn = train.calibration(t.log, t.of, outcome)
     assert said(drawn) and isinstance(drawn, Figure) == (task != "regression")
     assert "golden.json" in said(train.contents(t.served.manifest))
@@ -46,7 +46,7 @@ def test_every_page_can_be_shown(task, turns):
 def test_the_promise_is_what_cross_validation_answered(task, turns):
     t = turns[task]
     assert len(t.log) == sum(len(f.rows) for f in t.folds)
-    said_there = np.concatenate([f.answers for f in t.folds])
+    said_there = np.concatenate([f.predictions for f in t.folds])
     assert (frames.answers(t.log, t.of) == said_there).all()
     assert t.log[t.of.id].tolist() == t.parts.train[t.of.id].iloc[-len(t.log) :].tolist()
 
@@ -56,7 +56,7 @@ def test_the_promise_has_an_interval_by_day(turns):
     outcome = pipelines.outcome(t.log, t.of)
     squared = (outcome - t.log["prediction"]).to_numpy() ** 2
     wanted = metrics.clustered(squared, splits.blocks(t.log, t.of))
-    assert validation.promised(t.log, t.of, outcome)["squared_error"] == wanted
+    assert validation.expected_performance(t.log, t.of, outcome)["squared_error"] == wanted
 
 
 def test_days_are_named_only_where_they_matter():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from modelkeep.backtest import replay
-from modelkeep.backtest.point_in_time import Past
+from modelkeep.backtest.point_in_time import History
 
 START, BEFORE, WEEKS, ROWS = "2020-03-01", 60, 14, 60  # days before the start; rows a day
 KNOBS = {"window_days": 7, "window_rows": 300, "pages_a_year": 0.05, "fdr": 0.05, "draws": 99}
@@ -49,7 +49,7 @@ def table(kind="none", seed=0, task="binary", weeks=WEEKS, rows=ROWS):
 
 def past(kind="none", delay=1.0, **made):
     """A planted history, ready to be replayed."""
-    return Past(table(kind, **made), ASKED, LEARNING, START, "", delay)
+    return History(table(kind, **made), ASKED, LEARNING, START, "", delay)
 
 
 def loss(played):

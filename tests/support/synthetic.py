@@ -60,20 +60,20 @@ def promise(parts, model="boosting", folds=3, **knobs):
     of, rows = parts.schema, parts.train
     unfitted = pipelines.pipeline(of, model, **QUICK | knobs)
     found = pipelines.cross_validate(unfitted, rows, of, splits.blocks(rows, of), folds)
-    return validation.promise(rows, found, of)
+    return validation.out_of_fold(rows, found, of)
 
 
 def sealed(folder: Path, parts, model="boosting", **knobs):
     """A bundle on disk, loaded again."""
     log = promise(parts, model, **knobs)
     of = parts.schema
-    scores = validation.promised(log, of, pipelines.outcome(log, of))
-    bundle.seal(
+    scores = validation.expected_performance(log, of, pipelines.outcome(log, of))
+    bundle.save(
         folder,
         fitted=fitted(parts, model, **knobs),
-        of=of,
+        schema=of,
         train=parts.train,
-        promise=log,
+        out_of_fold=log,
         scores=scores,
         provenance=MADE,
     )
@@ -90,7 +90,7 @@ def turn(root: Path, task: str, timed: bool, model: str) -> SimpleNamespace:
     folds = pipelines.cross_validate(unfitted, parts.train, of, splits.blocks(parts.train, of), 3)
     served = sealed(root / "models" / "candidate", parts, model)
     (root / "models" / "champion.json").write_text('{"version": null, "bundle": null}')
-    log = served.promise
+    log = served.out_of_fold
     judged = judge(root, served, parts.test)
     late = {"delay_days": 1, "wait_days": 2, "lost": 0.02, "seed": 0}
     served_log = sources.replayed(raw, served, 70, **late)
@@ -101,12 +101,12 @@ def turn(root: Path, task: str, timed: bool, model: str) -> SimpleNamespace:
 def judge(root: Path, candidate: bundle.Bundle, rows: pd.DataFrame) -> SimpleNamespace:
     """The gate as the notebook asks it."""
     of = candidate.schema
-    opponent = baseline.opponent(root, candidate, rows)
+    comparator = baseline.comparator(root, candidate, rows)
     checked = comparison.refuse_leaks(
-        bundle.row_hashes(rows, of), opponent.trained_rows, "either model"
+        bundle.row_hashes(rows, of), comparator.trained_rows, "either model"
     )
     outcome, blocks = pipelines.outcome(rows, of), splits.blocks(rows, of)
-    ours, theirs = candidate.predict(rows), opponent.answers
+    ours, theirs = candidate.predict(rows), comparator.predictions
     gains = comparison.gains(of.task, outcome, ours, theirs)
     margins = comparison.margins(of.task, outcome, theirs)
     named = baseline.slices(rows, of, [])
@@ -119,7 +119,9 @@ def look(served: bundle.Bundle, log: pd.DataFrame, **changes) -> decisions.Seen:
     """A look at a log as the notebook takes it, with fewer draws."""
     knobs = {"window_days": 7, "window_rows": 300, "min_labels": 50, "min_coverage": 0.8}
     knobs |= {"pages_a_year": 0.05, "fdr": 0.05, "draws": 99, "seed": 0}
-    return decisions.look(served.promise, served.reference, log, served.schema, **knobs | changes)
+    return decisions.look(
+        served.out_of_fold, served.reference, log, served.schema, **knobs | changes
+    )
 
 
 def said(shown: object) -> str:

@@ -68,14 +68,14 @@ def test_another_process_seals_the_same_bytes(bundles, tmp_path, tmp_path_factor
 def test_a_loaded_bundle_answers_as_what_was_sealed(task, bundles, parts):
     loaded, test = bundles[task], parts[task].test
     kind = {"binary": "boosting", "multiclass": "forest", "regression": "linear"}[task]
-    said = pipelines.predict(synthetic.fitted(parts[task], kind), test, parts[task].schema)
-    assert (loaded.predict(test) == said).all()
-    assert np.allclose(loaded.answer(test), said, atol=1e-5, rtol=1e-5)
+    predictions = pipelines.predict(synthetic.fitted(parts[task], kind), test, parts[task].schema)
+    assert (loaded.predict(test) == predictions).all()
+    assert np.allclose(loaded.answer(test), predictions, atol=1e-5, rtol=1e-5)
     assert loaded.manifest["serving"]["engine"] == ENGINE[task]
     assert loaded.schema == parts[task].schema
     assert loaded.manifest["rows"] == len(parts[task].train) == len(loaded.trained_rows)
     pd.testing.assert_frame_equal(
-        loaded.promise, synthetic.promise(parts[task], kind), check_dtype=False
+        loaded.out_of_fold, synthetic.promise(parts[task], kind), check_dtype=False
     )
 
 
@@ -94,7 +94,7 @@ def test_every_pipeline_survives_its_file(task, kind, parts):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_golden_rows_give_back_their_answers(task, bundles):
-    golden, answers = bundles[task].golden, bundles[task].golden_answers
+    golden, answers = bundles[task].reference_rows, bundles[task].reference_predictions
     assert len(golden) == len(answers) == 20 and golden.isna().any().any()
     assert (bundles[task].predict(golden) == answers).all()
     assert np.allclose(bundles[task].answer(golden), answers, atol=1e-5, rtol=1e-5)
@@ -117,7 +117,7 @@ def test_one_flipped_bit_is_found_before_anything_is_parsed(name, folder, monkey
         raise AssertionError("parsed")
 
     for where, what in (
-        (bundle.schema, "from_json"),
+        (bundle.schemas, "from_json"),
         (bundle.profile, "from_json"),
         (bundle, "undump"),
         (bundle.export, "load"),
@@ -256,18 +256,18 @@ def test_a_seal_that_fails_leaves_the_old_bundle(folder, parts, monkeypatch):
 
 
 def test_a_row_has_one_hash_in_any_frame(parts, tmp_path):
-    of, rows = parts["binary"].schema, parts["binary"].train
-    hashes = bundle.row_hashes(rows, of)
+    schema, rows = parts["binary"].schema, parts["binary"].train
+    hashes = bundle.row_hashes(rows, schema)
     assert len(np.unique(hashes)) == len(rows)
     turned = rows.iloc[::-1, ::-1].set_axis(range(7, len(rows) + 7))
-    assert (bundle.row_hashes(turned, of) == hashes[::-1]).all()
+    assert (bundle.row_hashes(turned, schema) == hashes[::-1]).all()
     splits.write(rows, tmp_path / "rows.parquet")
-    assert (bundle.row_hashes(splits.load(tmp_path / "rows.parquet"), of) == hashes).all()
+    assert (bundle.row_hashes(splits.load(tmp_path / "rows.parquet"), schema) == hashes).all()
     other = {"when": "datetime64[ns]", "shop": object, "key": "category"}
-    assert (bundle.row_hashes(rows.astype(other), of) == hashes).all()
+    assert (bundle.row_hashes(rows.astype(other), schema) == hashes).all()
     missing = rows.assign(shop=rows["shop"].astype(object).where(rows["shop"].notna(), None))
-    assert (bundle.row_hashes(missing, of) == hashes).all()
-    assert (bundle.row_hashes(rows.assign(late="0", more=1), of) == hashes).all()
+    assert (bundle.row_hashes(missing, schema) == hashes).all()
+    assert (bundle.row_hashes(rows.assign(late="0", more=1), schema) == hashes).all()
 
 
 @pytest.mark.parametrize(
@@ -282,10 +282,10 @@ def test_a_row_has_one_hash_in_any_frame(parts, tmp_path):
     ],
 )
 def test_a_changed_value_has_another_hash(name, value, parts):
-    of, rows = parts["binary"].schema, parts["binary"].train.head(3)
+    schema, rows = parts["binary"].schema, parts["binary"].train.head(3)
     changed = rows.copy()
     changed.loc[1, name] = value
-    same = bundle.row_hashes(changed, of) == bundle.row_hashes(rows, of)
+    same = bundle.row_hashes(changed, schema) == bundle.row_hashes(rows, schema)
     assert same.tolist() == [True, False, True]
 
 

@@ -31,18 +31,18 @@ def odd(parts):
     return bundle._edge_cases(parts.train, parts.schema)
 
 
-def served(fitted, of, rows):
-    plan, x = export.encoding(fitted, of), export.arrays(rows, of)
+def served(fitted, schema, rows):
+    plan, x = export.encoding(fitted, schema), export.arrays(rows, schema)
     onnx = export.to_onnx(fitted, Encoding(plan)(*x).shape[1], plan["cuts"])
     return Onnx(plan, onnx), x
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_encoding_is_scikit_learns_to_the_bit(kind, parts):
-    of, rows = parts["binary"].schema, odd(parts["binary"])
+    schema, rows = parts["binary"].schema, odd(parts["binary"])
     fitted = synthetic.fitted(parts["binary"], kind)
-    ours = Encoding(export.encoding(fitted, of))(*export.arrays(rows, of))
-    theirs = fitted["columns"].transform(pipelines.features(rows, of)).astype(np.float64)
+    ours = Encoding(export.encoding(fitted, schema))(*export.arrays(rows, schema))
+    theirs = fitted["columns"].transform(pipelines.features(rows, schema)).astype(np.float64)
     assert ours.dtype == np.float64 and ours.shape == theirs.shape
     assert ours.tobytes() == np.ascontiguousarray(theirs).tobytes()
 
@@ -68,14 +68,16 @@ def test_only_numbers_or_only_categories(name):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnx_answers_as_scikit_learn_does(task, kind, parts):
-    of, rows = parts[task].schema, odd(parts[task])
+    schema, rows = parts[task].schema, odd(parts[task])
     fitted = synthetic.fitted(parts[task], kind)
-    onnx, x = served(fitted, of, rows)
-    worst, why = export.prove(onnx, x, pipelines.predict(fitted, rows, of))
+    onnx, x = served(fitted, schema, rows)
+    worst, why = export.prove(onnx, x, pipelines.predict(fitted, rows, schema))
     assert not why and worst <= export.TOLERANCE
     answer = onnx.predict(*x)
     assert answer.dtype == np.float64
-    assert answer.shape == ((len(rows),) if task == "regression" else (len(rows), len(of.classes)))
+    assert answer.shape == (
+        (len(rows),) if task == "regression" else (len(rows), len(schema.classes))
+    )
 
 
 def test_it_is_proven_on_flights_and_odd_rows(tmp_path):
@@ -92,43 +94,49 @@ def test_it_is_proven_on_flights_and_odd_rows(tmp_path):
 
 
 def test_another_model_is_refused(parts):
-    of, rows = parts["binary"].schema, odd(parts["binary"])
+    schema, rows = parts["binary"].schema, odd(parts["binary"])
     fitted = synthetic.fitted(parts["binary"])
     other = synthetic.fitted(parts["binary"], trees=21)
-    onnx, x = served(other, of, rows)
-    worst, why = export.prove(onnx, x, pipelines.predict(fitted, rows, of))
+    onnx, x = served(other, schema, rows)
+    worst, why = export.prove(onnx, x, pipelines.predict(fitted, rows, schema))
     assert worst > export.TOLERANCE
     assert why.startswith("row ") and why.endswith("more than 1e-05")
 
 
 def test_a_model_with_fewer_classes_is_refused(parts):
-    of, rows = parts["multiclass"].schema, parts["multiclass"].train
-    few = pipelines.fit(pipelines.pipeline(of, "linear"), rows[rows["colour"] != "green"], of)
-    onnx, x = served(few, of, rows)
-    worst, why = export.prove(onnx, x, pipelines.predict(few, rows, of))
+    schema, rows = parts["multiclass"].schema, parts["multiclass"].train
+    few = pipelines.fit(
+        pipelines.pipeline(schema, "linear"), rows[rows["colour"] != "green"], schema
+    )
+    onnx, x = served(few, schema, rows)
+    worst, why = export.prove(onnx, x, pipelines.predict(few, rows, schema))
     assert worst == np.inf and why == "it gives 2 values a row, and the pipeline 3"
 
 
 def test_an_answer_that_is_not_a_number_is_refused(parts, monkeypatch):
-    of, rows = parts["regression"].schema, parts["regression"].train
+    schema, rows = parts["regression"].schema, parts["regression"].train
     fitted = synthetic.fitted(parts["regression"], "linear")
-    said = pipelines.predict(fitted, rows, of)
+    predictions = pipelines.predict(fitted, rows, schema)
     monkeypatch.setattr(
-        onnx.Onnx, "predict", lambda self, *x: np.where(said == said[3], np.nan, said)
+        onnx.Onnx,
+        "predict",
+        lambda self, *x: np.where(predictions == predictions[3], np.nan, predictions),
     )
-    assert export.prove(*served(fitted, of, rows), said)[1].startswith("row 3 differs by nan")
+    assert export.prove(*served(fitted, schema, rows), predictions)[1].startswith(
+        "row 3 differs by nan"
+    )
 
 
 def test_numbers_are_compared_row_by_row(parts, monkeypatch):
     """One enormous prediction must not hide an error of the others."""
-    of, rows = parts["regression"].schema, parts["regression"].train
+    schema, rows = parts["regression"].schema, parts["regression"].train
     fitted = synthetic.fitted(parts["regression"], "linear")
-    said = pipelines.predict(fitted, rows, of)
-    said[0] = 1e9
-    wrong = said.copy()
+    predictions = pipelines.predict(fitted, rows, schema)
+    predictions[0] = 1e9
+    wrong = predictions.copy()
     wrong[5] *= 1.001
     monkeypatch.setattr(onnx.Onnx, "predict", lambda self, *x: wrong)
-    worst, why = export.prove(*served(fitted, of, rows), said)
+    worst, why = export.prove(*served(fitted, schema, rows), predictions)
     assert why.startswith("row 5") and worst <= 0.0011
 
 
@@ -144,9 +152,11 @@ def test_neighbours_in_double_that_are_one_number_in_float32(kind):
     assert found.engine == {"boosting": "quickscorer", "forest": "onnx"}[kind]
     assert found.largest_difference < 1e-6
     plain = export.to_onnx(fitted, len(plan["cuts"]), [])
-    said = pipelines.predict(fitted, rows, learned.schema)
+    predictions = pipelines.predict(fitted, rows, learned.schema)
     wrong = export.prove(
-        Onnx(plan | {"cuts": [], "single": False}, plain), export.arrays(rows, learned.schema), said
+        Onnx(plan | {"cuts": [], "single": False}, plain),
+        export.arrays(rows, learned.schema),
+        predictions,
     )
     assert (wrong[0] > 0.01) == (kind == "boosting")  # a forest casts to float32 itself
 
@@ -171,17 +181,17 @@ def test_every_flight_gets_the_pipelines_answer():
 
 
 def test_numbers_beyond_single_precision_get_an_answer(parts):
-    of, rows = parts["binary"].schema, parts["binary"].train.head(2)
+    schema, rows = parts["binary"].schema, parts["binary"].train.head(2)
     x = np.array([[1e300, 1.0], [-1e300, 1.0]]), [("north", "north")]
     for kind in KINDS:
-        onnx, _ = served(synthetic.fitted(parts["binary"], kind), of, rows)
+        onnx, _ = served(synthetic.fitted(parts["binary"], kind), schema, rows)
         assert np.isfinite(onnx.predict(*x)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_estimator_gives_the_same_bytes(kind, parts):
-    of, rows = parts["binary"].schema, odd(parts["binary"])
-    made = [export.choose(synthetic.fitted(parts["binary"], kind), of, rows) for _ in range(2)]
+    schema, rows = parts["binary"].schema, odd(parts["binary"])
+    made = [export.choose(synthetic.fitted(parts["binary"], kind), schema, rows) for _ in range(2)]
     assert made[0] == made[1]  # in another process: tests/test_bundle.py
 
 
@@ -219,19 +229,19 @@ def test_whatever_engine_is_chosen_answers_as_the_pipeline(name, parts):
     """Converters are silently wrong for some of these; a fork may use any of them."""
     estimator = STRANGE[name]()
     task = "regression" if is_regressor(estimator) else "binary"
-    of, rows = parts[task].schema, odd(parts[task])
+    schema, rows = parts[task].schema, odd(parts[task])
     learn = (
-        parts[task].train.assign(price=lambda x: x[of.label].abs() + 0.1)
+        parts[task].train.assign(price=lambda x: x[schema.label].abs() + 0.1)
         if name in ("poisson", "gamma")
         else parts[task].train
     )
-    unfitted = pipelines.pipeline(of, "boosting").set_params(model=estimator)
-    fitted = pipelines.fit(unfitted, learn, of)
-    found, plan, onnx = export.choose(fitted, of, rows)
-    chosen, said = (
-        export.load(found.engine, plan, onnx, fitted, of),
-        pipelines.predict(fitted, rows, of),
+    unfitted = pipelines.pipeline(schema, "boosting").set_params(model=estimator)
+    fitted = pipelines.fit(unfitted, learn, schema)
+    found, plan, onnx = export.choose(fitted, schema, rows)
+    chosen, predictions = (
+        export.load(found.engine, plan, onnx, fitted, schema),
+        pipelines.predict(fitted, rows, schema),
     )
-    apart = np.abs(chosen.predict(*export.arrays(rows, of)) - said).max()
-    assert apart <= 1e-5 * max(1.0, np.abs(said).max())
+    apart = np.abs(chosen.predict(*export.arrays(rows, schema)) - predictions).max()
+    assert apart <= 1e-5 * max(1.0, np.abs(predictions).max())
     assert (found.engine == "quickscorer") == (found.reason == "")

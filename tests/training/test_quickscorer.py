@@ -23,16 +23,16 @@ ESTIMATORS = {
 
 
 def fitted(parts, estimator):
-    of = parts.schema
+    schema = parts.schema
     train = parts.train
     if getattr(estimator, "loss", "") in ("poisson", "gamma"):
-        train = train.assign(**{of.label: train[of.label].abs() + 0.1})
-    pipeline = pipelines.pipeline(of, "boosting").set_params(model=estimator)
-    return pipelines.fit(pipeline, train, of)
+        train = train.assign(**{schema.label: train[schema.label].abs() + 0.1})
+    pipeline = pipelines.pipeline(schema, "boosting").set_params(model=estimator)
+    return pipelines.fit(pipeline, train, schema)
 
 
-def scorer(pipeline, of):
-    plan = export.encoding(pipeline, of)
+def scorer(pipeline, schema):
+    plan = export.encoding(pipeline, schema)
     return QuickScorer(plan, trees.plain(pipeline["model"], plan))
 
 
@@ -44,25 +44,25 @@ def cut(x, places):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_trees_add_up_to_scikit_learns_own_sum_to_the_last_bit(name, parts):
     task, estimator = ESTIMATORS[name]
-    of = parts[task].schema
-    rows, pipeline = bundle._edge_cases(parts[task].train, of), fitted(parts[task], estimator)
-    ours, x = scorer(pipeline, of), export.arrays(rows, of)
+    schema = parts[task].schema
+    rows, pipeline = bundle._edge_cases(parts[task].train, schema), fitted(parts[task], estimator)
+    ours, x = scorer(pipeline, schema), export.arrays(rows, schema)
     sums, sum_up = [], ours._sums
     ours._sums = lambda at: sums.append(sum_up(at)) or sums[-1]
-    said = ours.predict(*x)
+    predictions = ours.predict(*x)
     theirs = pipeline["model"]._raw_predict(
-        pipeline["columns"].transform(pipelines.features(rows, of))
+        pipeline["columns"].transform(pipelines.features(rows, schema))
     )
     assert np.concatenate(sums).tobytes() == np.ascontiguousarray(theirs).tobytes()
-    expected = pipelines.predict(pipeline, rows, of)
-    assert said.shape == expected.shape and said.dtype == np.float64
-    assert np.allclose(said, expected, rtol=1e-14, atol=1e-15)
+    expected = pipelines.predict(pipeline, rows, schema)
+    assert predictions.shape == expected.shape and predictions.dtype == np.float64
+    assert np.allclose(predictions, expected, rtol=1e-14, atol=1e-15)
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_an_answer_does_not_hang_on_who_asks_with_it(task, parts):
-    of, rows = parts[task].schema, bundle._edge_cases(parts[task].train, parts[task].schema)
-    ours, x = scorer(synthetic.fitted(parts[task]), of), export.arrays(rows, of)
+    schema, rows = parts[task].schema, bundle._edge_cases(parts[task].train, parts[task].schema)
+    ours, x = scorer(synthetic.fitted(parts[task]), schema), export.arrays(rows, schema)
     together = ours.predict(*x)
     for size in (1, 2, quickscorer.FEW, quickscorer.FEW + 1, 100):
         parted = [ours.predict(*cut(x, slice(i, i + size))) for i in range(0, len(rows), size)]
@@ -71,8 +71,8 @@ def test_an_answer_does_not_hang_on_who_asks_with_it(task, parts):
 
 def test_many_rows_are_added_up_in_parts(parts, monkeypatch):
     """All of a year's flights at once would take a gigabyte, and what no cache holds takes twice as long."""
-    of, x = parts["binary"].schema, export.arrays(parts["binary"].train, parts["binary"].schema)
-    ours, sizes = scorer(synthetic.fitted(parts["binary"]), of), []
+    schema, x = parts["binary"].schema, export.arrays(parts["binary"].train, parts["binary"].schema)
+    ours, sizes = scorer(synthetic.fitted(parts["binary"]), schema), []
     sum_up, whole = ours._sums, ours.predict(*x)
     ours._sums = lambda at: sizes.append(at.shape[1]) or sum_up(at)
     monkeypatch.setattr(quickscorer, "PART", 100 * ours.table.shape[1])
@@ -81,17 +81,17 @@ def test_many_rows_are_added_up_in_parts(parts, monkeypatch):
 
 
 def test_each_threshold_and_its_neighbours_go_where_scikit_learn_sends_them(parts):
-    of = parts["binary"].schema
+    schema = parts["binary"].schema
     pipeline = synthetic.fitted(parts["binary"])
-    ours, plan = scorer(pipeline, of), export.encoding(pipeline, of)
+    ours, plan = scorer(pipeline, schema), export.encoding(pipeline, schema)
     numbers = [f["name"] for f in plan["features"] if "categories" not in f]
     for i, name in enumerate(numbers):
         cuts = np.array(plan["cuts"][i])
         values = [cuts, np.nextafter(cuts, -np.inf), np.nextafter(cuts, np.inf), [np.nan, -0.0]]
         values = np.concatenate(values)
         rows = parts["binary"].train.iloc[[0] * len(values)].assign(**{name: values})
-        said = ours.predict(*export.arrays(rows, of))
-        assert np.abs(said - pipelines.predict(pipeline, rows, of)).max() <= 1e-15
+        predictions = ours.predict(*export.arrays(rows, schema))
+        assert np.abs(predictions - pipelines.predict(pipeline, rows, schema)).max() <= 1e-15
 
 
 def test_a_split_of_missing_values_alone_survives_its_file(tmp_path):
@@ -109,12 +109,14 @@ def test_a_split_of_missing_values_alone_survives_its_file(tmp_path):
 
 
 def test_an_infinity_is_beyond_all_thresholds(parts):
-    of = parts["binary"].schema
-    ours = scorer(synthetic.fitted(parts["binary"]), of)
+    schema = parts["binary"].schema
+    ours = scorer(synthetic.fitted(parts["binary"]), schema)
     for value in (1e300, np.inf):
         far = np.array([[value] * 2, [-value] * 2])
-        said = ours.predict(far, [["north", None]])
-        assert said.tobytes() == ours.predict(np.sign(far) * 1e9, [["north", None]]).tobytes()
+        predictions = ours.predict(far, [["north", None]])
+        assert (
+            predictions.tobytes() == ours.predict(np.sign(far) * 1e9, [["north", None]]).tobytes()
+        )
 
 
 def test_an_unknown_category_leaves_nothing_behind(parts):
@@ -138,10 +140,10 @@ def test_native_categories_are_left_to_others(parts):
 
 
 def test_numbers_that_are_scaled_first_are_left_to_others(parts):
-    of, train = parts["binary"].schema, parts["binary"].train
-    scaled = pipelines.pipeline(of, "linear").set_params(model=HistGradientBoostingClassifier())
+    schema, train = parts["binary"].schema, parts["binary"].train
+    scaled = pipelines.pipeline(schema, "linear").set_params(model=HistGradientBoostingClassifier())
     with pytest.raises(TreesError, match="scaled, filled or spread"):
-        scorer(pipelines.fit(scaled, train, of), of)
+        scorer(pipelines.fit(scaled, train, schema), schema)
 
 
 def test_a_tree_of_too_many_leaves_is_left_to_others(parts, monkeypatch):
@@ -154,13 +156,13 @@ def test_a_tree_of_too_many_leaves_is_left_to_others(parts, monkeypatch):
 
 
 def test_it_serves_where_it_applies(parts):
-    of, rows = parts["binary"].schema, parts["binary"].train
-    chosen, plan, trees_as_text = export.choose(synthetic.fitted(parts["binary"]), of, rows)
+    schema, rows = parts["binary"].schema, parts["binary"].train
+    chosen, plan, trees_as_text = export.choose(synthetic.fitted(parts["binary"]), schema, rows)
     assert (chosen.engine, chosen.reason) == ("quickscorer", "")
     assert chosen.largest_difference <= 1e-15
     assert set(json.loads(trees_as_text)) == {"link", "baseline", "trees"}
     wrong = json.loads(trees_as_text)
     wrong["baseline"][0] += 0.01
     broken = QuickScorer(plan, json.dumps(wrong).encode())
-    said = pipelines.predict(synthetic.fitted(parts["binary"]), rows, of)
-    assert export.prove(broken, export.arrays(rows, of), said)[1].startswith("row ")
+    predictions = pipelines.predict(synthetic.fitted(parts["binary"]), rows, schema)
+    assert export.prove(broken, export.arrays(rows, schema), predictions)[1].startswith("row ")

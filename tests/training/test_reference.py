@@ -24,22 +24,22 @@ def test_features_and_predictions_are_counted_by_day(log, parts):
 
 
 def test_the_same_rows_have_the_same_counts(log, parts):
-    of = parts["binary"].schema
-    against = reference.learn(log, of)
-    again = reference.count(log.sample(frac=1, random_state=0), of, against)
+    schema = parts["binary"].schema
+    against = reference.learn(log, schema)
+    again = reference.count(log.sample(frac=1, random_state=0), schema, against)
     assert profile.to_json(again) == profile.to_json(against)
 
 
 def test_the_prediction_is_of_the_last_class_or_the_likeliest_or_the_number(parts):
-    said = {
+    predictions = {
         "binary": np.array([[0.9, 0.1], [0.2, 0.8]]),
         "multiclass": np.array([[0.5, 0.3, 0.2], [0, 0.4, 0.6]]),
         "regression": np.array([3.0, 7.0]),
     }
     bins = {}
-    for task, answers in said.items():
-        of = parts[task].schema
-        found = reference.learn(frames.answered(parts[task].train.head(2), of, answers), of)
+    for task, answers in predictions.items():
+        schema = parts[task].schema
+        found = reference.learn(frames.answered(parts[task].train.head(2), schema, answers), schema)
         bins[task] = found.bins[-1]
     assert bins["binary"].edges[0] == 0.1 and bins["binary"].edges[-1] == 0.8
     assert set(bins["multiclass"].categories) == {"blue", "red"}
@@ -47,24 +47,26 @@ def test_the_prediction_is_of_the_last_class_or_the_likeliest_or_the_number(part
 
 
 def test_a_column_without_any_value(log, parts):
-    of = parts["binary"].schema
+    schema = parts["binary"].schema
     log = log.assign(weight=np.nan, shop=pd.Series(np.nan, log.index, dtype="str"))
-    found = reference.learn(log, of)
+    found = reference.learn(log, schema)
     assert found.counts["shop"].sum(axis=0)[-1] == len(log)
 
 
 def test_without_time_rows_stand_for_themselves():
     learned = synthetic.prepared(timed=False)
-    said = np.tile([0.5, 0.5], (len(learned.train), 1))
-    found = reference.learn(frames.answered(learned.train, learned.schema, said), learned.schema)
+    predictions = np.tile([0.5, 0.5], (len(learned.train), 1))
+    found = reference.learn(
+        frames.answered(learned.train, learned.schema, predictions), learned.schema
+    )
     assert found.blocks is None and found.rows.tolist() == [len(learned.train)]
 
 
 def test_only_inputs_can_page(log, parts):
-    of = parts["binary"].schema
-    against = reference.learn(log, of)
-    turned = frames.answered(log, of, frames.answers(log, of)[:, ::-1] ** 4)
-    counted = reference.count(turned, of, against)
+    schema = parts["binary"].schema
+    against = reference.learn(log, schema)
+    turned = frames.answered(log, schema, frames.answers(log, schema)[:, ::-1] ** 4)
+    counted = reference.count(turned, schema, against)
     assert drift.compare(against, counted, by="rows").columns[-1].alarm
     bare = [reference.inputs(c) for c in (against, counted)]
     assert [b.name for b in bare[0].bins] == ["size", "weight", "shop"]
@@ -78,13 +80,13 @@ def test_predictions_of_the_model_in_service_do_not_seem_to_move(model, knobs, t
     frame = synthetic.table(rows=4000, days=1000)  # so that rows are hardly alike by day
     learned = synthetic.prepared(frame=frame, timed=True, test_days=300)
     served = synthetic.sealed(tmp_path / "candidate", learned, model, **knobs)
-    of = learned.schema
-    log = frames.answered(learned.test, of, served.answer(learned.test))
+    schema = learned.schema
+    log = frames.answered(learned.test, schema, served.answer(learned.test))
     p = {}
     for name, against in (
         ("service", served.reference),
-        ("folds", reference.learn(served.promise, of)),
+        ("folds", reference.learn(served.out_of_fold, schema)),
     ):
-        found = drift.compare(against, reference.count(log, of, against), by="rows")
+        found = drift.compare(against, reference.count(log, schema, against), by="rows")
         p[name] = found.columns[-1].p
     assert p["service"] > 1e-3 and p["folds"] < 1e-8

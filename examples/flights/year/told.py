@@ -41,7 +41,7 @@ class Told:
     def gain(self, metric: str) -> frontier.Interval:
         """By how much what was served is better than never updating, by week on average."""
         block = min(4, len(self.starts))
-        drawn = frontier.draws(len(self.starts), block, 2000, 0)
+        drawn = frontier.bootstrap_weeks(len(self.starts), block, 2000, 0)
         return frontier.interval(frontier.gains(metric, self.served[metric], self.never[metric]), drawn)  # fmt: skip
 
 

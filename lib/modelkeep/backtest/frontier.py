@@ -8,7 +8,7 @@ import numpy as np
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import metrics
 
-KEEP = 0.98  # of the gain of retraining every week: who keeps so much has kept it
+ENOUGH = 0.98  # of the gain of retraining every week: who keeps so much has kept it
 NEVER, WEEKLY = "never", "every week"
 
 
@@ -32,7 +32,7 @@ class Interval:
     value: float
     low: float
     high: float
-    sure: float
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Choice:
     """The policy to choose, how often draws of weeks choose it, and what else they choose."""
 
     name: str
-    sure: float
+    probability: float
     others: dict[str, float]
 
 
-def draws(weeks: int, length: int, times: int, seed: int) -> np.ndarray:
+def bootstrap_weeks(weeks: int, length: int, times: int, seed: int) -> np.ndarray:
     """Weeks drawn in blocks of `length` that follow each other, the last week before the first (circular block bootstrap, Politis and Romano 1992)."""
     if not 1 <= length <= weeks:
         raise FrontierError(f"block_weeks: {length} is not from 1 to the {weeks} weeks; set it in params/backtest.yaml")  # fmt: skip
@@ -73,7 +73,7 @@ def _means(x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     return np.divide(np.where(known, x, 0)[drawn].sum(axis=1), n, out=np.full(len(n), np.nan), where=n > 0)  # fmt: skip
 
 
-def kept(
+def benefit_retained(
     metric: str, policy: Course, never: Course, weekly: Course, drawn: np.ndarray
 ) -> tuple[Interval, float]:
     """The share of the gain of retraining every week that a policy kept, and in how many draws it kept enough; unknown where there is no gain to keep."""
@@ -84,7 +84,7 @@ def kept(
     if not np.isfinite(value):
         return Interval(*[np.nan] * 4), np.nan
     low, high = np.nanquantile(shares, [0.025, 0.975])
-    enough = float(np.mean(shares >= KEEP))
+    enough = float(np.mean(shares >= ENOUGH))
     return Interval(float(value), float(low), float(high), float(np.mean(shares > 0))), enough
 
 
@@ -115,18 +115,18 @@ def _pick(gain: np.ndarray, spent: np.ndarray) -> int:
     """The first is never, the last every week; of those that keep enough the cheapest, of equally cheap ones the better."""
     if not gain[-1] > 0:
         return 0
-    enough = np.flatnonzero(gain >= KEEP * gain[-1])
+    enough = np.flatnonzero(gain >= ENOUGH * gain[-1])
     return int(min(enough, key=lambda i: (spent[i], -gain[i])))
 
 
 def read(text: str, name: str, retrains: int) -> dict[str, Course]:
-    """The courses of `plots/backtest.csv`: the policy's (called `name`), never, every week, hindsight."""
+    """The courses of `plots/backtest.csv`: the policy's (called `name`), never, every week, oracle."""
     lines = text.strip().split("\n")
     head = lines[0].split(",")
     cells = [line.split(",") for line in lines[1:]]
     values = {k: np.array([float(row[i] or "nan") for row in cells]) for i, k in enumerate(head) if i}  # fmt: skip
-    spent = {"policy": retrains, "never": 0, "weekly": len(cells) - 1, "hindsight": 0}
-    named = {"policy": name, "never": NEVER, "weekly": WEEKLY, "hindsight": "hindsight"}
+    spent = {"policy": retrains, "never": 0, "weekly": len(cells) - 1, "oracle": 0}
+    named = {"policy": name, "never": NEVER, "weekly": WEEKLY, "oracle": "oracle"}
     metrics = [k.removesuffix("_policy") for k in head if k.endswith("_policy")]
     return {k: Course(named[k], spent[k], {m: values[f"{m}_{k}"] for m in metrics}) for k in spent}
 

@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from modelkeep.backtest import cache
 from modelkeep.backtest.cache import Shelf
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.data import schema, splits
+from modelkeep.data import schema as schemas
+from modelkeep.data import splits
 from modelkeep.data.columns import as_times
 from modelkeep.data.schema import Schema
 from modelkeep.data.splits import Prepared
@@ -28,7 +29,7 @@ THREADS = 2
 REMEMBERED = 3  # models whose training rows are held in memory
 
 
-class PastError(ModelkeepError, ValueError):
+class HistoryError(ModelkeepError, ValueError):
     """A history that cannot be replayed."""
 
 
@@ -57,7 +58,7 @@ class Model:
 
 
 @dataclass
-class Past:
+class History:
     """A labelled table in the order of time, and what was made of it; nothing here shows a row before its time or a label before it came.
 
     `asked` and `learning` are the parameters of prepare and of train; `clock` gives seconds of computing; models and what was measured of them are kept on the `shelf` for later runs.
@@ -78,7 +79,7 @@ class Past:
 
     def __post_init__(self) -> None:
         if not (name := self.asked["time_column"]):
-            raise PastError(
+            raise HistoryError(
                 "time_column: a backtest replays time, and the rows have none; set it in params/prepare.yaml"
             )
         times, _ = as_times(self.table[name])
@@ -109,20 +110,22 @@ class Past:
         if not head:
             return None
         told = json.loads(head)
-        of = schema.from_json(told["schema"])
-        return Model(*key, of, told["rows"], told["seconds"], name, partial(bundle.undump, sealed))
+        schema = schemas.from_json(told["schema"])
+        return Model(
+            *key, schema, told["rows"], told["seconds"], name, partial(bundle.undump, sealed)
+        )
 
     def _trained(self, key: tuple, name: str) -> Model:
         began = self.clock()
-        rows, test, of = self.learned_from(*key)
-        fitted = pipelines.fit(self.unfitted(of), rows, of)
+        rows, test, schema = self.learned_from(*key)
+        fitted = pipelines.fit(self.unfitted(schema), rows, schema)
         if key[2]:
-            self._keep(key, rows, test, of)
+            self._keep(key, rows, test, schema)
         told = {"rows": len(rows), "seconds": self.clock() - began}
         if self.shelf.folder:
-            head = json.dumps({**told, "schema": schema.to_json(of)}).encode()
+            head = json.dumps({**told, "schema": schemas.to_json(schema)}).encode()
             self.shelf.put(name, head + b"\n" + bundle.dump(fitted))
-        return Model(*key, of, **told, name=name, read=lambda: fitted)
+        return Model(*key, schema, **told, name=name, read=lambda: fitted)
 
     @property
     def spent(self) -> dict[tuple, float]:
@@ -160,8 +163,8 @@ class Past:
         self._proofs[model.key] = self._proofs.pop(model.key)  # the newest used comes last
         return self._proofs[model.key]
 
-    def _keep(self, key: tuple, rows: pd.DataFrame, test: pd.DataFrame, of: Schema) -> None:
-        self._proofs[key] = (bundle.row_hashes(rows, of), test)
+    def _keep(self, key: tuple, rows: pd.DataFrame, test: pd.DataFrame, schema: Schema) -> None:
+        self._proofs[key] = (bundle.row_hashes(rows, schema), test)
         for oldest in list(self._proofs)[:-REMEMBERED]:
             del self._proofs[oldest]
 
@@ -171,29 +174,29 @@ class Past:
         with threadpool_limits(1), ThreadPoolExecutor(THREADS) as workers:
             list(workers.map(lambda key: self.learn(*key), dict.fromkeys(keys)))
 
-    def unfitted(self, of: Schema) -> Pipeline:
+    def unfitted(self, schema: Schema) -> Pipeline:
         """A pipeline as the parameters of train want it."""
-        knobs = {k: v for k, v in self.learning.items() if k not in ("model", "folds")}
-        return pipelines.pipeline(of, self.learning["model"], **knobs)
+        parameters = {k: v for k, v in self.learning.items() if k not in ("model", "folds")}
+        return pipelines.pipeline(schema, self.learning["model"], **parameters)
 
-    def rows(self, week: int, of: Schema) -> pd.DataFrame:
+    def rows(self, week: int, schema: Schema) -> pd.DataFrame:
         """The rows of a week, clean to a model's schema."""
         if self._cleaned[0] != week:
             self._cleaned = (week, [])
-        of = _as_cleaned(of)
+        schema = _as_cleaned(schema)
         for known, rows in self._cleaned[1]:
-            if known == of:
+            if known == schema:
                 return rows
         first, last = self.starts[week], self.starts[week] + WEEK
         raw = self.table.iloc[slice(*np.searchsorted(self._times, [first, last]))]
-        rows = splits.window(raw, of, str(first), str(last)).rows
-        self._cleaned[1].append((of, rows))
+        rows = splits.window(raw, schema, str(first), str(last)).rows
+        self._cleaned[1].append((schema, rows))
         return rows
 
     def answered(self, model: Model, week: int) -> tuple[pd.DataFrame, np.ndarray]:
         """The rows of a week and what a model says of them."""
         rows = self.rows(week, model.schema)
-        return rows, says(model, rows)
+        return rows, predictions(model, rows)
 
     def quality(self, model: Model, week: int) -> dict[str, float]:
         """How good a model was in a week, by all labels that ever came."""
@@ -208,13 +211,13 @@ class Past:
         return self._scores[key]
 
 
-def _as_cleaned(of: Schema) -> Schema:
+def _as_cleaned(schema: Schema) -> Schema:
     """What of a schema decides how rows are cleaned: categories do only where unseen ones are refused."""
-    columns = (c if c.unseen == "reject" else replace(c, categories=()) for c in of.columns)
-    return replace(of, origin={}, ignored={}, columns=tuple(columns))
+    columns = (c if c.unseen == "reject" else replace(c, categories=()) for c in schema.columns)
+    return replace(schema, origin={}, ignored={}, columns=tuple(columns))
 
 
-def says(model: Model, rows: pd.DataFrame) -> np.ndarray:
+def predictions(model: Model, rows: pd.DataFrame) -> np.ndarray:
     """What a model says of rows, of which there may be none."""
     if rows.empty:
         return np.zeros((0, len(model.schema.classes)) if model.schema.classes else 0)
@@ -222,26 +225,26 @@ def says(model: Model, rows: pd.DataFrame) -> np.ndarray:
         return pipelines.predict(model.pipeline, rows, model.schema)
 
 
-def realised(rows: pd.DataFrame, said: np.ndarray, of: Schema) -> dict[str, float]:
+def realised(rows: pd.DataFrame, predictions: np.ndarray, schema: Schema) -> dict[str, float]:
     """Each metric of the task over the labelled rows; NaN where there is none."""
-    labelled = rows[of.label].notna().to_numpy()
+    labelled = rows[schema.label].notna().to_numpy()
     if not labelled.any():
-        return dict.fromkeys(metrics.METRICS[of.task], np.nan)
-    y = pipelines.outcome(rows[labelled], of)
-    found = metrics.per_row(of.task, y, said[labelled])
+        return dict.fromkeys(metrics.METRICS[schema.task], np.nan)
+    y = pipelines.outcome(rows[labelled], schema)
+    found = metrics.per_row(schema.task, y, predictions[labelled])
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _weeks(times: np.ndarray, start: str, end: str) -> np.ndarray:
     moments, _ = as_times(pd.Series([start, end or str(times[-1].astype("datetime64[D]") + DAY)]))
     if moments.isna().any():
-        raise PastError(
+        raise HistoryError(
             f"start, end: {start!r} and {end!r} must be dates (ISO 8601), as 2013-04-01"
         )
     first, last = moments.to_numpy().astype("datetime64[D]")
     weeks = int((min(last, times[-1].astype("datetime64[D]") + DAY) - first) / WEEK)
     if weeks < 2 or first <= times[0]:
-        raise PastError(
+        raise HistoryError(
             f"start: from {first} to {last} there are {max(weeks, 0)} whole weeks to replay, and the rows are of "
             f"{times[0].astype('datetime64[D]')} to {times[-1].astype('datetime64[D]')}; two are needed, and rows before them"
         )

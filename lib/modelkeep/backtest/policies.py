@@ -28,7 +28,7 @@ class Policy:
     canary: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, rule, kept in (
+        for name, value, rule, benefit_retained in (
             ("policy", self.kind, f"one of {', '.join(KINDS)}", self.kind in KINDS),
             ("weeks", self.weeks, "1 or more", self.weeks >= 1),
             ("history_days", self.history_days, "0 (all) or more", self.history_days >= 0),
@@ -40,7 +40,7 @@ class Policy:
                 not (self.gate and 0 < self.history_days <= self.test_days),
             ),
         ):
-            if not kept:
+            if not benefit_retained:
                 raise PolicyError(f"params/backtest.yaml: `{name}` is {value!r}; it must be {rule}")
 
     @property
@@ -76,11 +76,15 @@ def scheduled(policy: Policy, weeks: int) -> list[int]:
 def estimate_declined(windows: Sequence[Window], task: str) -> str:
     """Why quality is believed to have declined, or nothing: the newest window's corrected estimate is worse than the promise even at the better end of its band."""
     first = metrics.METRICS[task][0]
-    promised = [w.realised[first] for w in windows if w.past and first in w.realised]
+    expected_performance = [w.realised[first] for w in windows if w.past and first in w.realised]
     now = [w for w in windows if not w.past]
-    if not now or not promised or not np.isfinite(best := now[-1].low.get(first, np.nan)):
+    if (
+        not now
+        or not expected_performance
+        or not np.isfinite(best := now[-1].low.get(first, np.nan))
+    ):
         return ""
-    if best <= np.mean(promised):
+    if best <= np.mean(expected_performance):
         return ""
     name = metrics.NAMES[first]
-    return f"{name} is estimated at {best:.4g} at least, {np.mean(promised):.4g} was promised"
+    return f"{name} is estimated at {best:.4g} at least, {np.mean(expected_performance):.4g} was promised"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from modelkeep.backtest import point_in_time, policies, trials
-from modelkeep.backtest.point_in_time import Model, Past
+from modelkeep.backtest.point_in_time import History, Model
 from modelkeep.backtest.policies import Policy
 from modelkeep.backtest.trials import Rollout
 from modelkeep.data import splits
@@ -18,7 +18,7 @@ from modelkeep.predictions import frames
 from modelkeep.rollout import planning
 from modelkeep.training import pipelines, reference, validation
 
-EVERY = 4  # hindsight chooses among the models of every fourth week
+EVERY = 4  # oracle chooses among the models of every fourth week
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class _Service:
 
     champion: Model
     log: list[pd.DataFrame] = field(default_factory=list)
-    against: Profile | None = None
+    reference: Profile | None = None
     told: windows.Told | None = None
     counted: dict[tuple, Profile] = field(default_factory=dict)
     rollout: Rollout | None = None
@@ -73,7 +73,7 @@ class _Service:
     refused: Model | None = None
 
 
-def replay(history: Past, policy: Policy, rules: Rules) -> Replay:
+def replay(history: History, policy: Policy, rules: Rules) -> Replay:
     """Every week under a policy, with what was known at its beginning only."""
     weeks = len(history.starts)
     if not policy.gate:
@@ -87,7 +87,7 @@ def replay(history: Past, policy: Policy, rules: Rules) -> Replay:
     return Replay(policy, tuple(found))
 
 
-def _maintain(history: Past, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
+def _maintain(history: History, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
     """What is done at the beginning of a week: look, train, try."""
     did = {}
     if policy.kind == "every" and week % policy.weeks == 0:
@@ -112,69 +112,75 @@ def _maintain(history: Past, policy: Policy, rules: Rules, now: _Service, week: 
 
 def _promote(now: _Service, candidate: Model) -> None:
     now.before, now.champion, now.rollout = now.champion, candidate, None
-    now.log, now.against, now.told, now.counted = [], None, None, {}
+    now.log, now.reference, now.told, now.counted = [], None, None, {}
 
 
-def _look(history: Past, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
+def _look(history: History, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
     """What the monitor says of the log as it was when the week began, or what the estimate says."""
-    of, knobs = now.champion.schema, rules.monitor
+    schema, parameters = now.champion.schema, rules.monitor
     if not now.log:
         return {}
     if now.told is None:
-        now.against, now.told = _promised(history, now.champion, knobs)
-    log = _as_known(pd.concat(now.log, ignore_index=True), of, history, week)
-    cut = windows.cut(log, of, knobs["window_days"], knobs["window_rows"])
-    told = windows.follow(now.told, of, cut, knobs["min_labels"]).windows
+        now.reference, now.told = _promised(history, now.champion, parameters)
+    log = _as_known(pd.concat(now.log, ignore_index=True), schema, history, week)
+    cut = windows.cut(log, schema, parameters["window_days"], parameters["window_rows"])
+    told = windows.follow(now.told, schema, cut, parameters["min_labels"]).windows
     if policy.kind == "estimate":
-        return {"called": policies.estimate_declined(told, of.task)}
+        return {"called": policies.estimate_declined(told, schema.task)}
     counted = []
     for start, rows in cut:
         key = (start, len(rows))
         if key not in now.counted:
-            now.counted[key] = reference.count(rows, of, now.against)
+            now.counted[key] = reference.count(rows, schema, now.reference)
         counted.append(now.counted[key])
-    chances = {k: knobs[k] for k in ("window_days", "pages_a_year", "min_coverage", "seed")}
-    decision = decisions.weigh(told, counted, (), now.against, **chances).decision
+    chances = {k: parameters[k] for k in ("window_days", "pages_a_year", "min_coverage", "seed")}
+    decision = decisions.weigh(told, counted, (), now.reference, **chances).decision
     called = decision.reasons[0] if decision.state == "retrain" else ""
     return {"state": decision.state, "called": called}
 
 
-def _promised(history: Past, champion: Model, knobs: Mapping) -> tuple[Profile, windows.Told]:
+def _promised(
+    history: History, champion: Model, parameters: Mapping
+) -> tuple[Profile, windows.Told]:
     """The reference of a champion and the windows of its training's own test, as `train` makes them."""
-    rows, _, of = history.learned_from(*champion.key)
+    rows, _, schema = history.learned_from(*champion.key)
     folds = pipelines.cross_validate(
-        history.unfitted(of), rows, of, splits.blocks(rows, of), history.learning["folds"]
+        history.unfitted(schema),
+        rows,
+        schema,
+        splits.blocks(rows, schema),
+        history.learning["folds"],
     )
-    promise = validation.promise(rows, folds, of)
-    usual = frames.answered(promise, of, point_in_time.says(champion, promise))
-    cut = windows.cut(promise, of, knobs["window_days"], knobs["window_rows"])
-    return reference.learn(usual, of), windows.follow(
-        windows.Told(), of, cut, knobs["min_labels"], True
+    out_of_fold = validation.out_of_fold(rows, folds, schema)
+    usual = frames.answered(out_of_fold, schema, point_in_time.predictions(champion, out_of_fold))
+    cut = windows.cut(out_of_fold, schema, parameters["window_days"], parameters["window_rows"])
+    return reference.learn(usual, schema), windows.follow(
+        windows.Told(), schema, cut, parameters["min_labels"], True
     )
 
 
-def _as_known(log: pd.DataFrame, of: object, history: Past, week: int) -> pd.DataFrame:
+def _as_known(log: pd.DataFrame, schema: object, history: History, week: int) -> pd.DataFrame:
     """The log without the labels that had not come when a week began."""
-    arrived = log[of.time] + pd.Timedelta(days=history.label_delay_days) <= history.starts[week]
-    return log.assign(**{of.label: log[of.label].where(arrived)})
+    arrived = log[schema.time] + pd.Timedelta(days=history.label_delay_days) <= history.starts[week]
+    return log.assign(**{schema.label: log[schema.label].where(arrived)})
 
 
-def _serve(history: Past, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
+def _serve(history: History, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
     """Answer the rows of a week."""
     champion, did = now.champion, {}
     others = [m for m in (now.before, now.refused) if m is not None]
     if now.rollout:
         others.append(now.rollout.candidate)
-        rows, said, by_canary = trials.roll(now.rollout, history, champion, week)
-        found = point_in_time.realised(rows, said, champion.schema)
-        rows, said = rows[~by_canary], said[~by_canary]
+        rows, predictions, by_canary = trials.roll(now.rollout, history, champion, week)
+        found = point_in_time.realised(rows, predictions, champion.schema)
+        rows, predictions = rows[~by_canary], predictions[~by_canary]
     elif policy.watches:
-        rows, said = history.answered(champion, week)
-        found = point_in_time.realised(rows, said, champion.schema)
+        rows, predictions = history.answered(champion, week)
+        found = point_in_time.realised(rows, predictions, champion.schema)
     else:
         found = history.quality(champion, week)
     if policy.watches:
-        now.log.append(frames.answered(rows, champion.schema, said))
+        now.log.append(frames.answered(rows, champion.schema, predictions))
         now.log = now.log[-max(rules.log_days // 7, 1) :]
     hand = [history.quality(m, week) for m in others]
     first = metrics.METRICS[champion.schema.task][0]
@@ -190,7 +196,7 @@ def _serve(history: Past, policy: Policy, rules: Rules, now: _Service, week: int
     return did
 
 
-def hindsight(history: Past, played: Replay) -> list[dict[str, float]]:
+def oracle(history: History, played: Replay) -> list[dict[str, float]]:
     """By week, the best of each metric that could have been had: tried are the policy's own model, and of those trained on everything the first, every fourth week's and the newest."""
     found = []
     for week, did in enumerate(played.weeks):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from modelkeep.backtest.point_in_time import WEEK, Model, Past, says
+from modelkeep.backtest import point_in_time
+from modelkeep.backtest.point_in_time import WEEK, History, Model
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import splits
 from modelkeep.data.schema import Schema
@@ -24,7 +25,7 @@ class TrialError(ModelkeepError, ValueError):
     """A trial that this history cannot hold."""
 
 
-def examine(past: Past, candidate: Model, champion: Model, bounds: Mapping) -> str:
+def examine(past: History, candidate: Model, champion: Model, bounds: Mapping) -> str:
     """The gate's word on a candidate within the parameters of evaluate: both models on the newest known rows that neither has learned from."""
     learned, test = past.trained_on(candidate)
     baseline.check_comparable(champion.schema, candidate.schema)
@@ -32,13 +33,18 @@ def examine(past: Past, candidate: Model, champion: Model, bounds: Mapping) -> s
     rows = test[~np.isin(theirs, past.trained_on(champion)[0])].reset_index(drop=True)
     if rows.empty:
         return "insufficient"
-    of = candidate.schema
-    comparison.refuse_leaks(bundle.row_hashes(rows, of), learned, "the candidate")
-    y, blocks = pipelines.outcome(rows, of), splits.blocks(rows, of)
-    ours, champions = says(candidate, rows), says(champion, rows)
-    gains = comparison.gains(of.task, y, ours, champions)
-    margins = comparison.margins(of.task, y, champions, bounds["margin_auc"], bounds["margin_loss"])
-    first, named = next(iter(gains.values())), baseline.slices(rows, of, bounds["slices"])
+    schema = candidate.schema
+    comparison.refuse_leaks(bundle.row_hashes(rows, schema), learned, "the candidate")
+    y, blocks = pipelines.outcome(rows, schema), splits.blocks(rows, schema)
+    ours, champions = (
+        point_in_time.predictions(candidate, rows),
+        point_in_time.predictions(champion, rows),
+    )
+    gains = comparison.gains(schema.task, y, ours, champions)
+    margins = comparison.margins(
+        schema.task, y, champions, bounds["margin_auc"], bounds["margin_loss"]
+    )
+    first, named = next(iter(gains.values())), baseline.slices(rows, schema, bounds["slices"])
     judged = comparison.judge(gains, blocks, margins, bounds["alpha"])
     return comparison.judge_slices(judged, first, blocks, named, bounds["alpha"]).word
 
@@ -78,20 +84,22 @@ def rules(params: Mapping, task: str, label_delay_days: float) -> planning.Rules
     return replace(stated, metrics=(WRONG,), maturity={WRONG: matures}, look=max(stated.look, 3600))
 
 
-def begin(candidate: Model, past: Past, champion: Model, week: int, by: planning.Rules) -> Rollout:
+def begin(
+    candidate: Model, past: History, champion: Model, week: int, by: planning.Rules
+) -> Rollout:
     """A rollout that begins with a week."""
     state, at = judge.start(by), past.starts[week].astype("datetime64[us]")
     truth = outcomes.truth(champion.schema, past.learned_from(*champion.key)[0])
     return Rollout(candidate, by, state, at, by.share(0), f"week {candidate.week}", at, truth)
 
 
-def roll(going: Rollout, past: Past, champion: Model, week: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:  # fmt: skip
+def roll(going: Rollout, past: History, champion: Model, week: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:  # fmt: skip
     """One week of a rollout: its rows, what they were answered, and which of them the canary answered."""
-    rows, said = past.answered(champion, week)
-    other = says(going.candidate, rows)
-    of, start = champion.schema, past.starts[week].astype("datetime64[us]")
-    wrong = _wrong(rows, of, (said, other), going.truth)
-    times, names = rows[of.time].to_numpy().astype("datetime64[us]"), _entities(rows, of)
+    rows, predictions = past.answered(champion, week)
+    other = point_in_time.predictions(going.candidate, rows)
+    schema, start = champion.schema, past.starts[week].astype("datetime64[us]")
+    wrong = _wrong(rows, schema, (predictions, other), going.truth)
+    times, names = rows[schema.time].to_numpy().astype("datetime64[us]"), _entities(rows, schema)
     by_canary = np.zeros(len(rows), bool)
     for hour in range(int(WEEK / HOUR)):
         first, last = start + hour * HOUR, start + (hour + 1) * HOUR
@@ -100,8 +108,10 @@ def roll(going: Rollout, past: Past, champion: Model, week: int) -> tuple[pd.Dat
             going.waiting.append((times[i], names[i], by_canary[i], wrong[i, int(by_canary[i])]))
         if not going.final:
             _look(going, last)
-    said = np.where(by_canary[(slice(None), *[None] * (said.ndim - 1))], other, said)
-    return rows, said, by_canary
+    predictions = np.where(
+        by_canary[(slice(None), *[None] * (predictions.ndim - 1))], other, predictions
+    )
+    return rows, predictions, by_canary
 
 
 def _look(going: Rollout, now: np.datetime64) -> None:
@@ -125,18 +135,21 @@ def _look(going: Rollout, now: np.datetime64) -> None:
         going.since, going.counted = now, set()
 
 
-def _entities(rows: pd.DataFrame, of: Schema) -> list[str]:
-    ids = rows[of.id].astype(str)
-    return list(rows[of.entity].astype(object).where(rows[of.entity].notna(), ids) if of.entity else ids)  # fmt: skip
+def _entities(rows: pd.DataFrame, schema: Schema) -> list[str]:
+    ids = rows[schema.id].astype(str)
+    return list(rows[schema.entity].astype(object).where(rows[schema.entity].notna(), ids) if schema.entity else ids)  # fmt: skip
 
 
 def _wrong(
-    rows: pd.DataFrame, of: Schema, said: Sequence[np.ndarray], truth: Mapping
+    rows: pd.DataFrame, schema: Schema, predictions: Sequence[np.ndarray], truth: Mapping
 ) -> np.ndarray:
     """Whether each model's answers were wrong, a column a model; NaN where nothing came true or the row does not count."""
-    found = np.full((len(rows), len(said)), np.nan)
-    ids, labels = rows[of.id].astype(str).to_numpy(), rows[of.label].astype(object).to_numpy()
-    for i in np.flatnonzero(rows[of.label].notna()):
+    found = np.full((len(rows), len(predictions)), np.nan)
+    ids, labels = (
+        rows[schema.id].astype(str).to_numpy(),
+        rows[schema.label].astype(object).to_numpy(),
+    )
+    for i in np.flatnonzero(rows[schema.label].notna()):
         if outcomes.drawn(ids[i], str(labels[i]), truth):
-            found[i] = [outcomes.wrong(each[i], str(labels[i]), truth) for each in said]
+            found[i] = [outcomes.wrong(each[i], str(labels[i]), truth) for each in predictions]
     return found

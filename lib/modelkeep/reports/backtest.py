@@ -9,9 +9,9 @@ import numpy as np
 from modelkeep.backtest import frontier, trials
 from modelkeep.backtest.cache import Shelf
 from modelkeep.backtest.frontier import Course, Interval
-from modelkeep.backtest.point_in_time import Past
+from modelkeep.backtest.point_in_time import History
 from modelkeep.backtest.policies import Policy
-from modelkeep.backtest.replay import Replay, Rules, Week, hindsight, replay
+from modelkeep.backtest.replay import Replay, Rules, Week, oracle, replay
 from modelkeep.core import files, markup, workspace
 from modelkeep.core.markup import Html, between, count, number, several
 from modelkeep.core.verdicts import Verdict
@@ -22,7 +22,7 @@ from modelkeep.reports.figures import Figure
 
 AHEAD = 4  # weeks over which a model is worse or not, when a call is judged
 MADE_ANEW = ("source", "as_of", "label_delay_days", "history_days", "test_days", "test_share")
-TOLD = {"never": "never updating", "weekly": "retraining every week", "hindsight": "hindsight's best"}  # fmt: skip
+TOLD = {"never": "never updating", "weekly": "retraining every week", "oracle": "oracle's best"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Found:
 
     task: str
     replay: Replay
-    courses: dict[str, Course]  # policy, never, weekly, hindsight
+    courses: dict[str, Course]  # policy, never, weekly, oracle
     drawn: np.ndarray
     counts: dict[str, int]
 
@@ -41,14 +41,14 @@ class Found:
         return np.array([w.start for w in self.replay.weeks])
 
 
-def history(root: Path, start: str, end: str, label_delay_days: float) -> Past:
+def history(root: Path, start: str, end: str, label_delay_days: float) -> History:
     """The labelled table of params/prepare.yaml, to be replayed with the model of params/train.yaml."""
     asked, learning = workspace.params(root, "prepare"), workspace.params(root, "train")
     roles = {name: asked[name] for name in splits.ROLES}
     table = splits.read(asked["source"], root, **roles)
     stated = {name: value for name, value in asked.items() if name not in MADE_ANEW}
-    kept = Shelf(_clone(root) / "data" / "backtest" / "kept")
-    return Past(table, stated, learning, start, end, label_delay_days, kept)
+    benefit_retained = Shelf(_clone(root) / "data" / "backtest" / "kept")
+    return History(table, stated, learning, start, end, label_delay_days, benefit_retained)
 
 
 def _clone(root: Path) -> Path:
@@ -57,20 +57,20 @@ def _clone(root: Path) -> Path:
     return next(outer, root)
 
 
-def rules(root: Path, policy: Policy, past: Past) -> Rules:
+def rules(root: Path, policy: Policy, past: History) -> Rules:
     """What production goes by: the params of evaluate, monitor, collect and rollout."""
     rollout = None
     if policy.canary:
         task = past.learn(0).schema.task
         rollout = trials.rules(workspace.params(root, "rollout"), task, past.label_delay_days)
     days = workspace.params(root, "collect")["days"]
-    bounds, knobs = (workspace.params(root, stage) for stage in ("evaluate", "monitor"))
-    return Rules(bounds, knobs, rollout, days)
+    bounds, parameters = (workspace.params(root, stage) for stage in ("evaluate", "monitor"))
+    return Rules(bounds, parameters, rollout, days)
 
 
-def run(past: Past, policy: Policy, by: Rules, block_weeks: int, draws: int, seed: int) -> Found:
+def run(past: History, policy: Policy, by: Rules, block_weeks: int, draws: int, seed: int) -> Found:
     """Replay a policy, and what it is compared with."""
-    drawn = frontier.draws(len(past.starts), block_weeks, draws, seed)
+    drawn = frontier.bootstrap_weeks(len(past.starts), block_weeks, draws, seed)
     references = {"never": Policy("never"), "weekly": Policy("every", 1)}
     plain = {name: replay(past, each, by) for name, each in references.items()}
     same = [name for name, each in references.items() if each == policy]
@@ -79,9 +79,9 @@ def run(past: Past, policy: Policy, by: Rules, block_weeks: int, draws: int, see
     names = metrics.METRICS[task]
     courses = {"policy": _course(policy.name, ours, names)}
     courses |= {k: _course(TOLD[k], each, names) for k, each in plain.items()}
-    best = hindsight(past, ours)
+    best = oracle(past, ours)
     values = {m: np.array([week[m] for week in best]) for m in names}
-    courses["hindsight"] = Course(TOLD["hindsight"], 0, values)
+    courses["oracle"] = Course(TOLD["oracle"], 0, values)
     counts = _counts(past, ours, plain["weekly"], by.bounds["margin_loss"])
     return Found(task, ours, courses, drawn, counts)
 
@@ -91,7 +91,7 @@ def _course(name: str, played: Replay, names: Sequence[str]) -> Course:
     return Course(name, retrains, {m: played.course(m) for m in names})
 
 
-def _counts(past: Past, ours: Replay, weekly: Replay, margin: float) -> dict[str, int]:
+def _counts(past: History, ours: Replay, weekly: Replay, margin: float) -> dict[str, int]:
     """What the policy spent, and how often its calls were wrong."""
     weeks, first = ours.weeks, metrics.METRICS[past.learn(0).schema.task][0]
     gap = np.array([False, *(_mendable(past, ours, weekly, w, first, margin) for w in range(1, len(weeks)))])  # fmt: skip
@@ -114,7 +114,7 @@ def _counts(past: Past, ours: Replay, weekly: Replay, margin: float) -> dict[str
 
 
 def _mendable(
-    past: Past, ours: Replay, weekly: Replay, week: int, metric: str, margin: float
+    past: History, ours: Replay, weekly: Replay, week: int, metric: str, margin: float
 ) -> bool:
     """Whether the model that served until then would have been worse, over the next weeks, than models trained every week, by more than the gate's margin."""
     champion = past.learn(*ours.weeks[week - 1].champion)
@@ -124,14 +124,14 @@ def _mendable(
     return bool(stale > fresh * (1 + margin))
 
 
-def kept(found: Found, metric: str) -> tuple[Interval, float]:
+def benefit_retained(found: Found, metric: str) -> tuple[Interval, float]:
     """The share of weekly retraining's gain that the policy kept, and how often it kept enough."""
     c = found.courses
-    return frontier.kept(metric, c["policy"], c["never"], c["weekly"], found.drawn)
+    return frontier.benefit_retained(metric, c["policy"], c["never"], c["weekly"], found.drawn)
 
 
 def difference(found: Found, metric: str, other: str) -> Interval:
-    """By how much the policy is better than `never`, `weekly` or `hindsight`, by week on average."""
+    """By how much the policy is better than `never`, `weekly` or `oracle`, by week on average."""
     ours, theirs = (found.courses[k].quality[metric] for k in ("policy", other))
     return frontier.interval(frontier.gains(metric, ours, theirs), found.drawn)
 
@@ -145,7 +145,7 @@ def verdict(found: Found) -> Verdict:
     ]
     spent = count(found.counts["retrains"], "retrain")
     sentence = f"{found.replay.policy.name.capitalize()}: with {spent} in {count(len(found.starts), 'week')} it would have had {' and '.join(parts)}."
-    share, enough = kept(found, first)
+    share, enough = benefit_retained(found, first)
     gain = difference(found, first, "never")
     reasons = [
         f"{metrics.NAMES[first]} is better by {between(gain.value, gain.low, gain.high)} than never updating"
@@ -153,14 +153,14 @@ def verdict(found: Found) -> Verdict:
     if np.isfinite(share.value):
         reasons.append(
             f"it keeps {share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of what retraining every week gains, "
-            f"and at least {frontier.KEEP:.0%} in {enough:.0%} of draws of whole stretches of weeks"
+            f"and at least {frontier.ENOUGH:.0%} in {enough:.0%} of draws of whole stretches of weeks"
         )
     else:
         reasons.append("retraining every week gains nothing here, so there is nothing to keep")
     reasons.append(several([f"{name.replace('_', ' ')} {value:,}" for name, value in found.counts.items() if name != "retrains"], 9))  # fmt: skip
     apart = {m: {k: asdict(difference(found, m, k)) for k in TOLD} for m in metrics.METRICS[found.task]}  # fmt: skip
     evidence = {**stage_metrics(found), "better_than": apart}
-    return Verdict("backtest", "done", sentence, tuple(reasons), evidence)
+    return Verdict("backtest", "ok", sentence, tuple(reasons), evidence)
 
 
 def _means(found: Found) -> dict[str, dict[str, float]]:
@@ -174,7 +174,7 @@ def stage_metrics(found: Found) -> dict:
     """The numbers for `dvc metrics` and for a sweep: the price, quality, and what of the weekly gain is kept."""
     told: dict = dict(found.counts)
     for name, mean in _means(found)["policy"].items():
-        share, enough = kept(found, name)
+        share, enough = benefit_retained(found, name)
         parts = {"": mean, "_kept": share.value, "_kept_low": share.low, "_kept_high": share.high}
         parts["_kept_enough"] = enough
         told |= {f"{name}{part}": None if x != x else x for part, x in parts.items()}
@@ -202,12 +202,12 @@ def differences(found: Found, metric: str) -> Figure:
         for d in [difference(found, metric, k)]
     ]
     name = metrics.NAMES[metric]
-    sure = difference(found, metric, "never").sure
+    probability = difference(found, metric, "never").probability
     return figures.forest(
         rows,
         name=f"gain in {name} by week",
         title=f"By how much does {name} differ from the alternatives?",
-        caption=f"Means of {len(found.starts)} weeks with 95 % intervals ({len(found.drawn):,} draws of whole stretches of weeks); better than never updating in {sure:.0%} of draws.",
+        caption=f"Means of {len(found.starts)} weeks with 95 % intervals ({len(found.drawn):,} draws of whole stretches of weeks); better than never updating in {probability:.0%} of draws.",
     )
 
 
@@ -256,7 +256,7 @@ def course_csv(found: Found) -> str:
     return "\n".join(lines) + "\n"
 
 
-def times(past: Past, root: Path) -> None:
+def times(past: History, root: Path) -> None:
     """Seconds of computing by model, beside what reproduces: no two runs take the same."""
     spent = [{"week": str(past.starts[key[0]]), "history_days": key[1], "held_days": key[2], "seconds": round(s, 2)} for key, s in sorted(past.spent.items())]  # fmt: skip
     files.write_json(root / "data" / "backtest" / "times.json", spent)

@@ -179,7 +179,7 @@ def section(told: Mapping[str, tuple[str, Mapping]]) -> list[str]:
         return [*parts, f"<p>{escape(reason)}</p>"]
     first = next(iter(courses.values()))
     weeks = len(frontier.starts(next(iter(told.values()))[0]))
-    drawn = frontier.draws(weeks, min(BLOCK_WEEKS, weeks), DRAWS, SEED)
+    drawn = frontier.bootstrap_weeks(weeks, min(BLOCK_WEEKS, weeks), DRAWS, SEED)
     policies = [each["policy"] for each in courses.values()]
     for metric in first["never"].quality:
         chosen = frontier.choose(metric, policies, first["never"], first["weekly"], drawn)
@@ -214,7 +214,7 @@ def _points(
     never, weekly = first["never"], first["weekly"]
     found, left = [], [] if any(c.retrains == 0 for c in policies) else [never]
     for course in (*left, *policies, weekly):
-        share, _ = frontier.kept(metric, course, never, weekly, drawn)
+        share, _ = frontier.benefit_retained(metric, course, never, weekly, drawn)
         if np.isfinite(share.value):
             place = {"kept": share.value, "low": share.low, "high": share.high}
             what = {"name": course.name, "retrains": course.retrains}
@@ -225,8 +225,8 @@ def _points(
 def _sentence(metric: str, chosen: Choice, weeks: int) -> str:
     others = ", ".join(f"{name} in {share:.0%}" for name, share in chosen.others.items())
     return (
-        f"By {metrics.NAMES[metric]}, choose {chosen.name}: of the policies that keep at least {frontier.KEEP:.0%} of what retraining every week "
-        f"gains over never, it needs the fewest retrains. Drawing stretches of the {weeks} weeks anew, the same is chosen in {chosen.sure:.0%}"
+        f"By {metrics.NAMES[metric]}, choose {chosen.name}: of the policies that keep at least {frontier.ENOUGH:.0%} of what retraining every week "
+        f"gains over never, it needs the fewest retrains. Drawing stretches of the {weeks} weeks anew, the same is chosen in {chosen.probability:.0%}"
         + (f" of draws; {others}." if others else " of draws.")
     )
 
@@ -236,7 +236,7 @@ def _drawn(metric: str, points: Sequence[dict], weeks: int) -> str:
     each = "; ".join(f"{p['name']} {p['kept']:.0%} ({p['low']:.0%} to {p['high']:.0%}) for {count(p['retrains'], 'retrain')}" for p in points)  # fmt: skip
     return figures.frontier(
         points,
-        keep=frontier.KEEP,
+        keep=frontier.ENOUGH,
         name=f"share of the gain in {name} kept",
         title=f"How much of the gain in {name} is kept, for how many retrains?",
         caption=f"{weeks} weeks, 95 % intervals. Share kept: {each}.",

@@ -26,18 +26,19 @@ SAYS = {
 
 
 def verdict(
-    judged: comparison.Verdict, against: str, checked: int, churn: comparison.Churn | None = None
+    judged: comparison.Verdict,
+    comparator_name: str,
+    checked: int,
+    churn: comparison.Churn | None = None,
 ) -> Verdict:
     """Whether the candidate may leave the laboratory."""
     first = judged.gains[0]
     worse = [row["slice"] for row in judged.slices if row["verdict"] == "worse"]
-    sentence = (
-        f"The candidate {SAYS[judged.word]} {against}, on {_seen_on(first)} that neither had seen."
-    )
+    sentence = f"The candidate {SAYS[judged.word]} {comparator_name}, on {_seen_on(first)} that neither had seen."
     if worse and not any(g.verdict == "worse" for g in judged.gains):
-        sure = all(g.verdict in ("better", "non_inferior") for g in judged.gains)
-        in_all = "is not worse than" if sure else SAYS["inconclusive"]
-        sentence = f"The candidate {in_all} {against} in all, but worse for {several(worse)}: it may not pass."
+        certain = all(g.verdict in ("better", "non_inferior") for g in judged.gains)
+        in_all = "is not worse than" if certain else SAYS["inconclusive"]
+        sentence = f"The candidate {in_all} {comparator_name} in all, but worse for {several(worse)}: it may not pass."
     reasons = [_gain(g) for g in judged.gains]
     if judged.word == "insufficient":
         unit, knob = ("row", "test_share") if first.blocks == first.rows else ("day", "test_days")
@@ -107,36 +108,40 @@ def side_by_side(
     ours: np.ndarray,
     theirs: np.ndarray,
     blocks: np.ndarray,
-    against: str,
+    comparator_name: str,
 ) -> Html:
     """Each metric of both models with its interval."""
     rows = []
-    for name, said in (("candidate", ours), (against, theirs)):
-        found = metrics.summary(task, y, said, blocks)
+    for name, predictions in (("candidate", ours), (comparator_name, theirs)):
+        found = metrics.summary(task, y, predictions, blocks)
         shown = {metrics.NAMES[k]: between(e.value, e.low, e.high) for k, e in found.items()}
         rows.append({"model": name, **shown})
     return markup.table(rows)
 
 
-def calibration(rows: pd.DataFrame, of: Schema, y: np.ndarray, said: np.ndarray) -> Figure | Html:
+def calibration(
+    rows: pd.DataFrame, schema: Schema, y: np.ndarray, predictions: np.ndarray
+) -> Figure | Html:
     """Predicted against observed rates of the last class on the test rows."""
-    if of.task == "regression":
+    if schema.task == "regression":
         return markup.table(
             [], "Calibration is a question for classes; this model predicts numbers."
         )
-    points = metrics.calibration(y, said, splits.blocks(rows, of))
+    points = metrics.calibration(y, predictions, splits.blocks(rows, schema))
     return figures.calibration(
         points,
         name="candidate",
-        title=f"How often was {of.label} = {of.classes[-1]}, where the model said so?",
+        title=f"How often was {schema.label} = {schema.classes[-1]}, where the model said so?",
     )
 
 
-def calibration_csv(of: Schema, y: np.ndarray, said: np.ndarray, blocks: np.ndarray) -> str:
+def calibration_csv(
+    schema: Schema, y: np.ndarray, predictions: np.ndarray, blocks: np.ndarray
+) -> str:
     """The calibration's points for `dvc plots`."""
     lines = ["predicted,observed"]
-    if of.task != "regression":
-        points = metrics.calibration(y, said, blocks)
+    if schema.task != "regression":
+        points = metrics.calibration(y, predictions, blocks)
         lines += [f"{r['predicted']:.6g},{r['observed']:.6g}" for r in points]
     return "\n".join(lines) + "\n"
 
@@ -177,7 +182,9 @@ def design_effects(judged: comparison.Verdict) -> list[dict]:
     ]
 
 
-def stage_metrics(task: str, y: np.ndarray, said: np.ndarray, judged: comparison.Verdict) -> dict:
+def stage_metrics(
+    task: str, y: np.ndarray, predictions: np.ndarray, judged: comparison.Verdict
+) -> dict:
     """The candidate's metrics on the test rows and its gains, for `dvc metrics`."""
-    found = {k: float(np.mean(v)) for k, v in metrics.per_row(task, y, said).items()}
+    found = {k: float(np.mean(v)) for k, v in metrics.per_row(task, y, predictions).items()}
     return found | {f"gain_{g.metric}": g.gain for g in judged.gains}

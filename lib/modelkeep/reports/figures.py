@@ -300,13 +300,13 @@ def courses(
     title: str,
     caption: str,
 ) -> Figure:
-    """One number over time, a line each: the policy blue, never grey, every week orange, hindsight thin; `marks` are weeks on the policy's line, the first orange, the second red."""
+    """One number over time, a line each: the policy blue, never grey, every week orange, oracle thin; `marks` are weeks on the policy's line, the first orange, the second red."""
     axes = canvas(3.2)
     moments = on_time(axes, x)
     styles = [("o-", CURRENT, 1.8), (":", REFERENCE, 1.8), ("--", CANDIDATE, 1.8), ("-", INK, 0.7)]
     for place, ((label, values), style) in enumerate(zip(lines.items(), styles, strict=False)):
         mark, colour, width = style
-        above = {"zorder": 3 - place / 10}  # the policy over the others, hindsight under all
+        above = {"zorder": 3 - place / 10}  # the policy over the others, oracle under all
         axes.plot(moments, values, mark, color=colour, linewidth=width, markersize=3, label=label, **above)  # fmt: skip
     first = next(iter(lines.values()))
     for (label, at), (mark, colour) in zip(marks.items(), (("D", CANDIDATE), ("X", BREACH)), strict=False):  # fmt: skip

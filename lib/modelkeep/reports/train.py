@@ -38,7 +38,7 @@ def verdict(
             f"rows of one day are alike: the interval is {number(wider)} times as wide as independent rows would make it"
         )
     evidence = {name: asdict(e) for name, e in found.items()}
-    return Verdict("train", "done", sentence, tuple(reasons), {"promise": evidence})
+    return Verdict("train", "ok", sentence, tuple(reasons), {"expected": evidence})
 
 
 def _served(serving: dict) -> str:
@@ -54,17 +54,19 @@ def by_fold(folds: Sequence[Fold]) -> Html:
     rows = []
     for i, fold in enumerate(folds, start=1):
         named = {metrics.NAMES[k]: v for k, v in fold.scores.items()}
-        rows.append({"fold": i, "learned from": fold.learned, "tested on": len(fold.rows), **named})
+        rows.append(
+            {"fold": i, "learned from": fold.training_rows, "tested on": len(fold.rows), **named}
+        )
     return markup.table(rows)
 
 
 def over_time(
-    log: pd.DataFrame, of: Schema, outcome: np.ndarray, found: dict[str, Estimate]
+    log: pd.DataFrame, schema: Schema, outcome: np.ndarray, found: dict[str, Estimate]
 ) -> Figure:
     """The first metric by week of the folds' test rows, around its mean."""
     name = next(iter(found))
-    week, index = splits.weeks(log, of)
-    loss = metrics.per_row(of.task, outcome, frames.answers(log, of))[name]
+    week, index = splits.weeks(log, schema)
+    loss = metrics.per_row(schema.task, outcome, frames.answers(log, schema))[name]
     n = np.bincount(index, minlength=len(week))
     mean = np.bincount(index, weights=loss, minlength=len(week)) / np.where(n > 0, n, np.nan)
     return figures.course(
@@ -77,17 +79,17 @@ def over_time(
     )
 
 
-def calibration(log: pd.DataFrame, of: Schema, outcome: np.ndarray) -> Figure | Html:
+def calibration(log: pd.DataFrame, schema: Schema, outcome: np.ndarray) -> Figure | Html:
     """Predicted against observed rates on rows that were not learned from."""
-    if of.task == "regression":
+    if schema.task == "regression":
         return markup.table(
             [], "Calibration is a question for classes; this model predicts numbers."
         )
-    rows = metrics.calibration(outcome, frames.answers(log, of), splits.blocks(log, of))
+    rows = metrics.calibration(outcome, frames.answers(log, schema), splits.blocks(log, schema))
     return figures.calibration(
         rows,
         name="candidate",
-        title=f"When it says {of.label} = {of.classes[-1]} with 30 %, is it 30 %?",
+        title=f"When it says {schema.label} = {schema.classes[-1]} with 30 %, is it 30 %?",
     )
 
 

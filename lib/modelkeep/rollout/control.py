@@ -292,7 +292,7 @@ def _truth(place: Path, sha256: str) -> dict:
     from modelkeep.training import bundle  # scikit-learn takes a second to import
 
     champion = bundle.load(store.path(place, sha256))
-    return outcomes.truth(champion.schema, champion.promise)
+    return outcomes.truth(champion.schema, champion.out_of_fold)
 
 
 def _before(log: Log, rules: Rules, now: float, days: float, slow_ms: float, truth: dict) -> counts.Before:  # fmt: skip

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def truth(of: "Schema", promise: "pd.DataFrame") -> dict:
-    """What makes an answer wrong, from rows that the champion answered before it learned from them (see `Bundle.promise`).
+    """What makes an answer wrong, from rows that the champion answered before it learned from them (see `Bundle.out_of_fold`).
 
     Classes: it gave what came true no more probability than its share among all, so that the larger class is no safe haven. Numbers: it was farther off than half of these answers.
     """

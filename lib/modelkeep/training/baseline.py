@@ -29,21 +29,21 @@ class SliceError(ModelkeepError, ValueError):
 
 
 @dataclass(frozen=True)
-class Opponent:
+class Comparator:
     """Whom the candidate is compared with: its answers on the test rows, and the rows that either model learned from."""
 
     name: str
-    answers: np.ndarray
+    predictions: np.ndarray
     trained_rows: np.ndarray
 
 
-def opponent(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Opponent:
+def comparator(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Comparator:
     """The champion that `models/champion.json` names, or the better of two plain baselines."""
     named = _named(root / "models" / "champion.json")
     folder = champion_folder(root)
     if folder is None:
         name, answers = plain(candidate, rows)
-        return Opponent(name, answers, candidate.trained_rows)
+        return Comparator(name, answers, candidate.trained_rows)
     champion = bundle.load(folder)
     if named.get("sha256", champion.sha256) != champion.sha256:
         raise ChampionError(
@@ -55,7 +55,7 @@ def opponent(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Opponent:
     # by its own schema: with other features a row has another hash
     comparison.refuse_leaks(bundle.row_hashes(rows, champion.schema), champion.trained_rows, name)
     both = np.concatenate([candidate.trained_rows, champion.trained_rows])
-    return Opponent(name, champion.predict(rows), both)
+    return Comparator(name, champion.predict(rows), both)
 
 
 def champion_folder(root: Path) -> Path | None:
@@ -83,9 +83,9 @@ def check_comparable(champion: Schema, candidate: Schema) -> None:
     for what in ("task", "label", "classes", "id", "time"):
         theirs, ours = getattr(champion, what), getattr(candidate, what)
         if theirs != ours:
-            said = [several(x) if isinstance(x, tuple) else x or "none" for x in (theirs, ours)]
+            shown = [several(x) if isinstance(x, tuple) else x or "none" for x in (theirs, ours)]
             raise ChampionError(
-                f"models/champion.json: the champion's {what} is {said[0]}, the candidate's {said[1]}; "
+                f"models/champion.json: the champion's {what} is {shown[0]}, the candidate's {shown[1]}; "
                 "they cannot be compared: set bundle to null to start anew"
             )
     have = {(c.name, c.kind) for c in candidate.columns}
@@ -99,33 +99,36 @@ def check_comparable(champion: Schema, candidate: Schema) -> None:
 
 def plain(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
     """The better on the test of: the share of each class (or the mean) in all rows that cross-validation asked about, and in the newest of them, as many days as the test has."""
-    of = candidate.schema
-    known = candidate.promise
-    blocks = splits.blocks(known, of)
-    newest = np.unique(blocks)[-len(np.unique(splits.blocks(rows, of))) :]
-    what = "mean" if of.task == "regression" else "rate"
+    schema = candidate.schema
+    known = candidate.out_of_fold
+    blocks = splits.blocks(known, schema)
+    newest = np.unique(blocks)[-len(np.unique(splits.blocks(rows, schema))) :]
+    what = "mean" if schema.task == "regression" else "rate"
     choices = {
         f"always saying the {what} of the past": known,
         f"always saying the newest {what}": known[blocks >= newest[0]],
     }
-    y, found = pipelines.outcome(rows, of), {}
+    y, found = pipelines.outcome(rows, schema), {}
     for name, past in choices.items():
-        outcome = pipelines.outcome(past, of)
-        if of.task == "regression":
-            said = np.full(len(rows), outcome.mean())
+        outcome = pipelines.outcome(past, schema)
+        if schema.task == "regression":
+            predictions = np.full(len(rows), outcome.mean())
         else:
-            share = np.bincount(outcome, minlength=len(of.classes)) + 0.5
-            said = np.tile(share / share.sum(), (len(rows), 1))
-        found[name] = said
-    first = metrics.METRICS[of.task][0]
-    loss = {name: metrics.per_row(of.task, y, said)[first].mean() for name, said in found.items()}
+            share = np.bincount(outcome, minlength=len(schema.classes)) + 0.5
+            predictions = np.tile(share / share.sum(), (len(rows), 1))
+        found[name] = predictions
+    first = metrics.METRICS[schema.task][0]
+    loss = {
+        name: metrics.per_row(schema.task, y, predictions)[first].mean()
+        for name, predictions in found.items()
+    }
     best = min(loss, key=loss.get)
     return best, found[best]
 
 
-def slices(rows: pd.DataFrame, of: Schema, named: Sequence[str]) -> dict[str, np.ndarray]:
+def slices(rows: pd.DataFrame, schema: Schema, named: Sequence[str]) -> dict[str, np.ndarray]:
     """Which rows are in each named slice; only values with enough rows are compared."""
-    known = {c.name: c for c in of.columns if c.kind == "category"}
+    known = {c.name: c for c in schema.columns if c.kind == "category"}
     for name in named:
         if name not in known:
             raise SliceError(

@@ -1,4 +1,4 @@
-"""A sealed model: make it from a fitted pipeline, and read it back, verified."""
+"""A model bundle: write it from a fitted pipeline, and read it back, verified."""
 
 import hashlib
 import io
@@ -19,7 +19,8 @@ from sklearn.pipeline import Pipeline
 
 from modelkeep.core import files
 from modelkeep.core.markup import several
-from modelkeep.data import schema, splits
+from modelkeep.data import schema as schemas
+from modelkeep.data import splits
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics, profile
 from modelkeep.evaluation.profile import Profile
@@ -48,10 +49,10 @@ class Bundle:
     pipeline: Pipeline
     engine: Engine
     reference: Profile
-    promise: pd.DataFrame
+    out_of_fold: pd.DataFrame
     trained_rows: np.ndarray
-    golden: pd.DataFrame
-    golden_answers: np.ndarray
+    reference_rows: pd.DataFrame
+    reference_predictions: np.ndarray
 
     @property
     def name(self) -> str:
@@ -59,15 +60,15 @@ class Bundle:
         return self.sha256[:10]
 
     def __repr__(self) -> str:
-        kind, of = self.pipeline.steps[-1][1], self.schema
-        promise = {k: e["value"] for k, e in self.manifest["promise"].items()}
-        scores = ", ".join(f"{metrics.NAMES[k]} {v:.4f}" for k, v in promise.items())
-        classes = f" ({several(of.classes)})" if of.classes else ""
-        known = of.origin.get("as_of") or "the end of the table"
+        kind, schema = self.pipeline.steps[-1][1], self.schema
+        expected = {k: e["value"] for k, e in self.manifest["promise"].items()}
+        scores = ", ".join(f"{metrics.NAMES[k]} {v:.4f}" for k, v in expected.items())
+        classes = f" ({several(schema.classes)})" if schema.classes else ""
+        known = schema.origin.get("as_of") or "the end of the table"
         return (
-            f"Bundle {self.name}: {type(kind).__name__}, {of.task}\n"
-            f"  label: {of.label}{classes}\n"
-            f"  features: {len(of.columns)} ({several([c.name for c in of.columns], 6)})\n"
+            f"Bundle {self.name}: {type(kind).__name__}, {schema.task}\n"
+            f"  label: {schema.label}{classes}\n"
+            f"  features: {len(schema.columns)} ({several([c.name for c in schema.columns], 6)})\n"
             f"  trained on {self.manifest['rows']:,} rows known at {known}\n"
             f"  expected (cross-validated in time order): {scores}"
         )
@@ -86,48 +87,50 @@ class Bundle:
         return self.engine.predict(*export.arrays(rows, self.schema))
 
 
-def row_hashes(rows: pd.DataFrame, of: Schema) -> np.ndarray:
+def row_hashes(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
     """One 64-bit hash a row over id, time and features: what proves that a model has not seen a row."""
-    kinds = {of.id: object, **({of.time: "datetime64[us]"} if of.time else {})}
-    kinds |= {c.name: "float64" if c.kind == "number" else object for c in of.columns}
+    kinds = {schema.id: object, **({schema.time: "datetime64[us]"} if schema.time else {})}
+    kinds |= {c.name: "float64" if c.kind == "number" else object for c in schema.columns}
     return pd.util.hash_pandas_object(rows[[*kinds]].astype(kinds), index=False).to_numpy()
 
 
-def seal(
+def save(
     folder: Path,
     *,
     fitted: Pipeline,
-    of: Schema,
+    schema: Schema,
     train: pd.DataFrame,
-    promise: pd.DataFrame,
+    out_of_fold: pd.DataFrame,
     scores: dict,
     provenance: dict,
 ) -> None:
     """Write the bundle by rename; `train` gives golden rows, edge cases and the hashes of trained rows, `promise` is the log of rows answered before they were learned from: the reference counts those rows, and what this model says of them."""
-    examples = _edge_cases(train, of)
+    examples = _edge_cases(train, schema)
     golden = pd.concat([train.head(10), examples.tail(10)])
-    serving, plan, model = export.choose(fitted, of, examples)
-    engine = export.load(serving.engine, plan, model, fitted, of)
+    serving, plan, model = export.choose(fitted, schema, examples)
+    engine = export.load(serving.engine, plan, model, fitted, schema)
     with files.folder(folder) as new:
         files.write_bytes(new / "model.skops", dump(fitted))
-        files.write_text(new / "schema.json", schema.to_json(of))
+        files.write_text(new / "schema.json", schemas.to_json(schema))
         # equal within the tolerance is not equal enough for bins whose edges are answers
-        usual = frames.answered(promise, of, engine.predict(*export.arrays(promise, of)))
-        files.write_text(new / "reference.json", profile.to_json(reference.learn(usual, of)))
-        splits.write(promise, new / "promise.parquet")
+        usual = frames.answered(
+            out_of_fold, schema, engine.predict(*export.arrays(out_of_fold, schema))
+        )
+        files.write_text(new / "reference.json", profile.to_json(reference.learn(usual, schema)))
+        splits.write(out_of_fold, new / "promise.parquet")
         files.write_json(new / "encoding.json", plan)
-        files.write_json(new / "golden.json", _golden(fitted, of, golden))
+        files.write_json(new / "golden.json", _golden(fitted, schema, golden))
         if model:
             files.write_bytes(new / manifests.ENGINES[serving.engine], model)
         buffer = io.BytesIO()
-        np.save(buffer, np.sort(row_hashes(train, of)), allow_pickle=False)
+        np.save(buffer, np.sort(row_hashes(train, schema)), allow_pickle=False)
         files.write_bytes(new / "trained_rows.npy", buffer.getvalue())
         manifest = {
             "format": FORMAT,
             "files": {p.name: files.sha256(p) for p in sorted(new.iterdir())},
             "serving": asdict(serving),
             "promise": {name: asdict(e) for name, e in scores.items()},
-            **_errors(promise, of),
+            **_errors(out_of_fold, schema),
             "rows": len(train),
             **provenance,
             # a patch release makes the same bytes: its number would make another model of them
@@ -137,12 +140,12 @@ def seal(
         files.write_json(new / MANIFEST, manifest)
 
 
-def _errors(promise: pd.DataFrame, of: Schema) -> dict:
+def _errors(out_of_fold: pd.DataFrame, schema: Schema) -> dict:
     """What a server needs to expect errors of numbers before labels come."""
-    if of.task != "regression":
+    if schema.task != "regression":
         return {}
     cuts, means = metrics.errors_by_size(
-        pipelines.outcome(promise, of), frames.answers(promise, of)
+        pipelines.outcome(out_of_fold, schema), frames.answers(out_of_fold, schema)
     )
     return {"errors": {"cuts": cuts, **means}}
 
@@ -151,20 +154,20 @@ def load(folder: Path) -> Bundle:
     """The bundle in `folder`; BundleError unless every file has the hash that the manifest states and only trusted types are named."""
     content = manifests.verify(folder)
     manifest = json.loads(content[MANIFEST])
-    of = schema.from_json(content["schema.json"].decode())
+    schema = schemas.from_json(content["schema.json"].decode())
     pipeline = undump(content["model.skops"])
     golden = json.loads(content["golden.json"])
     return Bundle(
         sha256=hashlib.sha256(content[MANIFEST]).hexdigest(),
         manifest=MappingProxyType(manifest),
-        schema=of,
+        schema=schema,
         pipeline=pipeline,
-        engine=export.load(*manifests.engine(content), pipeline, of),
+        engine=export.load(*manifests.engine(content), pipeline, schema),
         reference=profile.from_json(content["reference.json"].decode()),
-        promise=splits.load(io.BytesIO(content["promise.parquet"])),
+        out_of_fold=splits.load(io.BytesIO(content["promise.parquet"])),
         trained_rows=np.load(io.BytesIO(content["trained_rows.npy"]), allow_pickle=False),
-        golden=pd.DataFrame(golden["rows"]),
-        golden_answers=np.array(golden["answers"]),
+        reference_rows=pd.DataFrame(golden["rows"]),
+        reference_predictions=np.array(golden["answers"]),
     )
 
 
@@ -197,16 +200,16 @@ def undump(content: bytes) -> Pipeline:
     return skops.io.loads(content, trusted=list(TRUSTED))
 
 
-def _no_answers(of: Schema) -> np.ndarray:
-    return np.zeros(0) if of.task == "regression" else np.zeros((0, len(of.classes)))
+def _no_answers(schema: Schema) -> np.ndarray:
+    return np.zeros(0) if schema.task == "regression" else np.zeros((0, len(schema.classes)))
 
 
-def _edge_cases(train: pd.DataFrame, of: Schema, rows: int = 5000) -> pd.DataFrame:
+def _edge_cases(train: pd.DataFrame, schema: Schema, rows: int = 5000) -> pd.DataFrame:
     """Real rows, then for each feature a row with it missing, unseen, zero, huge and at the extremes."""
     step = max(1, len(train) // rows)
     real = train.iloc[::step].head(rows)
     made = []
-    for c in of.columns:
+    for c in schema.columns:
         odd = [None, "never seen"]
         if c.kind == "number":
             seen = train[c.name]
@@ -218,10 +221,10 @@ def _edge_cases(train: pd.DataFrame, of: Schema, rows: int = 5000) -> pd.DataFra
     return pd.concat([real, *made], ignore_index=True)
 
 
-def _golden(fitted: Pipeline, of: Schema, rows: pd.DataFrame) -> dict:
+def _golden(fitted: Pipeline, schema: Schema, rows: pd.DataFrame) -> dict:
     """Rows with their answers: a copy of the model must give them back before it may serve."""
-    frame = pipelines.features(rows, of)
+    frame = pipelines.features(rows, schema)
     return {
         "rows": frame.astype(object).where(frame.notna(), None).to_dict("records"),
-        "answers": pipelines.predict(fitted, rows, of).tolist(),
+        "answers": pipelines.predict(fitted, rows, schema).tolist(),
     }

@@ -33,9 +33,9 @@ class ModelError(ModelkeepError, ValueError):
 class Fold(NamedTuple):
     """One step of cross-validation in time order: learned from all blocks before, asked about the next ones."""
 
-    learned: int
+    training_rows: int
     rows: np.ndarray
-    answers: np.ndarray
+    predictions: np.ndarray
     scores: dict[str, float]
 
 
@@ -163,9 +163,9 @@ def answer(model: BaseEstimator, x: pd.DataFrame | np.ndarray, schema: Schema) -
     """As `predict`, of a pipeline or of its estimator alone, from what it takes itself."""
     if schema.task == "regression":
         return model.predict(x)
-    said = np.zeros((len(x), len(schema.classes)))
-    said[:, model.classes_] = model.predict_proba(x)
-    return said
+    predictions = np.zeros((len(x), len(schema.classes)))
+    predictions[:, model.classes_] = model.predict_proba(x)
+    return predictions
 
 
 def cross_validate(

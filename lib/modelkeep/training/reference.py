@@ -18,16 +18,16 @@ from modelkeep.predictions import frames
 from modelkeep.training import pipelines
 
 
-def learn(log: pd.DataFrame, of: Schema) -> Profile:
+def learn(log: pd.DataFrame, schema: Schema) -> Profile:
     """Fix the bins by answered rows, and count them."""
-    kinds = {c.name: c.kind for c in of.columns}
-    kinds[PREDICTION] = "category" if of.task == "multiclass" else "number"
-    return profile.learn(_table(log, of), kinds, _days(log, of))
+    kinds = {c.name: c.kind for c in schema.columns}
+    kinds[PREDICTION] = "category" if schema.task == "multiclass" else "number"
+    return profile.learn(_table(log, schema), kinds, _days(log, schema))
 
 
-def count(log: pd.DataFrame, of: Schema, against: Profile) -> Profile:
+def count(log: pd.DataFrame, schema: Schema, reference: Profile) -> Profile:
     """Answered rows in the reference's bins."""
-    return profile.count(against.bins, _table(log, of), _days(log, of))
+    return profile.count(reference.bins, _table(log, schema), _days(log, schema))
 
 
 def inputs(counted: Profile) -> Profile:
@@ -35,14 +35,14 @@ def inputs(counted: Profile) -> Profile:
     return replace(counted, bins=tuple(b for b in counted.bins if b.name != PREDICTION))
 
 
-def _table(log: pd.DataFrame, of: Schema) -> pa.Table:
-    table, said = pipelines.features(log, of), frames.answers(log, of)
-    if of.task == "multiclass":
-        table[PREDICTION] = np.array(of.classes, dtype=object)[said.argmax(axis=1)]
+def _table(log: pd.DataFrame, schema: Schema) -> pa.Table:
+    table, predictions = pipelines.features(log, schema), frames.answers(log, schema)
+    if schema.task == "multiclass":
+        table[PREDICTION] = np.array(schema.classes, dtype=object)[predictions.argmax(axis=1)]
     else:
-        table[PREDICTION] = said if of.task == "regression" else said[:, 1]
+        table[PREDICTION] = predictions if schema.task == "regression" else predictions[:, 1]
     return pa.Table.from_pandas(table, preserve_index=False)
 
 
-def _days(log: pd.DataFrame, of: Schema) -> np.ndarray | None:
-    return None if of.time is None else profile.starts(log[of.time].to_numpy())
+def _days(log: pd.DataFrame, schema: Schema) -> np.ndarray | None:
+    return None if schema.time is None else profile.starts(log[schema.time].to_numpy())

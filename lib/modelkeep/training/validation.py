@@ -1,4 +1,4 @@
-"""What cross-validation promises: rows that were answered before they were learned from."""
+"""Expected performance: out-of-fold predictions, by models that had not learned from the rows."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,17 @@ from modelkeep.predictions import frames
 from modelkeep.training.pipelines import Fold
 
 
-def promise(rows: pd.DataFrame, folds: Sequence[Fold], of: Schema) -> pd.DataFrame:
+def out_of_fold(rows: pd.DataFrame, folds: Sequence[Fold], schema: Schema) -> pd.DataFrame:
     """The rows that cross-validation answered before it learned from them, with those answers, as a prediction log would hold them."""
     parts = [rows.iloc[fold.rows] for fold in folds]
-    said = np.concatenate([fold.answers for fold in folds])
-    return frames.answered(pd.concat(parts, ignore_index=True), of, said)
+    predictions = np.concatenate([fold.predictions for fold in folds])
+    return frames.answered(pd.concat(parts, ignore_index=True), schema, predictions)
 
 
-def promised(log: pd.DataFrame, of: Schema, outcome: np.ndarray) -> dict[str, Estimate]:
+def expected_performance(
+    log: pd.DataFrame, schema: Schema, outcome: np.ndarray
+) -> dict[str, Estimate]:
     """Each metric over all folds with its interval by block of time."""
-    return metrics.summary(of.task, outcome, frames.answers(log, of), splits.blocks(log, of))
+    return metrics.summary(
+        schema.task, outcome, frames.answers(log, schema), splits.blocks(log, schema)
+    )

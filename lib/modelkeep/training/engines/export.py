@@ -45,8 +45,8 @@ class Proof:
 class Estimator:
     """scikit-learn's own estimator behind our preprocessing."""
 
-    def __init__(self, plan: dict, fitted: Pipeline, of: Schema) -> None:
-        self.encoding, self.model, self.of = Encoding(plan), fitted["model"], of
+    def __init__(self, plan: dict, fitted: Pipeline, schema: Schema) -> None:
+        self.encoding, self.model, self.of = Encoding(plan), fitted["model"], schema
 
     def predict(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
         """As the pipeline without its ColumnTransformer, which takes most of the time of a single row."""
@@ -56,8 +56,8 @@ class Estimator:
 class Whole:
     """The whole pipeline, for an estimator that reads more than a matrix of numbers."""
 
-    def __init__(self, plan: dict, fitted: Pipeline, of: Schema) -> None:
-        self.fitted, self.of = fitted, of
+    def __init__(self, plan: dict, fitted: Pipeline, schema: Schema) -> None:
+        self.fitted, self.of = fitted, schema
 
     def predict(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
         """As `models.predict`."""
@@ -71,23 +71,23 @@ class Whole:
 KINDS = ("number", "category")
 
 
-def load(name: str, plan: dict, model: bytes, fitted: Pipeline | None, of: Schema) -> Engine:
+def load(name: str, plan: dict, model: bytes, fitted: Pipeline | None, schema: Schema) -> Engine:
     """The engine of that name; `model` is its own file, and `fitted` may be None for those that have one."""
     if name in ALONE:
         return ALONE[name](plan, model)
-    return {"estimator": Estimator, "scikit-learn": Whole}[name](plan, fitted, of)
+    return {"estimator": Estimator, "scikit-learn": Whole}[name](plan, fitted, schema)
 
 
-def choose(fitted: Pipeline, of: Schema, examples: pd.DataFrame) -> tuple[Proof, dict, bytes]:
+def choose(fitted: Pipeline, schema: Schema, examples: pd.DataFrame) -> tuple[Proof, dict, bytes]:
     """The first of `sealed.ENGINES` that answers `examples` as the pipeline does, the plan of its preprocessing, and its model (empty if it is the pipeline's own)."""
-    rows, expected = arrays(examples, of), pipelines.predict(fitted, examples, of)
+    rows, expected = arrays(examples, schema), pipelines.predict(fitted, examples, schema)
     plan, why = {}, []
     for name in manifests.ENGINES:
         try:
             # what is proven is what will be read from a file, where infinity is null
-            plan = plan or (_reread(encoding(fitted, of)) if name != "scikit-learn" else {})
+            plan = plan or (_reread(encoding(fitted, schema)) if name != "scikit-learn" else {})
             model = _converted(name, fitted, plan, rows)
-            worst, wrong = prove(load(name, plan, model, fitted, of), rows, expected)
+            worst, wrong = prove(load(name, plan, model, fitted, schema), rows, expected)
         except (TreesError, QuickScorerError) as error:
             worst, wrong = np.inf, str(error)
         except Exception as error:  # a converter, or a strange step, may fail in its own way
@@ -111,10 +111,10 @@ def _converted(name: str, fitted: Pipeline, plan: dict, rows: tuple) -> bytes:
     return b""
 
 
-def arrays(rows: pd.DataFrame, of: Schema) -> tuple[np.ndarray, list[np.ndarray]]:
+def arrays(rows: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, list[np.ndarray]]:
     """The features of rows as `encoding.Encoding` takes them."""
-    frame = pipelines.features(rows, of)
-    names = {kind: [c.name for c in of.columns if c.kind == kind] for kind in KINDS}
+    frame = pipelines.features(rows, schema)
+    names = {kind: [c.name for c in schema.columns if c.kind == kind] for kind in KINDS}
     numbers = frame[names["number"]].to_numpy(np.float64).reshape(len(frame), -1)
     missing = frame[names["category"]].isna()
     texts = frame[names["category"]].astype(object).mask(missing, None)
