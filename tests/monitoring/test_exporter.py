@@ -1,5 +1,6 @@
 """What the server counts is what NumPy counts; all of it is there from the start, and never more than 2,000 series."""
 
+import re
 import time
 from types import SimpleNamespace
 
@@ -7,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as strict
 from prometheus_client.parser import text_string_to_metric_families
 
 import monitors
@@ -25,9 +28,12 @@ NOW = 1_700_000_000.0
 def page(telemetry, now=NOW):
     """Every sample by its name and the values of its labels, in the contract's order."""
     found = {}
-    for family in text_string_to_metric_families(telemetry.render(now).decode()):
+    for family in text_string_to_metric_families(watched.text(telemetry, now)):
         for s in family.samples:
-            key = (s.name.removeprefix("modelkeep_"), *s.labels.values())
+            name = s.name.removeprefix("modelkeep_")
+            metric = monitors.CONTRACT.metrics.get(re.sub("_(bucket|sum|count)$", "", name))
+            labels = [*(metric.labels if metric else ()), *(["le"] if "le" in s.labels else [])]
+            key = (name, *(s.labels[label] for label in labels))
             assert key not in found, key
             found[key] = s.value
     return found
@@ -35,7 +41,7 @@ def page(telemetry, now=NOW):
 
 @pytest.fixture
 def telemetry():
-    return Telemetry(monitors.CONTRACT, started=NOW)
+    return Telemetry(monitors.CONTRACT)
 
 
 def sent(telemetry, served, rows, version, turn=7, at=NOW):
@@ -91,8 +97,25 @@ def test_everything_is_there_at_zero_before_traffic(telemetry, bundles):
     counted = [k for k in found if k[0].endswith("_total") and not k[0].startswith("process_")]
     assert len(counted) > 100
     assert {found[k] for k in counted} == {0}
-    done = monitors.check(telemetry.render().decode(), "check", "metrics")
+    done = monitors.check(watched.text(telemetry, NOW), "check", "metrics")
     assert done.returncode == 0 and not done.stdout + done.stderr, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text;version=1.0.0,text/plain"])
+def test_a_page_has_the_contracts_metrics_in_the_format_that_is_asked_for(bundles, accept):
+    registry = CollectorRegistry()
+    telemetry = Telemetry(monitors.CONTRACT, registry)
+    for task in synthetic.LABELS:
+        telemetry.serve(bundles[task], "champion", version=task, now=NOW)
+    telemetry.settle(NOW)
+    text, kind = telemetry.render(accept)
+    parse = strict if accept else text_string_to_metric_families
+    families = {family.name: family for family in parse(text.decode())}
+    known = {m.name.removesuffix("_total"): m for m in monitors.CONTRACT.metrics.values()}
+    assert set(families) == set(known)
+    assert all(known[name].type == f.type for name, f in families.items())
+    assert kind.startswith("application/openmetrics-text" if accept else "text/plain")
+    assert registry.get_sample_value("modelkeep_labels_total", {"outcome": "first"}) == 0
 
 
 def test_requests_problems_labels_and_the_log(telemetry):
@@ -103,7 +126,6 @@ def test_requests_problems_labels_and_the_log(telemetry):
     telemetry.label("first")
     telemetry.swap("refused")
     telemetry.log_committed(32, 0.002)
-    telemetry.backlog = 5
     found = page(telemetry)
     assert (
         found["requests_total", "predict", "200"] == found["requests_total", "predict", "500"] == 1
@@ -114,7 +136,7 @@ def test_requests_problems_labels_and_the_log(telemetry):
     assert found["input_problems_total", "unseen"] == 3
     assert found["input_problems_total", "other"] == 1
     assert found["labels_total", "first"] == found["model_swaps_total", "refused"] == 1
-    assert found["log_committed_rows_total",] == 32 and found["log_backlog_rows",] == 5
+    assert found["log_committed_rows_total",] == 32
     assert found["log_writable",] == 1
     telemetry.unlogged(4)
     found = page(telemetry)
@@ -204,7 +226,7 @@ def test_there_are_never_more_than_2000_series(telemetry, task, classes, columns
         telemetry.answered(f"a version with a long name {number}", role, *words, at=NOW)
         for route in range(50):
             telemetry.requests(f"/{route}", 200 + route, 0.1)
-        assert len(page(telemetry)) == telemetry.page.series <= MOST_SERIES
+        assert len(page(telemetry)) <= MOST_SERIES
     champion = "a version with a long name 3"
     found = page(telemetry)
     watched_live = {k[2] for k in found if k[:2] == ("reference_day_effect", champion)}
@@ -251,7 +273,7 @@ def test_no_value_of_a_row_becomes_a_label(telemetry, bundles):
     telemetry.serve(served, "champion", version="v", now=NOW)
     rows = watched.answered(served, synthetic.table("multiclass", rows=600, seed=1))
     sent(telemetry, served, rows.assign(shop="secret shop"), "v")
-    text = telemetry.render(time.time()).decode()
+    text = watched.text(telemetry, time.time())
     for word in ("secret", "north", "south", "east", "blue", "green", "red"):
         assert f'"{word}' not in text
     assert frames.answer_columns(served.schema)[0] not in text

@@ -41,20 +41,23 @@ def seen(rows: pd.DataFrame, of) -> tuple[np.ndarray, list[list]]:
     return frame[named["number"]].to_numpy("float64"), texts.to_numpy().T.tolist()
 
 
+def text(telemetry: Telemetry, now: float | None = None) -> str:
+    """The page of metrics as a client that asks for nothing special reads it."""
+    telemetry.settle(now)
+    return telemetry.render()[0].decode()
+
+
 class Replica:
     """One process that answers, as far as its metrics are concerned; what is read comes `late` seconds after the moment that it tells of."""
 
     def __init__(self, late: float = 0.0) -> None:
         self.late = late
-        self.telemetry, self.lock = (
-            Telemetry(monitors.CONTRACT, started=time.time()),
-            threading.Lock(),
-        )
+        self.telemetry, self.lock = Telemetry(monitors.CONTRACT), threading.Lock()
 
     def page(self, path: str = "", body: bytes = b"") -> bytes:
         """What Prometheus reads."""
         with self.lock:
-            said = self.telemetry.render()
+            said = text(self.telemetry).encode()
         time.sleep(self.late)
         return said
 

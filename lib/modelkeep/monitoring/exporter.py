@@ -1,63 +1,58 @@
-"""The metrics that we expose: counts kept by the server as it goes, written as one page when Prometheus asks."""
+"""The metrics that a server exposes: counted as it goes, written by prometheus-client."""
 
 import time
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
 
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring import live_bins
+from modelkeep.monitoring.collectors import Histogram, SeriesCollector, client_metric
 from modelkeep.monitoring.contract import Contract
-from modelkeep.monitoring.exposition import Exposition, cumulative
 from modelkeep.monitoring.live_bins import LiveBins
 from modelkeep.monitoring.model_metrics import Served
 
 if TYPE_CHECKING:
     from modelkeep.training.bundle import Bundle
 
+SCALARS = (  # metrics that prometheus-client keeps; no request waits for them
+    "input_problems_total",
+    "model_swaps_total",
+    "labels_total",
+    "label_delay_seconds",
+    "log_committed_rows_total",
+    "log_unlogged_rows_total",
+    "log_commit_duration_seconds",
+    "log_writable",
+)
+
 
 class TelemetryError(ModelkeepError, ValueError):
     """A model that is not in service, or a label value that the contract does not know."""
 
 
-class Histogram:
-    """A histogram in plain numbers: one observation is a bisection and two additions."""
-
-    __slots__ = ("buckets", "counts", "total")
-
-    def __init__(self, buckets: Sequence[float]) -> None:
-        self.buckets, self.counts, self.total = buckets, [0] * (len(buckets) + 1), 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.buckets, value)] += 1
-        self.total += value
-
-    def values(self) -> list[float]:
-        """Return what is written of it."""
-        return cumulative(self.counts, self.total)
-
-
 class Telemetry:
-    """The state of all metrics of one process; not for more than one thread."""
+    """The state of all metrics of one process, registered with `registry`.
 
-    def __init__(self, contract: Contract, started: float | None = None) -> None:
-        self.contract, self.page = contract, Exposition(contract)
+    Everything but `render` belongs to one thread. Requests and rows are counted in plain numbers
+    and arrays, which the page reads; the rest are prometheus-client's own metrics.
+    """
+
+    def __init__(self, contract: Contract, registry: CollectorRegistry | None = None) -> None:
+        disable_created_metrics()  # a second series for each counter, and nobody reads it
+        self.contract, self.registry = contract, registry or CollectorRegistry()
+        self.series = SeriesCollector(contract)
+        self.registry.register(self.series)
+        ProcessCollector(registry=self.registry)
         self._served: dict[str, Served] = {}
-        self._process = psutil.Process()
-        self._render_seconds = 0.0
-        self.backlog, self.writable = 0, True  # of the prediction log, as its owner last said
-        self._counts = {
-            key: self._counter(key)
-            for key in ("input_problems_total", "model_swaps_total", "labels_total")
+        self._scalars = {
+            key: client_metric(self.registry, contract.metrics[key]) for key in SCALARS
         }
+        self._scalars["log_writable"].set(1)
         self._add_requests()
-        self._delay = self._histogram("label_delay_seconds")
-        self._add_log()
-        self._add_process(started)
 
     def requests(self, route: str, code: int, seconds: float) -> None:
         """Count one finished request."""
@@ -113,16 +108,16 @@ class Telemetry:
         served = Served(version, bundle, bins or self.prepare(bundle), roles, now)
         while len(self._served) >= self.contract.versions:
             self.retire(next(iter(self._served)))
-        served.expose(self.page, bundle.manifest["promise"], seconds)
+        served.expose(self.series, bundle.manifest["promise"], seconds)
         left_out = len(served.bins.left_out)
-        self.page.add("features_left_out", lambda: (left_out,), [{"version": version}], version)
+        self.series.add("features_left_out", lambda: (left_out,), [{"version": version}], version)
         return served
 
     def retire(self, version: str) -> None:
         """A model leaves the page; what is still said of it is forgotten."""
         self._served.pop(version, None)
         for owner in (version, f"drift of {version}", f"role of {version}"):
-            self.page.drop(owner)
+            self.series.drop(owner)
 
     def answered(
         self,
@@ -167,7 +162,7 @@ class Telemetry:
     ) -> None:
         """Count what came true of the answer that a model gave at `at`: the number of a class, or a value; `previous`: what was thought before; `now`: when the label came, for its delay (None where it came before the answer, or long ago)."""
         if now is not None and previous is None:
-            self._delay.observe(max(now - at, 0.0))
+            self._scalars["label_delay_seconds"].observe(max(now - at, 0.0))
         served = self._served.get(version)
         if served is not None:
             served.cohorts.truth(at, answer, truth, previous)
@@ -179,40 +174,33 @@ class Telemetry:
 
     def log_committed(self, rows: int, seconds: float) -> None:
         """Count one commit of the prediction log."""
-        self._log["committed"] += rows
-        self._commit.observe(seconds)
-        self.writable = True
+        self._scalars["log_committed_rows_total"].inc(rows)
+        self._scalars["log_commit_duration_seconds"].observe(seconds)
+        self._scalars["log_writable"].set(1)
 
     def unlogged(self, rows: int) -> None:
         """Count rows that were answered and could not be logged."""
-        self._log["unlogged"] += rows
-        self.writable = False
+        self._scalars["log_unlogged_rows_total"].inc(rows)
+        self._scalars["log_writable"].set(0)
 
-    def render(self, now: float | None = None) -> bytes:
-        """Return the page of metrics."""
-        started = time.perf_counter()
+    def settle(self, now: float | None = None) -> None:
+        """Bring all counts up to `now`, before a page is written."""
         for served in self._served.values():
             served.settle(time.time() if now is None else now)
-        text = self.page.render()
-        self._render_seconds = time.perf_counter() - started
-        return text
 
-    def _counter(self, key: str) -> dict[str, int]:
-        (label,) = self.contract.metrics[key].labels
-        counts = dict.fromkeys(self.contract.metrics[key].values[label], 0)
-        self.page.add(key, counts.values, [{label: value} for value in counts])
-        return counts
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the page and its content type: OpenMetrics where `accept` (a header) asks for it.
+
+        It takes some 15 us a series; any thread may do it while others count.
+        """
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
 
     def _count(self, key: str, value: str, n: int) -> None:
-        counts = self._counts[key]
-        if value not in counts and "other" not in counts:
-            raise TelemetryError(f"{key}: {value!r} is not one of {', '.join(counts)}")
-        counts[value if value in counts else "other"] += n
-
-    def _histogram(self, key: str, labels: Mapping[str, str] | None = None) -> Histogram:
-        histogram = Histogram(self.contract.metrics[key].buckets)
-        self.page.add(key, histogram.values, [labels or {}])
-        return histogram
+        values = self.contract.metrics[key].values[self.contract.metrics[key].labels[0]]
+        if value not in values and "other" not in values:
+            raise TelemetryError(f"{key}: {value!r} is not one of {', '.join(values)}")
+        self._scalars[key].labels(value if value in values else "other").inc(n)
 
     def _known(self, label: str, value: str) -> None:
         known = self.contract.metrics["model_info"].values[label]
@@ -225,43 +213,25 @@ class Telemetry:
         # the server has the code as a number
         self._requests = {(r, int(c) if c.isdigit() else c): 0 for r, c in pairs}
         labels = [{"route": r, "code": c} for r, c in pairs]
-        self.page.add("requests_total", self._requests.values, labels)
-        self._durations = {
-            route: self._histogram("request_duration_seconds", {"route": route})
-            for route in values["route"]
-        }
-
-    def _add_log(self) -> None:
-        self._log = {"committed": 0, "unlogged": 0}
-        for name in self._log:
-            self.page.add(f"log_{name}_rows_total", lambda name=name: (self._log[name],))
-        self._commit = self._histogram("log_commit_duration_seconds")
-        self.page.add("log_backlog_rows", lambda: (self.backlog,))
-        self.page.add("log_writable", lambda: (int(self.writable),))
-
-    def _add_process(self, started: float | None) -> None:
-        process = self._process
-        since = process.create_time() if started is None else started
-        self.page.add("process_start_time_seconds", lambda: (since,))
-        self.page.add("process_resident_memory_bytes", lambda: (process.memory_info().rss,))
-        self.page.add("process_cpu_seconds_total", lambda: (sum(process.cpu_times()[:2]),))
-        self.page.add("process_open_fds", lambda: (process.num_fds(),))
-        self.page.add("series", lambda: (self.page.series,))
-        self.page.add("render_duration_seconds", lambda: (self._render_seconds,))
+        self.series.add("requests_total", self._requests.values, labels)
+        buckets = self.contract.metrics["request_duration_seconds"].buckets
+        self._durations = {route: Histogram(buckets) for route in values["route"]}
+        for route, duration in self._durations.items():
+            self.series.add("request_duration_seconds", duration.values, [{"route": route}])
 
     def _show_role(self, version: str, role: str, engine: str, task: str) -> None:
         owner = f"role of {version}"
-        self.page.drop(owner)
+        self.series.drop(owner)
         known = self.contract.metrics["model_info"].values["engine"]
         labels = {"version": version, "role": role, "task": task}
         labels["engine"] = engine if engine in known else "other"
-        self.page.add("model_info", lambda: (1,), [labels], owner)
+        self.series.add("model_info", lambda: (1,), [labels], owner)
 
     def _expose_drift(self, served: Served, role: str) -> None:
         """Show a model's drift if there is room; for the champion others make room, the oldest first."""
         shown = [o for o in self._served.values() if o is not served and o.shows_drift]
         room = self.contract.drift_series - served.drift_series
         while role == "champion" and sum(o.drift_series for o in shown) > room:
-            shown.pop(0).hide_drift(self.page)
+            shown.pop(0).hide_drift(self.series)
         if not served.shows_drift and sum(o.drift_series for o in shown) <= room:
-            served.expose_drift(self.page)
+            served.expose_drift(self.series)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modelkeep.evaluation.profile import PREDICTION
-from modelkeep.monitoring.exposition import Exposition, cumulative
+from modelkeep.monitoring.collectors import SeriesCollector, cumulative
 from modelkeep.monitoring.live_bins import LiveBins
 
 if TYPE_CHECKING:
@@ -202,13 +202,13 @@ class Served:
         self.scores_sum += float(best.sum())
         return best if self.task == "binary" else chosen
 
-    def expose(self, page: Exposition, promise: Mapping[str, Mapping], load_seconds: float) -> None:
+    def expose(self, series: SeriesCollector, promise: Mapping[str, Mapping], load_seconds: float) -> None:
         """Add all series of this model but those of drift and what its role is, at 0."""
         v = {"version": self.version}
         owner = self.version
 
         def add(key: str, values, labels: Sequence[Mapping[str, str]] = (v,)) -> None:
-            page.add(key, values, labels, owner)
+            series.add(key, values, labels, owner)
 
         add("rows_total", self.rows.values, [v | {"role": r} for r in self.rows])
         add("model_loaded_timestamp_seconds", lambda: (self.loaded,))
@@ -257,7 +257,7 @@ class Served:
         """Return how many series drift takes: two for each bin, two for each column."""
         return 2 * int(self.bins.starts[-1] + len(self.bins.columns))
 
-    def expose_drift(self, page: Exposition) -> None:
+    def expose_drift(self, series: SeriesCollector) -> None:
         """Add the series of drift: what was counted, and what the reference held."""
         bins, owner = self.bins, f"drift of {self.version}"
         features = [{"version": self.version, "feature": c.name} for c in bins.columns]
@@ -265,14 +265,14 @@ class Served:
         before = np.concatenate([c.rows for c in bins.columns]).tolist()
         effects, missing = zip(*((c.day_effect, c.day_missing) for c in bins.columns))
         self.shows_drift = True
-        page.add("feature_bin_rows_total", self.counts.tolist, each, owner)
-        page.add("reference_bin_rows", lambda: before, each, owner)
-        page.add("reference_day_effect", lambda: effects, features, owner)
-        page.add("reference_day_missing_ratio", lambda: missing, features, owner)
+        series.add("feature_bin_rows_total", self.counts.tolist, each, owner)
+        series.add("reference_bin_rows", lambda: before, each, owner)
+        series.add("reference_day_effect", lambda: effects, features, owner)
+        series.add("reference_day_missing_ratio", lambda: missing, features, owner)
 
-    def hide_drift(self, page: Exposition) -> None:
+    def hide_drift(self, series: SeriesCollector) -> None:
         """Take the series of drift away, for a model that matters more; counting goes on."""
-        page.drop(f"drift of {self.version}")
+        series.drop(f"drift of {self.version}")
         self.shows_drift = False
 
     def _ranks(self, which: int) -> list[float]:

@@ -22,7 +22,6 @@ from modelkeep.serving.models import Said, Service
 from modelkeep.serving.requests import Refused
 from modelkeep.serving.settings import ServerError, Settings
 
-TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 WRITES = ("/labels", "/model")  # what a stranger must not post to
 RECALLED = 500  # answers that are counted again before others get their turn
 WATCH = 0.25  # seconds between two looks at the store's pointer
@@ -102,9 +101,10 @@ class App:
         self, handler: Callable[..., Awaitable[Reply]], method: str, scope: dict, receive: Callable
     ) -> Reply:
         try:
-            if method == "GET":
-                return await handler()
             headers = dict(scope["headers"])
+            if method == "GET":
+                metrics = handler == self._metrics
+                return await (self._metrics(headers) if metrics else handler())
             http.admit(scope["path"] in WRITES, headers, self.settings.host, self.token)
             most, seconds = self.settings.max_body_kb, self.settings.body_seconds
             return await handler(await http.body(headers, receive, most, seconds), headers)
@@ -217,8 +217,11 @@ class App:
         }
         return Reply(200 if ready else 503, self.encode(told | ({"wrong": wrong} if wrong else {})))
 
-    async def _metrics(self) -> Reply:
-        return Reply(200, self.telemetry.render(self.clock() / 1e9), TEXT)
+    async def _metrics(self, headers: dict[bytes, bytes]) -> Reply:
+        accept = headers.get(b"accept", b"").decode("latin-1")
+        self.telemetry.settle(self.clock() / 1e9)
+        page, kind = await asyncio.to_thread(self.telemetry.render, accept)
+        return Reply(200, page, kind.encode())
 
     async def _v2(self) -> Reply:
         return Reply(200, b'{"name":"modelkeep","version":"1","extensions":["binary_tensor_data"]}')
