@@ -3,6 +3,6 @@
 - `sources`: the rows to monitor: a log's, or a replay's
 - `windows`, `decisions`: quality and drift by window, and the state they lead to
 - `contract`: the metrics, alerts and dashboards of monitoring/metrics.yaml
-- `exporter`, `model_metrics`, `live_bins`, `exposition`: the server's metrics page
+- `collectors`, `exporter`, `model_metrics`, `live_bins`: the server's metrics page
 - `rules`, `dashboards`, `generate`: Prometheus rules and Grafana dashboards, made from the contract
 """

@@ -202,7 +202,9 @@ class Served:
         self.scores_sum += float(best.sum())
         return best if self.task == "binary" else chosen
 
-    def expose(self, series: SeriesCollector, promise: Mapping[str, Mapping], load_seconds: float) -> None:
+    def expose(
+        self, series: SeriesCollector, promise: Mapping[str, Mapping], load_seconds: float
+    ) -> None:
         """Add all series of this model but those of drift and what its role is, at 0."""
         v = {"version": self.version}
         owner = self.version
