@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring.contract import Contract, Metric
 
 CLIENT_TYPES = {"counter": Counter, "gauge": Gauge, "histogram": ClientHistogram}
@@ -21,7 +22,7 @@ CLIENT_TYPES = {"counter": Counter, "gauge": Gauge, "histogram": ClientHistogram
 SAMPLES, PAUSE_SECONDS = 20, 1e-3
 
 
-class SeriesError(ValueError):
+class SeriesError(ModelkeepError, ValueError):
     """A series that the contract does not allow."""
 
 
