@@ -20,12 +20,12 @@ WRITE = """
 import sys, threading, time
 from pathlib import Path
 from modelkeep.predictions.records import grouped
-from modelkeep.predictions.log import Entry, Label, open_log
+from modelkeep.predictions.log import PredictionRecord, Label, open_log
 url, durability, root, writer, size = sys.argv[1:]
 log = open_log(url, durability=durability, root=Path(root))
 def tidy():
     while True:  # more often than a server
-        log.rest()
+        log.checkpoint()
         time.sleep(0.01)
 threading.Thread(target=tidy, daemon=True).start()
 print("ready", flush=True)
@@ -33,9 +33,9 @@ for batch in range(1_000_000):
     at = time.time_ns() // 1000
     turn = f"{writer}-{batch}"
     ids = [f"{turn}-{i}" for i in range(int(size))]
-    rows = [Entry(i, at, "m", "champion", None, at, b'{"x": 1.5}', b"[0.25, 0.75]") for i in ids]
+    rows = [PredictionRecord(i, at, "m", "champion", None, at, b'{"x": 1.5}', b"[0.25, 0.75]") for i in ids]
     by_turn = batch % 2  # as ids of the server, else as those of others
-    log.keep([*grouped(rows)], [] if by_turn else ids, turn if by_turn else "")
+    log.write([*grouped(rows)], [] if by_turn else ids, turn if by_turn else "")
     (told,) = log.label([Label(ids[0], "1", at)])
     assert told.outcome == "first", told
     print(*ids, flush=True)

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from modelkeep.predictions import records
-from modelkeep.predictions.log import Entry, Label, Log, open_log
+from modelkeep.predictions.log import Label, PredictionLog, PredictionRecord, open_log
 
 SIZES = (1, 32, 256)  # rows a commit
 MADE = 60_000  # rows that are prepared beforehand
@@ -39,12 +39,12 @@ NAMES = {
 }
 
 
-def turns(kind: str, size: int) -> list[list[Entry]]:
+def turns(kind: str, size: int) -> list[list[PredictionRecord]]:
     """Answers of the flights' model, those of a turn at the same moment."""
     name, model = NAMES[kind], "0123456789"
     return [
         [
-            Entry(
+            PredictionRecord(
                 *(name(turn, i), START + turn, model, "champion", None, START + turn),
                 *(FEATURES, b"[0.8123456,0.1876544]"),
             )
@@ -61,7 +61,7 @@ def bare(folder: Path, durability: str, batches: list) -> Iterator[tuple[Callabl
         connection.execute(f"PRAGMA synchronous = {durability}")
         connection.execute(BARE)
 
-        def append(batch: list[Entry]) -> None:
+        def append(batch: list[PredictionRecord]) -> None:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(INSERT, batch)
             connection.execute("COMMIT")
@@ -73,10 +73,10 @@ def ours(folder: Path, durability: str, batches: list) -> Iterator[tuple[Callabl
     """The log, with its indexes and its look for labels that came before; given what a server gives it."""
     with closing(open_log("sqlite:///ours.db", durability=durability, root=folder)) as log:
         log.label([Label(f"early{i}", "1", 0) for i in range(10_000)])
-        yield lambda kept: log.keep(*kept), [_kept(batch) for batch in batches]
+        yield lambda kept: log.write(*kept), [_kept(batch) for batch in batches]
 
 
-def _kept(batch: list[Entry]) -> tuple:
+def _kept(batch: list[PredictionRecord]) -> tuple:
     ids = [row.id for row in batch]
     turn = records.turn(ids[0])
     return [*records.grouped(batch)], [] if turn else ids, turn
@@ -107,7 +107,7 @@ def measure(durability: str, size: int, kind: str, seconds: float, repeat: int) 
     return [statistics.median(each) for rates in found.values() for each in zip(*rates)]
 
 
-def reading(log: Log) -> tuple[float, float]:
+def reading(log: PredictionLog) -> tuple[float, float]:
     """Rows a second of a window that is read, and the share of the log's time that a window of 1 % takes."""
     began = time.perf_counter()
     n = sum(len(batch) for batch in log.read(START, START + MADE))
@@ -125,7 +125,7 @@ def room(size: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         with closing(open_log("sqlite:///room.db", durability="normal", root=Path(folder))) as log:
             for batch in batches:
-                log.keep(*_kept(batch))
+                log.write(*_kept(batch))
         return (Path(folder) / "room.db").stat().st_size / (size * len(batches))
 
 
@@ -151,7 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = open_log("sqlite:///read.db", root=Path(folder))
         for batch in turns("of the server", READ):
-            log.keep(*_kept(batch))
+            log.write(*_kept(batch))
             log.label([Label(row.id, "1", row.at + 5) for row in batch])
         read, small = reading(log)
         log.close()

@@ -22,7 +22,7 @@ import live
 import monitors
 import synthetic
 from modelkeep.predictions.log import open_log
-from modelkeep.predictions.records import Entry
+from modelkeep.predictions.records import PredictionRecord
 from servers import free_port
 
 URL = "sqlite:///data/log/predictions.db"
@@ -120,7 +120,7 @@ def remember(root, served, rows):
     sent, truth = asked(rows, served.schema)
     when = rows[served.schema.time].astype("datetime64[us]").astype("int64").tolist()
     entries = [
-        Entry(
+        PredictionRecord(
             *(f"old-{i}", at + i, served.name, "champion", f"old-{i}", when[i]),
             *(json.dumps(row).encode(), json.dumps(said[i]).encode()),
         )

@@ -65,16 +65,16 @@ def test_kill_9_loses_nothing_that_was_acknowledged(durability, root):
     assert len(acknowledged) > 30
 
 
-@pytest.mark.parametrize("unlogged", ["refuse", "serve"])
-def test_a_full_disk(unlogged, root):
-    with live.served(root, f"unlogged={unlogged}") as server:
+@pytest.mark.parametrize("on_log_failure", ["refuse", "serve"])
+def test_a_full_disk(on_log_failure, root):
+    with live.served(root, f"on_log_failure={on_log_failure}") as server:
         row = GOOD | {"shop": "x" * 900}
         assert server.ask("POST", "/predict", {"rows": [row] * 10})[0] == 200
         whole = resource.prlimit(
             server.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY)
         )
         status, told, headers = server.raw("POST", "/predict", {"rows": [row] * 900})
-        if unlogged == "refuse":
+        if on_log_failure == "refuse":
             assert status == 503 and int(headers["retry-after"]) >= 1
             assert b"the prediction log cannot be written" in told
             assert server.ask("GET", "/health/ready")[0] == 503

@@ -22,7 +22,7 @@ from modelkeep.core import files, workspace
 from modelkeep.data import splits
 from modelkeep.ops import commits, update
 from modelkeep.predictions import history, log
-from modelkeep.predictions.records import Entry, Label
+from modelkeep.predictions.records import Label, PredictionRecord
 from modelkeep.registry import record, releases
 from modelkeep.rollout import control, journal
 from modelkeep.serving import models
@@ -116,10 +116,12 @@ def test_late_doubled_and_corrected_labels_bring_each_row_once(root, monitor):
     book = log.open_log("sqlite:///data/log/predictions.db", root=root)
     at, day = int((NOW - 5 * DAY) * 1e6), int(DAY * 1e6)
     own = (None, at, b'{"size": 1, "weight": null, "shop": "moon"}', b"[0.6,0.4]")
-    rows = [Entry(id, at, "m", "champion", *own) for id in ("late", "twice", "other", "odd")]
-    again = Entry("twice", at + 9, "m", "canary", *own)
-    young = Entry("young", int((NOW - DAY) * 1e6), "m", "champion", *own)
-    whisper = Entry("whisper", at, "m", "shadow", *own)
+    rows = [
+        PredictionRecord(id, at, "m", "champion", *own) for id in ("late", "twice", "other", "odd")
+    ]
+    again = PredictionRecord("twice", at + 9, "m", "canary", *own)
+    young = PredictionRecord("young", int((NOW - DAY) * 1e6), "m", "champion", *own)
+    whisper = PredictionRecord("whisper", at, "m", "shadow", *own)
     book.append([*rows, again, young, whisper])
     book.label([Label(id, "1", at + day) for id in ("twice", "other", "young", "whisper")])
     book.label([Label("twice", "1", at + 2 * day), Label("odd", "soon", at + day)])
@@ -220,7 +222,7 @@ def test_a_plan_that_is_refused_is_an_alarm_at_every_turn_and_history_grows(root
 def added(root, id, at):
     """One answer more, with its label."""
     book, at = log.open_log("sqlite:///data/log/predictions.db", root=root), int(at * 1e6)
-    book.append([Entry(id, at, "m", "champion", None, at, b"{}", b"[0.6,0.4]")])
+    book.append([PredictionRecord(id, at, "m", "champion", None, at, b"{}", b"[0.6,0.4]")])
     book.label([Label(id, "1", at)])
     book.close()
 

@@ -100,11 +100,11 @@ def counted(told):
     """The labelled answers, as somebody counts who hears only what is told."""
     found = Counter()
     for each in told:
-        for answer in each.answers:
+        for answer in each.predictions:
             if each.outcome in ("first", "corrected"):
                 found[*answer, each.value] += 1
             if each.outcome == "corrected":
-                found[*answer, each.before] -= 1
+                found[*answer, each.previous] -= 1
     assert min(found.values()) >= 0
     return +found
 
@@ -123,13 +123,13 @@ def test_a_log_of_before_is_taken_over(url, log):
     log._store.commit(partial(_as_before, mark))
     log.close()
     log = open_log(url)
-    log.keep([*grouped([entry("t-0", 7)])], [], "t")
+    log.write([*grouped([entry("t-0", 7)])], [], "t")
     told = log.label([Label(id, "1", 9) for id in ("a", "b-1", "t-0", "t-1")])
-    assert [(each.outcome, len(each.answers)) for each in told] == [
+    assert [(each.outcome, len(each.predictions)) for each in told] == [
         *[("first", 1)] * 3,
         ("early", 0),
     ]
-    assert [each.answers[0].answer for each in told[:2]] == [b"[0.25,0.75]", b"[0.5,0.5]"]
+    assert [each.predictions[0].answer for each in told[:2]] == [b"[0.25,0.75]", b"[0.5,0.5]"]
     found = logs.table(log, 0, 10)
     assert [row[0] for row in found] == ["a", "b-1", "t-0"]
     assert [json.loads(row[6]) for row in found[:2]] == json.loads(PARTS[0])
@@ -171,11 +171,11 @@ def test_reading_may_be_broken_off(log):
 
 def test_it_is_there_after_it_was_closed(url):
     with pytest.raises(LogMissing, match="there is no prediction log at"):
-        open_log(url, make=False)
+        open_log(url, create=False)
     first = open_log(url, durability="normal")
     first.append(entries(3))
     first.close()
-    again = open_log(url, make=False)
+    again = open_log(url, create=False)
     assert len(logs.table(again)) == 3
     again.close()
 

@@ -46,7 +46,7 @@ def ids(log):
 def test_durability_is_what_is_promised(server, durability, shown):
     log = open_log(server.url(), durability=durability)
     found = log._store._open().execute("SHOW synchronous_commit").fetchone()
-    assert found == (shown,) and f"synchronous_commit={shown}" in log.promise
+    assert found == (shown,) and f"synchronous_commit={shown}" in log.durability
     log.close()
 
 
@@ -144,7 +144,7 @@ def test_who_may_only_read_can_read(server, log):
     run(server, f"CREATE ROLE reader LOGIN PASSWORD '{server.password}'")
     run(server, "GRANT USAGE ON SCHEMA modelkeep TO reader")
     run(server, "GRANT SELECT ON ALL TABLES IN SCHEMA modelkeep TO reader")
-    reader = open_log(server.url().replace("keeper@", "reader@"), make=False)
+    reader = open_log(server.url().replace("keeper@", "reader@"), create=False)
     assert ids(reader) == ["r0", "r1"]
     with pytest.raises(LogError, match="permission denied"):
         reader.append(entries(1))

@@ -2,9 +2,9 @@ import pytest
 
 from logs import FIRST, entry
 from modelkeep.predictions import records
-from modelkeep.predictions.records import Call, Label, Said
+from modelkeep.predictions.records import Call, Label, LabelledPrediction
 
-SAID = Said(FIRST, "m" * 10, "champion", b"[0.25, 0.75]")
+SAID = LabelledPrediction(FIRST, "m" * 10, "champion", b"[0.25, 0.75]")
 ROW = ("a", *SAID)
 
 
@@ -29,7 +29,7 @@ def test_labels_of_one_batch_follow_each_other():
     values = [("1", 5), ("1", 6), ("0", 7), ("1", 2)]
     told = records.labelled([Label("a", *each) for each in values], [ROW, ROW], [])
     assert [each.outcome for each in told] == ["first", "same", "corrected", "outdated"]
-    assert all(each.answers == (SAID, SAID) for each in told)
+    assert all(each.predictions == (SAID, SAID) for each in told)
 
 
 def test_a_label_without_an_answer_is_early_until_there_is_one():

@@ -43,8 +43,8 @@ def test_durability_is_what_is_promised(path, durability, number):
     connection = log._store._open()
     assert connection.execute("PRAGMA synchronous").fetchone() == (number,)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert f"synchronous={durability.upper()}" in log.promise
-    assert ("loss of power" in log.promise) == (durability == "normal")
+    assert f"synchronous={durability.upper()}" in log.durability
+    assert ("loss of power" in log.durability) == (durability == "normal")
     log.close()
 
 
@@ -52,7 +52,7 @@ def test_the_path_is_relative_to_the_root(tmp_path):
     log = open_log("sqlite:///data/log/x.db", root=tmp_path)
     log.close()
     assert [p.name for p in (tmp_path / "data" / "log").iterdir()] == ["x.db"]
-    assert log.shown == "data/log/x.db"
+    assert log.address == "data/log/x.db"
 
 
 def test_a_full_disk_is_told_and_the_log_goes_on_by_itself(log):
@@ -207,7 +207,7 @@ def test_the_wal_is_emptied_in_a_thread_while_others_write(log, path):
     log.append(entries(1000))
     before = path.stat().st_size
     with ThreadPoolExecutor(1) as thread:
-        done = thread.submit(lambda: [log.rest() for _ in range(100)])
+        done = thread.submit(lambda: [log.checkpoint() for _ in range(100)])
         for k in range(100):
             log.append(entries(10, FIRST + DAY, name=f"n{k}-"))
         done.result()
@@ -220,7 +220,7 @@ def test_a_log_that_was_moved_away_is_not_made_by_tidying_up(log, path):
     log.append(entries(1))
     for end in ("", "-wal", "-shm"):
         path.with_name(path.name + end).unlink()
-    log.rest()
+    log.checkpoint()
     assert not path.exists()
 
 

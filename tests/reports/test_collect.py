@@ -9,7 +9,7 @@ import synthetic
 from modelkeep.monitoring import sources
 from modelkeep.monitoring.sources import SourceError
 from modelkeep.predictions import frames
-from modelkeep.predictions.log import Entry, Label, open_log
+from modelkeep.predictions.log import Label, PredictionRecord, open_log
 from modelkeep.reports import collect
 from modelkeep.reports.figures import Figure
 from synthetic import said
@@ -125,7 +125,9 @@ def serve(t, root, url="sqlite:///log.db", seed=0):
         given = json.dumps(features).encode()
         model = row["answered_by"]
         time = at if timed else None
-        answers.append(Entry(row[of.id], at, model, "champion", entity, time, given, said))
+        answers.append(
+            PredictionRecord(row[of.id], at, model, "champion", entity, time, given, said)
+        )
         if not pd.isna(row[of.label]):
             value = str(row[of.label]) if of.classes else repr(row[of.label])
             known = micros(row["labelled_at"]) if timed else len(rows) + 5
@@ -166,7 +168,7 @@ def test_until_is_the_clock_of_a_log_that_grows(turns, tmp_path):
     assert before.rows["colour"].isna().sum() > 10
     late = micros("2020-05-02")
     book.label([Label(id, "red", late) for id in before.rows["key"]])
-    book.append([Entry("new", late, "m", "champion", None, late, b"{}", b"[1, 0, 0]")])
+    book.append([PredictionRecord("new", late, "m", "champion", None, late, b"{}", b"[1, 0, 0]")])
     book.close()
     pd.testing.assert_frame_equal(sources.log(*asked).rows, before.rows)
     now = sources.log(*asked[:-1], "").rows
@@ -177,8 +179,8 @@ def test_a_log_of_models_with_other_classes_says_what_it_leaves_out(turns, tmp_p
     t = turns["multiclass"]
     book = serve(t, tmp_path)
     at = micros("2020-06-09")
-    book.append([Entry("x", at, "other", "champion", None, at, b"{}", b"[0.5, 0.5]")])
-    book.append([Entry("y", at, "shadow", "shadow", None, at, b"{}", b"[1, 0, 0]")])
+    book.append([PredictionRecord("x", at, "other", "champion", None, at, b"{}", b"[0.5, 0.5]")])
+    book.append([PredictionRecord("y", at, "shadow", "shadow", None, at, b"{}", b"[1, 0, 0]")])
     book.close()
     found = sources.log("log", tmp_path, t.served, 70, "sqlite:///log.db", "2020-06-10")
     assert len(found.rows) == len(t.served_log)

@@ -177,7 +177,11 @@ def counter(world, upto, **rules):
 def say(world, at, name, role="champion", share=0.2, took=1000, failed=(), label=0.1):
     """One row answered at a second."""
     moment = int((1_750_000_000 + at) * 1e6)
-    said = [rollouts.Entry(f"{name}@{at}", moment, role, role, name, None, b"{}", b"[0.9,0.1]")]
+    said = [
+        rollouts.PredictionRecord(
+            f"{name}@{at}", moment, role, role, name, None, b"{}", b"[0.9,0.1]"
+        )
+    ]
     calls = [Call(moment, role, role, share, took, json.dumps(failed))]
     world.log.append([] if failed else said, calls)
     if label is not None:

@@ -10,7 +10,7 @@ from modelkeep.data import splits
 from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
 from modelkeep.serving import models
-from modelkeep.serving.models import ServingError, chosen
+from modelkeep.serving.models import ServingError, in_canary
 from modelkeep.training import bundle, manifests
 from modelkeep.training.engines import export
 from modelkeep.training.engines.export import arrays
@@ -87,11 +87,11 @@ def test_online_equals_offline_on_a_thousand_flights(tmp_path):
 
 def test_the_share_is_exact_at_both_ends_and_sticky_between():
     names = [f"e{i}" for i in range(20_000)]
-    assert not any(chosen("s", name, 0.0) for name in names)
-    assert all(chosen("s", name, 1.0) for name in names)
-    few, more = ({n for n in names if chosen("s", n, share)} for share in (0.05, 0.25))
+    assert not any(in_canary("s", name, 0.0) for name in names)
+    assert all(in_canary("s", name, 1.0) for name in names)
+    few, more = ({n for n in names if in_canary("s", n, share)} for share in (0.05, 0.25))
     assert few < more and abs(len(few) / 20_000 - 0.05) < 0.01
-    other = {n for n in names if chosen("t", n, 0.05)}
+    other = {n for n in names if in_canary("t", n, 0.05)}
     assert len(few & other) < 120  # another rollout tries other entities
 
 
@@ -101,7 +101,7 @@ def test_a_canary_answers_its_share_and_nobody_else(stores, bundles, parts):
     service = models.load(at, tried, 10_000)
     said, found = ask(service, as_json(parts["binary"].train, parts["binary"].schema))
     for i, each in enumerate(said):
-        assert each.role == ("canary" if chosen("salt", str(i), 0.3) else "champion")
+        assert each.role == ("canary" if in_canary("salt", str(i), 0.3) else "champion")
     assert [len(p.answers) for p in found] == [
         sum(s.role == r for s in said) for r in ("champion", "canary")
     ]
@@ -117,7 +117,7 @@ def test_a_shadow_says_what_it_would_have_said(stores, bundles, parts):
     at, sha256 = stores["binary"], bundles["binary"].sha256
     service = models.load(at, Now(Role(sha256), shadow=Role(sha256)), 10_000)
     said, _ = ask(service, as_json(parts["binary"].train.head(20), parts["binary"].schema))
-    (found,) = service.whisper([s.row for s in said])
+    (found,) = service.predict_shadow([s.row for s in said])
     assert [s.answer for s in found.said] == [s.answer for s in said]
     assert {s.role for s in said} == {"champion"} and found.role == "shadow"
 

@@ -7,14 +7,14 @@ import pytest
 
 import synthetic
 from modelkeep.serving import requests
-from modelkeep.serving.requests import Reader, Refused, RowsError
+from modelkeep.serving.requests import RowReader, RowsError, ValidationError
 
 RULES = {"size": {"low": -10, "high": 10, "missing": "reject"}, "shop": {"unseen": "reject"}}
 GOOD = {"size": 0.5, "weight": 100.0, "shop": "north"}
 
 
 def reader(sealed, most=100):
-    return Reader(sealed.schema, sealed.reference.bins, most)
+    return RowReader(sealed.schema, sealed.reference.bins, most)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def check(reader, *several, **changes):
 
 
 def refusal(reader, text):
-    with pytest.raises(Refused) as found:
+    with pytest.raises(ValidationError) as found:
         reader.decode(text)
     return found.value
 
@@ -175,7 +175,7 @@ def test_who_and_when_are_taken_where_they_are_given(free):
     assert free.decode(body(key=17))[0][0].id == 17
     assert requests.when(msgspec.UNSET) is None
     assert requests.when("2020-01-02T01:00:01+01:00") == 1_577_923_201_000_000
-    with pytest.raises(Refused, match="is not a time"):
+    with pytest.raises(ValidationError, match="is not a time"):
         requests.when("yesterday")
 
 
@@ -196,4 +196,4 @@ def test_any_names_are_columns(tmp_path):
 def test_a_name_that_no_client_could_send_is_told(bundles):
     of = replace(bundles["binary"].schema, id='a"b')
     with pytest.raises(RowsError, match="rename it in the table"):
-        Reader(of, bundles["binary"].reference.bins, 10)
+        RowReader(of, bundles["binary"].reference.bins, 10)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from modelkeep.serving import responses
-from modelkeep.serving.models import Said
-from modelkeep.serving.reply_templates import Form
-from modelkeep.serving.requests import Refused
+from modelkeep.serving.models import Prediction
+from modelkeep.serving.requests import ValidationError
+from modelkeep.serving.response_templates import ResponseTemplate
 
 CLASSES = {"classes": ["100 %", '"no"', "ü,%b"], "numbers": []}
 IDS = ["a", 'q"', "\\\\", '","', "é,日本", "%s %b %%", "a-1-0", "[]"]
@@ -17,7 +17,7 @@ Row = msgspec.defstruct("Row", [("id", str)])
 
 
 def model(name, classes):
-    return SimpleNamespace(name=name, form=Form(name, "v1 50 %", name * 9, classes))
+    return SimpleNamespace(name=name, template=ResponseTemplate(name, "v1 50 %", name * 9, classes))
 
 
 def answered(draw, models, classes):
@@ -27,7 +27,7 @@ def answered(draw, models, classes):
     values = draw.dirichlet(np.ones(len(classes))).tolist() if classes else [float(draw.normal())]
     best = int(np.argmax(values))
     text = json.dumps(values)[1:-1].replace(" ", "").encode()
-    said = Said(Row(id), one, "champion", values, best, text, notes)
+    said = Prediction(Row(id), one, "champion", values, best, text, notes)
     told = {"id": id, "model": one.name} | ({"notes": [*notes]} if notes else {})
     if not classes:
         return said, told | {"prediction": values[0]}
@@ -48,10 +48,10 @@ def test_a_reply_says_of_each_row_what_was_said_of_it(kind, n, share):
                 one, told = answered(draw, models, classes)
                 said.append(one)
             elif draw.random() < 0.5:
-                said.append(Refused(".temp", "is 5 % %b"))
+                said.append(ValidationError(".temp", "is 5 % %b"))
                 told = {"error": {"place": f"$.rows[{i}].temp", "message": "is 5 % %b"}}
             else:
-                refused[i] = Refused(f"$.rows[{i}]", "no")
+                refused[i] = ValidationError(f"$.rows[{i}]", "no")
                 told = {"error": {"place": f"$.rows[{i}]", "message": "no"}}
             expected.append(told)
         reply = responses.rows(said, refused)

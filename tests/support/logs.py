@@ -6,8 +6,8 @@ from itertools import groupby, starmap
 import numpy as np
 import pandas as pd
 
-from modelkeep.predictions import records as entries_of
-from modelkeep.predictions.log import Entry, Label
+from modelkeep.predictions import records as log_records
+from modelkeep.predictions.log import Label, PredictionRecord
 
 DAY = 86_400_000_000
 FIRST = 1_767_225_600_000_000  # 2026-01-01
@@ -18,7 +18,7 @@ def entry(id="a", at=FIRST, **changes):
     """An answered row."""
     usual = {"model": "m" * 10, "role": "champion", "entity": None, "time": at - 5}
     usual |= {"features": b'{"x":1.5}', "answer": b"[0.25, 0.75]"}
-    return Entry(id, at, **usual | changes)
+    return PredictionRecord(id, at, **usual | changes)
 
 
 def entries(n, first=FIRST, step=1000, name="r"):
@@ -52,25 +52,29 @@ def keep(log, happened, seed=0):
         size = next((i for i, e in enumerate(happened) if type(e) is not kind), len(happened))
         size = int(draw.integers(1, size + 1))
         told += (
-            answered(log, happened[:size], draw) if kind is Entry else log.label(happened[:size])
+            answered(log, happened[:size], draw)
+            if kind is PredictionRecord
+            else log.label(happened[:size])
         )
         happened = happened[size:]
     return told
 
 
 def answered(log, happened, draw):
-    """Give a log answers; ids that begin with one turn's name go by it, or as any others do if somebody sent them again."""
+    """Give a log answers; ids that begin with one name's name go by it, or as any others do if somebody sent them again."""
     told = []
-    for turn, part in groupby(happened, key=lambda entry: entries_of.turn(entry.id)):
+    for name, part in groupby(happened, key=lambda entry: log_records.batch(entry.id)):
         rows = list(part)
-        groups, ids = list(entries_of.grouped(rows)), [row.id for row in rows]
-        told += log.keep(groups, ids, turn if draw.random() < 0.7 else "")
+        groups, ids = list(log_records.grouped(rows)), [row.id for row in rows]
+        told += log.write(groups, ids, name if draw.random() < 0.7 else "")
     return told
 
 
 def joined(happened, start, end, roles=("champion", "canary"), known=2**63 - 1):
-    """What `Log.read` must give, made by pandas from the events in their order."""
-    answers = pd.DataFrame([e for e in happened if isinstance(e, Entry)], columns=COLUMNS)
+    """What `PredictionLog.read` must give, made by pandas from the events in their order."""
+    answers = pd.DataFrame(
+        [e for e in happened if isinstance(e, PredictionRecord)], columns=COLUMNS
+    )
     labels = pd.DataFrame([e for e in happened if isinstance(e, Label)], columns=Label._fields)
     labels = labels[labels["at"] < known].sort_values("at", kind="stable")
     changed = labels.groupby("id")["value"].transform(lambda v: v.ne(v.shift()))

@@ -14,11 +14,11 @@ import live
 import synthetic
 import workspaces
 from modelkeep.predictions import log
-from modelkeep.predictions.records import Call, Entry, Label
+from modelkeep.predictions.records import Call, Label, PredictionRecord
 from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
 from modelkeep.rollout import control
-from modelkeep.serving.models import chosen
+from modelkeep.serving.models import in_canary
 
 QUICK = {
     "steps": [20, 50],
@@ -127,7 +127,7 @@ class World:
         self.asked += n
         asked = {"champion": [], "canary": []}
         for row in rows:
-            asked["canary" if chosen(salt, row, share) else "champion"].append(row)
+            asked["canary" if in_canary(salt, row, share) else "champion"].append(row)
         calls, said, labels = [], [], []
         for role, own in asked.items():
             broke = [r for r in own if role == "canary" and self.draw.random() < failed]
@@ -135,7 +135,7 @@ class World:
             for row in (r for r in own if r not in broke):
                 bad = self.draw.random() < (wrong if role == "canary" else 0.3)
                 answer = b"[0.9,0.1]" if bad else b"[0.1,0.9]"
-                said.append(Entry(row, moment, role, role, row, None, b"{}", answer))
+                said.append(PredictionRecord(row, moment, role, role, row, None, b"{}", answer))
                 labels.append(Label(row, "1", moment + int(1e6 * late.get("seconds", 0.1))))
         self.log.append(said, calls)
         self.log.label(labels)
@@ -172,7 +172,7 @@ class World:
                     true = self.draw.random() >= rate
                     answer = b"[0.2,0.8]" if true == bool(i % 2) else b"[0.7,0.3]"
                     row = (f"s{day}-{i}", moment, role, role, "x", time, b"{}", answer)
-                    said.append(Entry(*row))
+                    said.append(PredictionRecord(*row))
                 labels.append(Label(f"s{day}-{i}", str(i % 2), moment + 1000))
             self.log.append(said, calls)
             self.log.label(labels)

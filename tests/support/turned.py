@@ -19,7 +19,7 @@ import workspaces
 from modelkeep.data import schema, splits
 from modelkeep.ops import commits, update
 from modelkeep.predictions import log
-from modelkeep.predictions.records import Call, Entry, Label
+from modelkeep.predictions.records import Call, Label, PredictionRecord
 from modelkeep.registry import record, store
 from modelkeep.rollout import journal
 from released import DAY
@@ -113,7 +113,7 @@ def served(root: Path, rows: pd.DataFrame, model: str = "m") -> None:
         at = int(row["when"].value // 1000)
         features = {k: None if pd.isna(row[k]) else row[k] for k in ("size", "weight", "shop")}
         own = (row["key"], at, model, "champion", None, at, json.dumps(features).encode())
-        said.append(Entry(*own, b"[0.6,0.4]"))
+        said.append(PredictionRecord(*own, b"[0.6,0.4]"))
         calls.append(Call(at, model, "champion", 0.0, 900, "[]"))
         truth.append(Label(row["key"], str(row["late"]), at + 100_000))
     book = log.open_log("sqlite:///data/log/predictions.db", root=root)

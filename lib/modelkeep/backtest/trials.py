@@ -13,7 +13,7 @@ from modelkeep.data import splits
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import comparison
 from modelkeep.rollout import judge, outcomes, planning
-from modelkeep.serving.models import chosen
+from modelkeep.serving.models import in_canary
 from modelkeep.training import baseline, bundle, pipelines
 
 HOUR = np.timedelta64(1, "h")
@@ -104,7 +104,7 @@ def roll(going: Rollout, past: History, champion: Model, week: int) -> tuple[pd.
     for hour in range(int(WEEK / HOUR)):
         first, last = start + hour * HOUR, start + (hour + 1) * HOUR
         for i in range(*np.searchsorted(times, [first, last])):
-            by_canary[i] = going.share > 0 and chosen(going.salt, names[i], going.share)
+            by_canary[i] = going.share > 0 and in_canary(going.salt, names[i], going.share)
             going.waiting.append((times[i], names[i], by_canary[i], wrong[i, int(by_canary[i])]))
         if not going.final:
             _look(going, last)

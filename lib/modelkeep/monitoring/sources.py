@@ -57,12 +57,12 @@ def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = 
     facts, batches = {"source": "log"}, []
     remedy = "start the server with `modelkeep serve` and send it rows, or set source: replay"
     try:
-        book = open_log(url, root=root, make=False)
+        book = open_log(url, root=root, create=False)
     except LogMissing as error:
         rows, _ = frames.logged([], of)
         return Collected(rows, facts, (), f"{error}.", remedy)
     with closing(book):
-        facts["log"] = book.shown
+        facts["log"] = book.address
         last = _moment(until) if until else 1 + (book.newest() or 0)
         first = last - round(days * DAY)
         known = {"known": last} if until else {}
@@ -72,8 +72,8 @@ def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = 
     if until or batches:
         facts["answered (UTC)"] = f"{_written(first)} to {_written(last)}"
     facts["answered by"] = markup.several(sorted(rows[frames.ANSWERED_BY].unique())) or "nobody"
-    empty = f"{book.shown} has no answers from {_written(first)} to {_written(last)}."
-    empty = empty if until or notes else f"{book.shown} has no answers yet."
+    empty = f"{book.address} has no answers from {_written(first)} to {_written(last)}."
+    empty = empty if until or notes else f"{book.address} has no answers yet."
     return Collected(rows, facts, tuple(notes), empty, remedy)
 
 

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.registry import store
-from modelkeep.serving.requests import Refused
+from modelkeep.serving.requests import ValidationError
 
 VERSION = re.compile(r"[A-Za-z0-9_.@#+-]{0,100}")
 SHORT = re.compile(r"[0-9a-f]{10,64}")  # a model's name in the metrics: how its SHA-256 begins
@@ -41,11 +41,13 @@ class Notification(msgspec.Struct):
 
 
 def read(body: bytes) -> list[Alert]:
-    """The alerts of a notification that fire; Refused where it is none."""
+    """The alerts of a notification that fire; ValidationError where it is none."""
     try:
         sent = msgspec.json.decode(body, type=Notification)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused("$", f"{error}; Alertmanager's webhook format 4 is read", 422) from None
+        raise ValidationError(
+            "$", f"{error}; Alertmanager's webhook format 4 is read", 422
+        ) from None
     return [alert for alert in sent.alerts if alert.status == "firing"]
 
 

@@ -26,7 +26,7 @@ from modelkeep.ops.investigations import DONE, FAILED, RUNNING, Book, Case
 from modelkeep.registry.store import StoreError
 from modelkeep.serving import http
 from modelkeep.serving.http import Reply, refusal
-from modelkeep.serving.requests import Refused
+from modelkeep.serving.requests import ValidationError
 
 TOKEN = "MODELKEEP_TOKEN"
 HTML = b"text/html; charset=utf-8"
@@ -76,7 +76,7 @@ class App:
             return None
         try:
             reply = await self._reply(scope, receive)
-        except Refused as refused:
+        except ValidationError as refused:
             again = AGAIN if refused.status == 503 else 0
             reply = refusal(refused.status, refused.place, refused.message, again)
         except Exception as error:  # a defect of ours: the client learns no more than that
@@ -136,7 +136,7 @@ class App:
 
     def _new(self, name: str, version: str, began: str, said: str, now: float) -> Case:
         if len(self.book.waiting) >= self.settings.most_waiting:
-            raise Refused("$", f"{self.settings.most_waiting} reports wait already", 503)
+            raise ValidationError("$", f"{self.settings.most_waiting} reports wait already", 503)
         case = Case(
             id=alerts.identify(name, version, began),
             alert=name,

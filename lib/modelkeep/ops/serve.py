@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelkeep.core import parameters
+from modelkeep.core import parameters, workspace
 from modelkeep.monitoring import contract
 from modelkeep.monitoring.exporter import Telemetry
 from modelkeep.predictions.log import open_log
@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 
 
 TOKEN = "MODELKEEP_TOKEN"
+RENAMED = {"unlogged": "on_log_failure"}  # settings of released versions
 
 
 def settings(root: Path, overrides: dict[str, object]) -> Settings:
     """The settings of params/serve.yaml, checked by name and type."""
+    given = workspace.params(root, "serve")
+    for old, new in RENAMED.items():
+        if old in given or old in overrides:
+            where = "params/serve.yaml" if old in given else "-p"
+            raise ServerError(f"{where}: `{old}` is renamed to `{new}`; write `{new}` in its place")
     return Settings(**parameters.program(root, "serve", Settings, overrides))
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import io, splits
 from modelkeep.data.columns import as_numbers, as_text, as_times
-from modelkeep.predictions.log import DAY, Log
+from modelkeep.predictions.log import DAY, PredictionLog
 
 OURS = "served-"  # how the names of our files begin
 READ = ["id", "at", "entity", "time", "features", "label"]
@@ -79,7 +79,7 @@ def folder(root: Path, prepare: Mapping) -> str:
     return source
 
 
-def find(root: Path, prepare: Mapping, log: Log, now: float, wait_days: float) -> Found:
+def find(root: Path, prepare: Mapping, log: PredictionLog, now: float, wait_days: float) -> Found:
     """The answered rows that history lacks: at least `wait_days` after the answer, with the label that was known at `now` (seconds)."""
     roles = {name: prepare[name] for name in splits.ROLES}
     history = splits.read(folder(root, prepare), root, **roles)

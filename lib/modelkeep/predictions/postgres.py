@@ -44,9 +44,9 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 class Run:
     """Statements within one transaction."""
 
-    # the texts of a JSON array: asked.value, at asked.key
+    # the texts of a JSON array: item.value, at item.key
     each = """(SELECT value, key - 1 AS key
-        FROM json_array_elements_text(?::json) WITH ORDINALITY AS text(value, key)) AS asked"""
+        FROM json_array_elements_text(?::json) WITH ORDINALITY AS text(value, key)) AS item"""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
@@ -64,25 +64,25 @@ class Run:
 class Postgres:
     """A log's database; it is connected to again by itself."""
 
-    def __init__(self, url: str, durability: str, make: bool = True) -> None:
-        self._place, self.shown = _place(url)
+    def __init__(self, url: str, durability: str, create: bool = True) -> None:
+        self._place, self.address = _place(url)
         self._wait = "on" if durability == "full" else "off"
         survives = "of the database server" if durability == "full" else "of this process alone"
-        self.promise = (
+        self.durability = (
             f"PostgreSQL, synchronous_commit={self._wait}: an answer survives a crash {survives}"
         )
         self._connection: psycopg.Connection | None = None
         self._not_before = 0.0
         try:
-            with self._told("opened"):
-                _prepare(self._open(), make, self.shown)
+            with self._errors("opened"):
+                _prepare(self._open(), create, self.address)
         except BaseException:
             self.close()  # it may hold the lock
             raise
 
     def commit(self, work: Callable[[Run], list], alone: bool = False) -> list:
         """What `work` returns, committed; `alone`: while nobody else writes. Where a lost connection leaves it open whether it was committed, the server is asked."""
-        with self._told("written"):
+        with self._errors("written"):
             for last in (False, True):
                 connection = self._open()
                 ticket = None
@@ -104,9 +104,9 @@ class Postgres:
                     raise
 
     @contextmanager
-    def look(self) -> Iterator[Run]:
+    def snapshot(self) -> Iterator[Run]:
         """Statements on a connection of its own, from any thread, that see one state of the log."""
-        with self._told("read"), self._connect() as connection:
+        with self._errors("read"), self._connect() as connection:
             connection.execute("SET statement_timeout = 0")
             connection.execute("SET idle_in_transaction_session_timeout = 0")
             connection.commit()
@@ -114,12 +114,12 @@ class Postgres:
             connection.read_only = True
             yield Run(connection)
 
-    def rest(self) -> None:
+    def checkpoint(self) -> None:
         """Nothing: the server keeps its house itself."""
 
     def check(self) -> None:
         """Raise LogError unless the newest answers can be read; PostgreSQL's own `pg_amcheck` reads all."""
-        with self.look() as run:
+        with self.snapshot() as run:
             run("SELECT * FROM answers ORDER BY n DESC LIMIT 1000")
 
     def close(self) -> None:
@@ -150,15 +150,15 @@ class Postgres:
         return connection
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except psycopg.Error as error:
-            said = " ".join(str(error).split()) or type(error).__name__
+            text = " ".join(str(error).split()) or type(error).__name__
             if secret := self._place.get("password"):
-                said = said.replace(secret, "***")
+                text = text.replace(secret, "***")
             remedy = "look at the server; the log goes on by itself"
-            raise LogError(f"{self.shown} cannot be {what}: {said}; {remedy}", AGAIN) from None
+            raise LogError(f"{self.address} cannot be {what}: {text}; {remedy}", AGAIN) from None
 
 
 def _work(connection: psycopg.Connection, work: Callable, alone: bool) -> tuple[str, list]:
@@ -183,12 +183,12 @@ def _settled(connection: psycopg.Connection, ticket: str) -> bool:
     raise psycopg.OperationalError("the server does not say what became of the last batch")
 
 
-def _prepare(connection: psycopg.Connection, make: bool, shown: str) -> None:
+def _prepare(connection: psycopg.Connection, create: bool, address: str) -> None:
     """Make the tables where there are none, and take older ones over; LogError for a format that is not known."""
     connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")  # one replica makes them
     there = connection.execute(f"SELECT to_regclass('{SCHEMA}.format')").fetchone()[0]
-    if there is None and not make:
-        raise LogMissing(f"there is no prediction log at {shown}")
+    if there is None and not create:
+        raise LogMissing(f"there is no prediction log at {address}")
     if there is None:
         connection.execute(TABLES)
     found = connection.execute(f"SELECT max(format) FROM {SCHEMA}.format").fetchone()[0]
@@ -197,7 +197,7 @@ def _prepare(connection: psycopg.Connection, make: bool, shown: str) -> None:
     connection.commit()
     if found not in KNOWN:
         raise LogError(
-            f"{shown} has format {found}, and this code knows {FORMAT}; use the code that made it, or another database"
+            f"{address} has format {found}, and this code knows {FORMAT}; use the code that made it, or another database"
         )
 
 

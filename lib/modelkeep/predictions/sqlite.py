@@ -1,6 +1,6 @@
 """The prediction log in an SQLite file: many processes of one host, one commit a batch.
 
-The server moves what is in the WAL into the file several times a second, in a thread (`rest`): a commit does not wait for that disk work. What
+The server moves what is in the WAL into the file several times a second, in a thread (`checkpoint`): a commit does not wait for that disk work. What
 bounds the WAL: a commit that finds CHECKPOINT_PAGES in it moves what is left of them, and the WAL begins anew; its file is cut back to WAL_BYTES.
 A reader of ours holds no transaction between two pages of PAGE groups of answers, so it delays that by one page at most. Only a program that is not ours
 can make the WAL grow: one that keeps a transaction open on the file.
@@ -53,7 +53,7 @@ REMEDY = {
 class Run:
     """Statements within one transaction."""
 
-    each = "json_each(?) AS asked"  # the texts of a JSON array: asked.value, at asked.key
+    each = "json_each(?) AS item"  # the texts of a JSON array: item.value, at item.key
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -70,12 +70,12 @@ class Run:
 class Sqlite:
     """A log's file; it is opened again by itself after a failure, or when the file was moved away."""
 
-    def __init__(self, path: Path, durability: str, shown: str, make: bool = True) -> None:
-        self._file, self.shown, self._sync = str(path), shown, durability.upper()
-        if not make and not path.is_file():
-            raise LogMissing(f"there is no prediction log at {shown}")
+    def __init__(self, path: Path, durability: str, address: str, create: bool = True) -> None:
+        self._file, self.address, self._sync = str(path), address, durability.upper()
+        if not create and not path.is_file():
+            raise LogMissing(f"there is no prediction log at {address}")
         survives = "and of the machine" if durability == "full" else "but not a loss of power"
-        self.promise = f"SQLite WAL, synchronous={self._sync}: an answer survives the end of the process {survives}"
+        self.durability = f"SQLite WAL, synchronous={self._sync}: an answer survives the end of the process {survives}"
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
         try:
@@ -91,7 +91,7 @@ class Sqlite:
             raise self._failed("written", error) from error
 
     @contextmanager
-    def look(self) -> Iterator[Run]:
+    def snapshot(self) -> Iterator[Run]:
         """Statements on a connection of its own, from any thread; each sees what was committed before it, and holds up no checkpoint once it is done."""
         try:
             with closing(_connect(self._file, self._sync)) as connection:
@@ -100,7 +100,7 @@ class Sqlite:
         except sqlite3.DatabaseError as error:
             raise self._failed("read", error) from error
 
-    def rest(self) -> None:
+    def checkpoint(self) -> None:
         """Move what is in the WAL into the file, as far as no reader needs it; from any thread, and nobody waits for it."""
         if not os.path.exists(self._file):
             return
@@ -112,11 +112,11 @@ class Sqlite:
 
     def check(self) -> None:
         """Raise LogError unless SQLite finds the file sound (it reads all of it)."""
-        with self.look() as run:
+        with self.snapshot() as run:
             found = run("PRAGMA integrity_check(5)")
         if found != [("ok",)]:
-            said = "; ".join(row[0] for row in found)
-            raise LogError(f"{self.shown} is broken: {said}; {REMEDY['SQLITE_CORRUPT']}")
+            text = "; ".join(row[0] for row in found)
+            raise LogError(f"{self.address} is broken: {text}; {REMEDY['SQLITE_CORRUPT']}")
 
     def close(self) -> None:
         """Give the file back; the last process to do so leaves one file without a WAL."""
@@ -134,7 +134,7 @@ class Sqlite:
         while True:
             connection = _connect(self._file, self._sync)
             try:
-                _prepare(connection, self.shown)
+                _prepare(connection, self.address)
                 break
             except BaseException as error:
                 connection.close()
@@ -150,8 +150,8 @@ class Sqlite:
         if what == "written" and kind not in ("SQLITE_FULL", "SQLITE_BUSY"):
             self.close()  # the next batch opens it anew
         remedy = REMEDY.get(kind, "look at its disk; the log goes on by itself")
-        said = f"{self.shown} cannot be {what}: {error} ({kind}); {remedy}"
-        return LogError(said, BUSY_AGAIN if kind == "SQLITE_BUSY" else AGAIN)
+        text = f"{self.address} cannot be {what}: {error} ({kind}); {remedy}"
+        return LogError(text, BUSY_AGAIN if kind == "SQLITE_BUSY" else AGAIN)
 
 
 def _committed(connection: sqlite3.Connection, work: Callable[[Run], list]) -> list:
@@ -173,26 +173,26 @@ def _connect(file: str, sync: str) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, shown: str) -> None:
+def _prepare(connection: sqlite3.Connection, address: str) -> None:
     """Make the tables where there are none, and take an older file over; LogError for a file of somebody else's or of a format that is not known."""
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     connection.execute("BEGIN")  # another process may be making the tables right now
-    found = _format(connection, shown)
+    found = _format(connection, address)
     connection.execute("COMMIT")
     if found == FORMAT:
         return
     if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise LogError(
-            f"{shown}: this file system cannot hold a WAL; put the log on a local disk, or use PostgreSQL"
+            f"{address}: this file system cannot hold a WAL; put the log on a local disk, or use PostgreSQL"
         )
     connection.execute("BEGIN IMMEDIATE")
-    for statement in TABLES if _format(connection, shown) == 0 else TABLES[-1:]:
+    for statement in TABLES if _format(connection, address) == 0 else TABLES[-1:]:
         connection.execute(statement)
     connection.execute("COMMIT")
 
 
-def _format(connection: sqlite3.Connection, shown: str) -> int:
+def _format(connection: sqlite3.Connection, address: str) -> int:
     (owner,), (found,), (tables,) = (
         connection.execute(sql).fetchone()
         for sql in (
@@ -202,10 +202,10 @@ def _format(connection: sqlite3.Connection, shown: str) -> int:
         )
     )
     if owner != OURS and (owner or found or tables):
-        raise LogError(f"{shown} is an SQLite file of something else; name another file")
+        raise LogError(f"{address} is an SQLite file of something else; name another file")
     if found not in (0, *KNOWN):
         raise LogError(
-            f"{shown} has format {found}, and this code knows {FORMAT}; use the code that made it, or put it aside"
+            f"{address} has format {found}, and this code knows {FORMAT}; use the code that made it, or put it aside"
         )
     return found
 

@@ -10,7 +10,7 @@ from modelkeep.core import workspace
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import schema
 from modelkeep.predictions import log as logs
-from modelkeep.predictions.log import Log
+from modelkeep.predictions.log import PredictionLog
 from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
 from modelkeep.rollout import counts, journal, judge, outcomes, planning
@@ -33,13 +33,17 @@ def folder(root: Path) -> Path:
     return root / str(workspace.params(root, "serve")["store"])
 
 
-def open_log(root: Path) -> Log:
+def open_log(root: Path) -> PredictionLog:
     """The prediction log of the workspace's server."""
     settings = workspace.params(root, "serve")
-    return logs.open_log(settings["log"], durability=settings["durability"], root=root, make=False)
+    return logs.open_log(
+        settings["log"], durability=settings["durability"], root=root, create=False
+    )
 
 
-def planned(root: Path, log: Log, now: float, days: float = DAYS) -> tuple[Plan, counts.Before]:
+def planned(
+    root: Path, log: PredictionLog, now: float, days: float = DAYS
+) -> tuple[Plan, counts.Before]:
     """What the steps of params/rollout.yaml need at the traffic of the last days; RampError if it cannot finish."""
     rules, slow_ms = _rules(root)
     at = store.now(folder(root))
@@ -140,7 +144,9 @@ def note(root: Path, event: str, now: float, reason: str = "", id: str = "") -> 
 class Controller:
     """Goes on with a rollout, look by look; killed at any point, another one goes on from the record."""
 
-    def __init__(self, root: Path, log: Log, clock: Callable[[], float], id: str = "") -> None:
+    def __init__(
+        self, root: Path, log: PredictionLog, clock: Callable[[], float], id: str = ""
+    ) -> None:
         self.root, self.log, self.clock = root, log, clock
         self.path = journal.find(root, id).path
         self.found: Journal | None = None
@@ -295,7 +301,7 @@ def _truth(place: Path, sha256: str) -> dict:
     return outcomes.truth(champion.schema, champion.out_of_fold)
 
 
-def _before(log: Log, rules: Rules, now: float, days: float, slow_ms: float, truth: dict) -> counts.Before:  # fmt: skip
+def _before(log: PredictionLog, rules: Rules, now: float, days: float, slow_ms: float, truth: dict) -> counts.Before:  # fmt: skip
     until = int((now - LAG) * 1e6)
     since = max(until - int(days * 86_400e6), 0)
     return counts.before(log, rules, since, until, slow_ms=slow_ms, truth=truth)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.predictions.log import Log
+from modelkeep.predictions.log import PredictionLog
 from modelkeep.predictions.records import CANARY, CHAMPION, Call
 from modelkeep.rollout import outcomes
 from modelkeep.rollout.judge import Look, Stratum
@@ -49,7 +49,14 @@ class Counter:
     """Counts a rollout look by look; each answer is counted once, also after a restart."""
 
     def __init__(
-        self, log: Log, rules: Rules, started: int, upto: int, *, slow_ms: float, truth: Mapping
+        self,
+        log: PredictionLog,
+        rules: Rules,
+        started: int,
+        upto: int,
+        *,
+        slow_ms: float,
+        truth: Mapping,
     ) -> None:
         self.log, self.rules, self.started = log, rules, started
         self.slow, self.truth, self.newest = slow_ms * 1e3, truth, None
@@ -122,7 +129,9 @@ def check(rules: Rules, slow_ms: float) -> None:
         raise LooksError(f"params/rollout.yaml: `slow_ms` is {slow_ms}; it must be above 0")
 
 
-def rows(log: Log, start: int, end: int, known: int, rollout: bool = True) -> "pd.DataFrame":
+def rows(
+    log: PredictionLog, start: int, end: int, known: int, rollout: bool = True
+) -> "pd.DataFrame":
     """Answers and failures of champion and canary with start <= at < end, in their order; `rollout`: only those given while there was a canary."""
     import pandas as pd
 
@@ -200,7 +209,7 @@ class Before:
 
 
 def before(
-    log: Log, rules: Rules, since: int, until: int, *, slow_ms: float, truth: Mapping
+    log: PredictionLog, rules: Rules, since: int, until: int, *, slow_ms: float, truth: Mapping
 ) -> Before:
     """What the log says of the champion between two moments; a metric without rows is left out."""
     cursor, total, bad, every = Cursor(since, np.zeros(0, np.uint64)), Tally(), Tally(), Tally()

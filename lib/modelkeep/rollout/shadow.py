@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modelkeep.evaluation import comparison
-from modelkeep.predictions.log import Log
+from modelkeep.predictions.log import PredictionLog
 from modelkeep.predictions.records import CHAMPION, SHADOW
 from modelkeep.rollout.journal import Journal
 
@@ -20,7 +20,7 @@ DAY = 86_400_000_000  # microseconds
 READ = ["at", "id", "role", "time", "answer", "label", "labelled_at"]
 
 
-def judge(log: Log, found: Journal, until: int) -> dict:
+def judge(log: PredictionLog, found: Journal, until: int) -> dict:
     """What the shadow of a rollout is worth by `until`: a `verdict` of the gate, empty while days are missing, with what it rests on."""
     opening, rules = found.opening, found.rules
     wait = round(1e6 * max(rules.maturity.values(), default=0.0))
@@ -40,7 +40,7 @@ def judge(log: Log, found: Journal, until: int) -> dict:
     return {"verdict": judged.word, "sentence": sentence, **said, "gains": gains}
 
 
-def pairs(log: Log, start: int, end: int, known: int) -> "pd.DataFrame":
+def pairs(log: PredictionLog, start: int, end: int, known: int) -> "pd.DataFrame":
     """Rows that champion and shadow both answered, with both answers; `known` microseconds after `end` labels count no more."""
     import pandas as pd
 
@@ -96,7 +96,7 @@ def _answers(texts: "pd.Series") -> np.ndarray:
     return np.array(json.loads(b"[" + b",".join(texts) + b"]"), dtype=float)
 
 
-def _calls(log: Log, start: int, end: int, slow_ms: float) -> dict[str, object]:
+def _calls(log: PredictionLog, start: int, end: int, slow_ms: float) -> dict[str, object]:
     """How both did beside their answers: rows they had none for, and the time that a call took."""
     said: dict[str, object] = {}
     calls = log.calls(start, end)

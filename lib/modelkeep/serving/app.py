@@ -13,13 +13,13 @@ import msgspec
 
 from modelkeep.monitoring.exporter import Telemetry
 from modelkeep.monitoring.live_bins import LiveBins
-from modelkeep.predictions.log import Log, LogError
+from modelkeep.predictions.log import LogError, PredictionLog
 from modelkeep.registry import store
 from modelkeep.serving import http, labels, models, open_inference, openapi, responses
-from modelkeep.serving.batching import Busy, Desk
+from modelkeep.serving.batching import Batcher, Busy
 from modelkeep.serving.http import Reply, refusal
-from modelkeep.serving.models import Said, Service
-from modelkeep.serving.requests import Refused
+from modelkeep.serving.models import Prediction, Service
+from modelkeep.serving.requests import ValidationError
 from modelkeep.serving.settings import ServerError, Settings
 
 WRITES = ("/labels", "/model")  # what a stranger must not post to
@@ -34,7 +34,7 @@ class App:
         self,
         settings: Settings,
         root: Path,
-        log: Log,
+        log: PredictionLog,
         telemetry: Telemetry,
         token: str = "",
         clock: Callable[[], int] = time.time_ns,
@@ -48,15 +48,15 @@ class App:
                 f"{self.store} names no model; run `modelkeep serve`, which begins with the candidate"
             )
         service, bins = self._load(self.at)
-        limits = {"wait": settings.max_wait_ms / 1000, "unlogged": settings.unlogged}
-        self.desk = Desk(log, telemetry, service=service, clock=clock, **limits)
+        limits = {"wait": settings.max_wait_ms / 1000, "on_log_failure": settings.on_log_failure}
+        self.batcher = Batcher(log, telemetry, service=service, clock=clock, **limits)
         self._announce(service, bins)
         self.routes = self._routes()
 
     @property
     def service(self) -> Service:
         """Who answers now."""
-        return self.desk.service
+        return self.batcher.service
 
     def _routes(self) -> dict[tuple[str, str], tuple[str, Callable]]:
         name = f"/v2/models/{self.settings.name}"
@@ -112,7 +112,7 @@ class App:
             return self._failed(error)
 
     def _failed(self, error: Exception) -> Reply:
-        if isinstance(error, Refused):
+        if isinstance(error, ValidationError):
             return refusal(error.status, error.place, error.message)
         if isinstance(error, Busy | LogError):
             return refusal(503, "", str(error), error.retry_after)
@@ -128,11 +128,11 @@ class App:
     def predict(self, body: bytes, give: Callable[[Reply], None]) -> None:
         """Let `give` have the reply to a body of rows."""
         service = self.service
-        if self.desk.full:
+        if self.batcher.full:
             return give(self._failed(Busy("too many rows wait already; try again")))
         try:
             rows, refused = service.reader.decode(body)
-        except Refused as error:
+        except ValidationError as error:
             return give(self._failed(error))
         if refused:
             self.telemetry.problem("malformed", len(refused))
@@ -142,7 +142,7 @@ class App:
                 self._failed(said) if isinstance(said, Exception) else responses.rows(said, refused)
             )
 
-        return self.desk.ask(service, rows, answered) if rows else answered([])
+        return self.batcher.ask(service, rows, answered) if rows else answered([])
 
     async def _predict(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         reply = asyncio.get_running_loop().create_future()
@@ -151,23 +151,23 @@ class App:
 
     async def _infer(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         service = self.service
-        if self.desk.full:
+        if self.batcher.full:
             raise Busy("too many rows wait already; try again")
         json_bytes = headers.get(b"inference-header-content-length", b"")
         request, table = open_inference.rows(body, service.champion.schema, json_bytes)
         try:
             rows, refused = service.reader.decode(table)
-        except Refused as error:
-            raise Refused("$.inputs", error.message, error.status) from None
+        except ValidationError as error:
+            raise ValidationError("$.inputs", error.message, error.status) from None
         said = [*refused.values()] or await self._asked(service, rows)
         name = self.settings.name
         return Reply(
             200, self.encode(open_inference.response(request, name, service.champion, said))
         )
 
-    async def _asked(self, service: Service, rows: list) -> list[Said | Refused]:
+    async def _asked(self, service: Service, rows: list) -> list[Prediction | ValidationError]:
         said = asyncio.get_running_loop().create_future()
-        self.desk.ask(service, rows, lambda given: said.done() or said.set_result(given))
+        self.batcher.ask(service, rows, lambda given: said.done() or said.set_result(given))
         if isinstance(given := await said, Exception):
             raise given
         return given
@@ -179,7 +179,7 @@ class App:
 
     async def _swap(self, body: bytes, headers: dict[bytes, bytes]) -> Reply:
         """Look at the store's pointer now, and say who answers then."""
-        self.desk.service = await self._reloaded()
+        self.batcher.service = await self._reloaded()
         return await self._model()
 
     async def _model(self) -> Reply:
@@ -205,15 +205,15 @@ class App:
 
     async def _ready(self) -> Reply:
         # after a while it counts as ready again: only a request can find out
-        blocked = time.monotonic() < self.desk.blocked
+        blocked = time.monotonic() < self.batcher.blocked
         wrong = "the prediction log cannot be written" if blocked else ""
-        ready = not wrong or self.settings.unlogged == "serve"
+        ready = not wrong or self.settings.on_log_failure == "serve"
         told = {
             "ready": ready,
             "name": self.settings.name,
             "model": self.service.champion.name,
-            "durability": self.log.promise,
-            "when the log cannot be written": self.settings.unlogged,
+            "durability": self.log.durability,
+            "when the log cannot be written": self.settings.on_log_failure,
         }
         return Reply(200 if ready else 503, self.encode(told | ({"wrong": wrong} if wrong else {})))
 
@@ -273,7 +273,7 @@ class App:
                 found = pointer.stat()
                 if (found.st_mtime_ns, found.st_ino) != seen:
                     seen = (found.st_mtime_ns, found.st_ino)
-                    self.desk.service = await self._reloaded()
+                    self.batcher.service = await self._reloaded()
             except Exception as error:  # who answers goes on
                 print(f"modelkeep: {error}; {self.service.champion.name} stays", flush=True)
             with suppress(LogError):  # who answers finds it out, and says so

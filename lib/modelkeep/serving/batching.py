@@ -12,11 +12,11 @@ from msgspec import UNSET
 
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring.exporter import Telemetry
-from modelkeep.predictions.log import Log
+from modelkeep.predictions.log import PredictionLog
 from modelkeep.predictions.records import Group, LogError
 from modelkeep.serving import labels
-from modelkeep.serving.models import Answered, Said, Service, entities
-from modelkeep.serving.requests import Checked, Refused
+from modelkeep.serving.models import ModelOutput, Prediction, Service, entities
+from modelkeep.serving.requests import ValidatedRows, ValidationError
 
 BATCH = 512  # rows that one call of the model takes
 # so many rows, or so few requests, may wait however slow the newest turns were: a slow disk write is no overload
@@ -33,10 +33,10 @@ class Busy(ModelkeepError, RuntimeError):
 
 
 # takes the answers, or why there are none
-Given = Callable[[list[Said | Refused] | Exception], None]
+Given = Callable[[list[Prediction | ValidationError] | Exception], None]
 
 
-class Asked(NamedTuple):
+class PendingRequest(NamedTuple):
     """Rows of one request that wait for an answer, and who takes it."""
 
     service: Service
@@ -51,24 +51,24 @@ class Named(NamedTuple):
     turn: str
 
 
-class Desk:
+class Batcher:
     """Takes rows, answers them together, remembers each answer before it is given; for one event loop."""
 
     def __init__(
         self,
-        log: Log,
+        log: PredictionLog,
         telemetry: Telemetry,
         *,
         wait: float,
-        unlogged: str,
+        on_log_failure: str,
         service: Service,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.log, self.telemetry, self.service, self.clock = log, telemetry, service, clock
-        self.wait, self.serve_unlogged = wait, unlogged == "serve"
+        self.wait, self.serve_unlogged = wait, on_log_failure == "serve"
         # seconds that a row takes, by the newest turns, without its commit: that takes no longer for more rows
         self.pace, self.committing = 5e-5, 0.0
-        self.waiting: list[Asked] = []
+        self.waiting: list[PendingRequest] = []
         self.depth, self.turns = 0, 0
         # turns of one process are neighbours in the log's index; those of a later one come after
         self.process = f"{time.time_ns() // 10**9:x}{token_hex(4)}"
@@ -88,7 +88,7 @@ class Desk:
         if not self.waiting:
             asyncio.get_running_loop().call_soon(self._turn)
         self.depth += len(rows)
-        self.waiting.append(Asked(service, rows, give))
+        self.waiting.append(PendingRequest(service, rows, give))
 
     def _turn(self) -> None:
         asked, self.waiting = self.waiting, []
@@ -113,7 +113,9 @@ class Desk:
         took = time.perf_counter() - started - self.committing
         self.pace += 0.1 * (took / depth - self.pace)
 
-    def _answer(self, service: Service, rows: list[msgspec.Struct]) -> list[Said | Refused]:
+    def _answer(
+        self, service: Service, rows: list[msgspec.Struct]
+    ) -> list[Prediction | ValidationError]:
         now = self.clock() // 1000
         named = self._name(rows)
         try:
@@ -124,7 +126,7 @@ class Desk:
         self._remember(parts, service.share, now, named)
         self._count(parts, now)
         if service.shadow is not None:
-            asyncio.get_running_loop().call_soon(self._whisper, service, rows, now, named)
+            asyncio.get_running_loop().call_soon(self._predict_shadow, service, rows, now, named)
         return said
 
     def _name(self, rows: Sequence[msgspec.Struct]) -> Named:
@@ -140,7 +142,7 @@ class Desk:
                 given.append(row.id)
         return Named(given, "" if given else turn)
 
-    def _remember(self, parts: Sequence[Answered], share: float, now: int, named: Named) -> None:
+    def _remember(self, parts: Sequence[ModelOutput], share: float, now: int, named: Named) -> None:
         """Commit the answers; Busy if that cannot be, unless answers may go unlogged."""
         rows = sum(len(part.said) for part in parts)
         if not rows and not share:  # nobody counts failures then
@@ -148,7 +150,7 @@ class Desk:
         groups = [self._group(part, share, now) for part in parts]
         started = time.perf_counter()
         try:
-            known = self.log.keep(groups, *named)
+            known = self.log.write(groups, *named)
         except LogError as error:
             self.blocked = time.monotonic() + error.retry_after
             self.telemetry.unlogged(rows if self.serve_unlogged else 0)
@@ -163,10 +165,10 @@ class Desk:
             if known:  # their labels were here before them
                 labels.count(known, parts[0].model.schema, self.telemetry, None)
 
-    def _group(self, part: Answered, share: float, now: int) -> Group:
+    def _group(self, part: ModelOutput, share: float, now: int) -> Group:
         """What is kept of a model's answers: to write them column by column costs half of writing them row by row."""
         rows, texts = [said.row for said in part.said], [said.text for said in part.said]
-        asked = part.asked or Checked(np.zeros((0, 0)), [], [])  # of a model that broke
+        asked = part.asked or ValidatedRows(np.zeros((0, 0)), [], [])  # of a model that broke
         own = [row.id for row in rows], entities(rows), asked.times
         columns = [*asked.numbers.T.tolist(), *asked.categories]
         features = self.encode(dict(zip(part.model.reader.names, columns)))
@@ -175,7 +177,7 @@ class Desk:
         call = (now, part.model.name, part.role, share, took, failed)
         return Group(*call, *(self.encode(each).decode() for each in own), features, answers)
 
-    def _count(self, parts: Sequence[Answered], now: int) -> None:
+    def _count(self, parts: Sequence[ModelOutput], now: int) -> None:
         for part in parts:
             if part.asked is None:
                 self.telemetry.problem("shadow" if part.role == "shadow" else "defect")
@@ -190,12 +192,12 @@ class Desk:
                 now / 1e6,
             )
 
-    def _whisper(
+    def _predict_shadow(
         self, service: Service, rows: Sequence[msgspec.Struct], now: int, named: Named
     ) -> None:
         """Let the shadow answer the same rows; nothing of it reaches a user, not even its failure."""
         try:
-            parts = service.whisper(rows)
+            parts = service.predict_shadow(rows)
             self._remember(parts, service.share, now, named)
             self._count(parts, now)
         except Exception:

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from modelkeep.serving import http
 from modelkeep.serving.http import Reply
-from modelkeep.serving.requests import Refused
+from modelkeep.serving.requests import ValidationError
 
 BEGINS = b"POST /predict HTTP/1.1\r\n"
 END = b"\r\n\r\n"
@@ -123,7 +123,7 @@ def _length(head: bytes, app: object) -> int:
         HttpRequestParser(found).feed_data(head + END)
         headers = dict(found.headers)
         http.admit(False, headers, app.settings.host, app.token)
-    except (HttpParserError, Refused):
+    except (HttpParserError, ValidationError):
         return -1
     stated = headers.get(b"content-length", b"")
     unusual = len(headers) != len(found.headers) or any(name in headers for name in UNUSUAL)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from modelkeep.serving.requests import Refused
+from modelkeep.serving.requests import ValidationError
 
 if TYPE_CHECKING:
     import uvicorn
@@ -36,23 +36,23 @@ def refusal(status: int, place: str, message: str, retry: int = 0) -> Reply:
 
 
 def admit(writes: bool, headers: dict[bytes, bytes], host: str, token: bytes) -> None:
-    """Raise Refused for what a web page could send by itself, an unknown encoding, or a write without the token where one is needed."""
+    """Raise ValidationError for what a web page could send by itself, an unknown encoding, or a write without the token where one is needed."""
     kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     if kind in SIMPLE or (writes and kind != "application/json"):
-        raise Refused("content-type", "must be application/json", 415)
+        raise ValidationError("content-type", "must be application/json", 415)
     if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise Refused("content-encoding", "must be none: send the body as it is", 415)
+        raise ValidationError("content-encoding", "must be none: send the body as it is", 415)
     if writes and (token or not loopback(host)):
         given = headers.get(b"authorization", b"")
         if not token or not hmac.compare_digest(given, b"Bearer " + token):
-            raise Refused("authorization", "needs the token of MODELKEEP_TOKEN", 401)
+            raise ValidationError("authorization", "needs the token of MODELKEEP_TOKEN", 401)
 
 
 async def body(headers: dict[bytes, bytes], receive: Callable, most_kb: int, wait: float) -> bytes:
     """The whole body, at most so large, and read within `wait` seconds."""
     most, stated = most_kb * 1024, headers.get(b"content-length", b"0")
     if not stated.isdigit() or int(stated) > most:
-        raise Refused("$", f"is larger than {most_kb} KB; send fewer rows", 413)
+        raise ValidationError("$", f"is larger than {most_kb} KB; send fewer rows", 413)
     message = await receive()
     if not message.get("more_body"):
         return message.get("body", b"")
@@ -64,9 +64,9 @@ async def body(headers: dict[bytes, bytes], receive: Callable, most_kb: int, wai
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
     except TimeoutError:
-        raise Refused("$", "did not arrive in time; send it whole", 408) from None
+        raise ValidationError("$", "did not arrive in time; send it whole", 408) from None
     if size > most:
-        raise Refused("$", f"is larger than {most_kb} KB; send fewer rows", 413)
+        raise ValidationError("$", f"is larger than {most_kb} KB; send fewer rows", 413)
     return b"".join(parts)
 
 

@@ -11,8 +11,8 @@ from msgspec import Meta
 
 from modelkeep.data.schema import Schema
 from modelkeep.monitoring.exporter import Telemetry
-from modelkeep.predictions.log import DAY, Label, Labelled, Log
-from modelkeep.serving.requests import Id, Refused
+from modelkeep.predictions.log import DAY, Label, LabelOutcome, PredictionLog
+from modelkeep.serving.requests import Id, ValidationError
 
 MOST = 10_000  # labels in one request
 RECALLED = 28 * DAY  # how far back quality is shown by the age of answers
@@ -32,13 +32,13 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def read(body: bytes, of: Schema, now: int) -> list[Label]:
-    """The labels of a body; Refused, and none is kept, if one of them cannot be a label of this schema."""
+    """The labels of a body; ValidationError, and none is kept, if one of them cannot be a label of this schema."""
     try:
         posted = msgspec.json.decode(body, type=Body).labels
     except msgspec.ValidationError as error:
-        raise Refused("$", str(error)) from None
+        raise ValidationError("$", str(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Refused("$", f"not JSON: {error}", 400) from None
+        raise ValidationError("$", f"not JSON: {error}", 400) from None
     text = _class if of.classes else _number
     return [
         Label(str(each.id), text(each.label, of, f"$.labels[{i}].label"), now)
@@ -47,13 +47,17 @@ def read(body: bytes, of: Schema, now: int) -> list[Label]:
 
 
 def take(
-    body: bytes, of: Schema, log: Log, telemetry: Telemetry, clock: Callable[[], int] = time.time_ns
+    body: bytes,
+    of: Schema,
+    log: PredictionLog,
+    telemetry: Telemetry,
+    clock: Callable[[], int] = time.time_ns,
 ) -> dict:
     """Keep the labels of a body; what each of them was: first, same, corrected, outdated, or early."""
     now = clock() // 1000
     try:
         labels = read(body, of, now)
-    except Refused:
+    except ValidationError:
         telemetry.label("refused")
         raise
     found = log.label(labels)
@@ -61,15 +65,17 @@ def take(
     return {"labels": [{"id": each.id, "outcome": each.outcome} for each in found]}
 
 
-def count(found: Sequence[Labelled], of: Schema, telemetry: Telemetry, now: float | None) -> None:
+def count(
+    found: Sequence[LabelOutcome], of: Schema, telemetry: Telemetry, now: float | None
+) -> None:
     """Count what labels say of the answers that they concern; `now` is when they came, None if that was long ago."""
     for each in found:
         telemetry.label(each.outcome)
         if each.outcome not in ("first", "corrected"):
             continue
         truth = _value(each.value, of)
-        before = None if each.before is None else _value(each.before, of)
-        for said in each.answers:
+        before = None if each.previous is None else _value(each.previous, of)
+        for said in each.predictions:
             answer = msgspec.json.decode(said.answer)
             telemetry.truth(said.model, said.at / 1e6, answer, truth, previous=before, now=now)
 
@@ -90,13 +96,15 @@ def _class(value: Any, of: Schema, place: str) -> str:
         value = int(value)
     if str(value) in of.classes:
         return str(value)
-    raise Refused(place, f"must be one of the {len(of.classes)} classes that the model knows")
+    raise ValidationError(
+        place, f"must be one of the {len(of.classes)} classes that the model knows"
+    )
 
 
 def _number(value: Any, of: Schema, place: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return repr(float(value))
-    raise Refused(place, "must be a number")
+    raise ValidationError(place, "must be a number")
 
 
 def _value(text: str, of: Schema) -> float:

@@ -21,8 +21,8 @@ from modelkeep.evaluation import profile
 from modelkeep.evaluation.profile import Profile
 from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
-from modelkeep.serving.reply_templates import Form
-from modelkeep.serving.requests import Checked, Reader, Refused
+from modelkeep.serving.requests import RowReader, ValidatedRows, ValidationError
+from modelkeep.serving.response_templates import ResponseTemplate
 from modelkeep.training import manifests
 from modelkeep.training.engines.onnx import ALONE
 
@@ -42,17 +42,17 @@ class Model:
     version: str
     schema: Schema
     engine: object
-    reader: Reader
-    form: Form
+    reader: RowReader
+    template: ResponseTemplate
     reference: Profile
     manifest: MappingProxyType
 
-    def answer(self, asked: Checked) -> np.ndarray:
+    def answer(self, asked: ValidatedRows) -> np.ndarray:
         """Probabilities (rows, classes) or numbers (rows,) of rows that none is refused of."""
         return self.engine.predict(asked.numbers, asked.categories)
 
 
-class Said(msgspec.Struct, gc=False):
+class Prediction(msgspec.Struct, gc=False):
     """One answered row."""
 
     row: msgspec.Struct
@@ -64,17 +64,17 @@ class Said(msgspec.Struct, gc=False):
     notes: Sequence[str]
 
 
-class Answered(NamedTuple):
+class ModelOutput(NamedTuple):
     """What one model said of its part of the rows; `asked` is None where it broke on them."""
 
     model: Model
     role: str
-    asked: Checked | None  # the rows that it answered
-    said: list[Said]  # of these
+    asked: ValidatedRows | None  # the rows that it answered
+    said: list[Prediction]  # of these
     answers: np.ndarray  # of these
     seconds: float
     failed: list[str]  # entities that got no answer of it
-    refused: Mapping[int, Refused] = MappingProxyType({})  # by the place in its part
+    refused: Mapping[int, ValidationError] = MappingProxyType({})  # by the place in its part
     problems: Mapping[str, int] = MappingProxyType({})
 
 
@@ -95,11 +95,13 @@ class Service:
         return [(role, model) for role, model in roles.items() if model]
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> RowReader:
         """What reads the requests; all models in service have the same columns."""
         return self.champion.reader
 
-    def answer(self, rows: Sequence[msgspec.Struct]) -> tuple[list[Said | Refused], list[Answered]]:
+    def answer(
+        self, rows: Sequence[msgspec.Struct]
+    ) -> tuple[list[Prediction | ValidationError], list[ModelOutput]]:
         """What is said of each row, and the same by model; who asked a canary that breaks is answered by the champion."""
         out: list = [None] * len(rows)
         parts = []
@@ -120,14 +122,14 @@ class Service:
                 out[place] = answered.refused.get(i) or next(said)
         return out, parts
 
-    def whisper(self, rows: Sequence[msgspec.Struct]) -> list[Answered]:
+    def predict_shadow(self, rows: Sequence[msgspec.Struct]) -> list[ModelOutput]:
         """What the shadow would have said."""
         try:
             return [_answered(self.shadow, "shadow", rows)]
         except Exception:
             return [_broken(self.shadow, "shadow", rows)]
 
-    def unanswered(self, rows: Sequence[msgspec.Struct]) -> list[Answered]:
+    def unanswered(self, rows: Sequence[msgspec.Struct]) -> list[ModelOutput]:
         """What is to be counted when the champion broke: its part of the rows."""
         part = next((p for p in self._split(rows) if p[1] == "champion"), (None, "", ()))[2]
         return [_broken(self.champion, "champion", [rows[i] for i in part])]
@@ -135,7 +137,7 @@ class Service:
     def _split(self, rows: Sequence[msgspec.Struct]) -> list[tuple[Model, str, Sequence[int]]]:
         if self.canary is None or self.share <= 0:
             return [(self.champion, "champion", range(len(rows)))]
-        tried = [chosen(self.salt, name, self.share) for name in entities(rows)]
+        tried = [in_canary(self.salt, name, self.share) for name in entities(rows)]
         parts = [(self.champion, "champion", [i for i, yes in enumerate(tried) if not yes])]
         parts += [(self.canary, "canary", [i for i, yes in enumerate(tried) if yes])]
         return [part for part in parts if part[2]]
@@ -149,13 +151,13 @@ def entities(rows: Sequence[msgspec.Struct]) -> list[str]:
     return [row.id if row.entity in unknown else str(row.entity) for row in rows]
 
 
-def chosen(salt: str, name: str, share: float) -> bool:
+def in_canary(salt: str, name: str, share: float) -> bool:
     """Whether an entity belongs to the share; it stays in as the share grows. 0 takes none, 1 all."""
     digest = hashlib.blake2b(f"{salt}\0{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-def _answered(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> Answered:
+def _answered(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> ModelOutput:
     started = time.perf_counter()
     checked, kept = model.reader.check(rows), range(len(rows))
     asked, refused, failed = checked, checked.refused, []
@@ -168,12 +170,14 @@ def _answered(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> Answer
     notes = [checked.notes.get(i, ()) for i in kept] if checked.notes else repeat(())
     said = _said(model, role, rows, answers, notes)
     seconds = time.perf_counter() - started
-    return Answered(model, role, asked, said, answers, seconds, failed, refused, checked.problems)
+    return ModelOutput(
+        model, role, asked, said, answers, seconds, failed, refused, checked.problems
+    )
 
 
 def _said(
     model: Model, role: str, rows: Sequence, answers: np.ndarray, notes: Iterable
-) -> list[Said]:
+) -> list[Prediction]:
     """The answered rows; to write all numbers at once costs half of writing them row by row."""
     listed, best = answers.tolist(), repeat(0)
     texts = msgspec.json.encode(listed)
@@ -181,11 +185,11 @@ def _said(
         best, texts = answers.argmax(axis=1).tolist(), texts[2:-2].split(b"],[")
     else:
         texts = texts[1:-1].split(b",")
-    return [*map(Said, rows, repeat(model), repeat(role), listed, best, texts, notes)]
+    return [*map(Prediction, rows, repeat(model), repeat(role), listed, best, texts, notes)]
 
 
-def _broken(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> Answered:
-    return Answered(model, role, None, [], np.zeros(0), 0.0, entities(rows))
+def _broken(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> ModelOutput:
+    return ModelOutput(model, role, None, [], np.zeros(0), 0.0, entities(rows))
 
 
 def load(folder: Path, at: Now, max_rows: int) -> Service:
@@ -216,8 +220,8 @@ def _model(folder: Path, role: Role, max_rows: int) -> Model:
         version=role.version,
         schema=of,
         engine=_engine(content, of),
-        reader=Reader(of, reference.bins, max_rows),
-        form=Form(role.sha256[:10], role.version, role.sha256, of.classes),
+        reader=RowReader(of, reference.bins, max_rows),
+        template=ResponseTemplate(role.sha256[:10], role.version, role.sha256, of.classes),
         reference=reference,
         manifest=MappingProxyType(manifest),
     )

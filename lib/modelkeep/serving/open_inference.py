@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 
 from modelkeep.data.schema import Schema
-from modelkeep.serving.models import Model, Said
-from modelkeep.serving.requests import Refused
+from modelkeep.serving.models import Model, Prediction
+from modelkeep.serving.requests import ValidationError
 
 NUMBERS = ("FP64", "FP32", "FP16", "INT64", "INT32", "INT16", "INT8")
 NUMBERS += ("UINT64", "UINT32", "UINT16", "UINT8")
@@ -45,18 +45,20 @@ class Request(msgspec.Struct):
 
 
 def rows(body: bytes, of: Schema, json_bytes: bytes = b"") -> tuple[Request, bytes]:
-    """The request, and its rows as a body of `/predict`; Refused where tensors are not columns of the schema. `json_bytes`: how much of the body is JSON, where binary tensors follow."""
+    """The request, and its rows as a body of `/predict`; ValidationError where tensors are not columns of the schema. `json_bytes`: how much of the body is JSON, where binary tensors follow."""
     text, binary = body, b""
     if json_bytes:
         if not json_bytes.isdigit() or int(json_bytes) > len(body):
-            raise Refused("inference-header-content-length", "must be the size of the JSON", 400)
+            raise ValidationError(
+                "inference-header-content-length", "must be the size of the JSON", 400
+            )
         text, binary = body[: int(json_bytes)], body[int(json_bytes) :]
     try:
         request = msgspec.json.decode(text, type=Request)
     except msgspec.ValidationError as error:
-        raise Refused("$", str(error)) from None
+        raise ValidationError("$", str(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Refused("$", f"not JSON: {error}", 400) from None
+        raise ValidationError("$", f"not JSON: {error}", 400) from None
     _unpack(request.inputs, binary)
     kinds = {c.name: KINDS[c.kind] for c in of.columns}
     kinds |= {n: ("BYTES", *NUMBERS) for n in (of.id, of.time, of.entity) if n}
@@ -65,7 +67,9 @@ def rows(body: bytes, of: Schema, json_bytes: bytes = b"") -> tuple[Request, byt
         columns[tensor.name] = _values(tensor, f"$.inputs[{i}]", kinds, columns)
     sizes = {name: len(values) for name, values in columns.items()}
     if len(set(sizes.values())) != 1:
-        raise Refused("$.inputs", f"must all have the same number of rows, not {sizes or 'none'}")
+        raise ValidationError(
+            "$.inputs", f"must all have the same number of rows, not {sizes or 'none'}"
+        )
     table = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return request, msgspec.json.encode({"rows": table})
 
@@ -79,21 +83,25 @@ def _unpack(tensors: Sequence[Tensor], binary: bytes) -> None:
             continue
         place = f"$.inputs[{i}].parameters.binary_data_size"
         if type(size) is not int or not 0 <= size <= len(binary) - at:
-            raise Refused(place, f"must be the bytes of this tensor; {len(binary) - at} are left")
+            raise ValidationError(
+                place, f"must be the bytes of this tensor; {len(binary) - at} are left"
+            )
         tensor.data = _raw(tensor.datatype, binary[at : at + size], place)
         at += size
     if at != len(binary):
-        raise Refused("$", f"{len(binary) - at} bytes after the JSON belong to no tensor", 400)
+        raise ValidationError(
+            "$", f"{len(binary) - at} bytes after the JSON belong to no tensor", 400
+        )
 
 
 def _raw(datatype: str, raw: bytes, place: str) -> list:
     if datatype == "BYTES":
         return list(_texts(raw, place))
     if datatype not in RAW or len(raw) % np.dtype(RAW[datatype]).itemsize:
-        raise Refused(place, f"is no whole number of values of {datatype[:20]!r}")
+        raise ValidationError(place, f"is no whole number of values of {datatype[:20]!r}")
     values = np.frombuffer(raw, RAW[datatype])
     if np.isinf(values).any():
-        raise Refused(place.partition(".parameters")[0], "holds an infinity")
+        raise ValidationError(place.partition(".parameters")[0], "holds an infinity")
     return [None if v != v else v for v in values.tolist()]
 
 
@@ -104,11 +112,11 @@ def _texts(raw: bytes, place: str) -> Iterator[str]:
         size = int.from_bytes(raw[at : at + 4], "little")
         at += 4 + size
         if at > len(raw):
-            raise Refused(place, "cuts a text off")
+            raise ValidationError(place, "cuts a text off")
         try:
             yield raw[at - size : at].decode()
         except UnicodeDecodeError:
-            raise Refused(
+            raise ValidationError(
                 place.partition(".parameters")[0], "holds text that is not UTF-8"
             ) from None
 
@@ -116,16 +124,18 @@ def _texts(raw: bytes, place: str) -> Iterator[str]:
 def _values(tensor: Tensor, place: str, kinds: dict, before: dict) -> list:
     if tensor.name not in kinds or tensor.name in before:
         known = "is there twice" if tensor.name in before else "is no input of this model"
-        raise Refused(
+        raise ValidationError(
             f"{place}.name", f"{tensor.name[:60]!r} {known}; see /v2/models for the inputs"
         )
     if tensor.datatype not in kinds[tensor.name]:
-        raise Refused(f"{place}.datatype", f"must be one of {', '.join(kinds[tensor.name])}")
+        raise ValidationError(
+            f"{place}.datatype", f"must be one of {', '.join(kinds[tensor.name])}"
+        )
     data = tensor.data
     if data and all(isinstance(each, list) and len(each) == 1 for each in data):
         data = [each[0] for each in data]
     if tensor.shape not in ([len(data)], [len(data), 1]):
-        raise Refused(
+        raise ValidationError(
             f"{place}.shape", f"must be [{len(data)}, 1], as there are {len(data)} values"
         )
     return data
@@ -153,12 +163,14 @@ def metadata(name: str, model: Model) -> dict:
     }
 
 
-def response(request: Request, name: str, model: Model, said: Sequence[Said | Refused]) -> dict:
+def response(
+    request: Request, name: str, model: Model, said: Sequence[Prediction | ValidationError]
+) -> dict:
     """What `infer` answers; tensors have no room for a row that is refused, so the first one refuses them all."""
     for i, each in enumerate(said):
-        if isinstance(each, Refused):
+        if isinstance(each, ValidationError):
             column = each.place.rpartition(".")[2]
-            raise Refused(f"$.inputs[name={column}].data[{i}]", each.message, each.status)
+            raise ValidationError(f"$.inputs[name={column}].data[{i}]", each.message, each.status)
     of, n = model.schema, len(said)
     known = {"id": [str(s.row.id) for s in said], "model": [s.model.name for s in said]}
     if of.classes:
@@ -169,7 +181,7 @@ def response(request: Request, name: str, model: Model, said: Sequence[Said | Re
     shapes = {o["name"]: o for o in metadata(name, model)["outputs"]}
     wanted = [o.name for o in request.outputs] or list(shapes)
     if strange := [o for o in wanted if o not in shapes]:
-        raise Refused(
+        raise ValidationError(
             "$.outputs", f"{strange[0][:60]!r} is no output; there is: {', '.join(shapes)}"
         )
     outputs = [

@@ -31,7 +31,7 @@ class RowsError(ModelkeepError, ValueError):
     """A schema whose rows cannot be sent as JSON."""
 
 
-class Refused(ModelkeepError, ValueError):
+class ValidationError(ModelkeepError, ValueError):
     """A request, or one row of it, that is not answered; `place` is where, as in `$.rows[3].temp`."""
 
     def __init__(self, place: str, message: str, status: int = 422) -> None:
@@ -40,23 +40,23 @@ class Refused(ModelkeepError, ValueError):
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidatedRows:
     """Rows as an engine takes them, when they happened, why some are refused (place in the batch: what is wrong), what is odd about others, and how often."""
 
     numbers: np.ndarray
     categories: list[Sequence[str | None]]
     times: Sequence[int | None]  # microseconds since 1970 in UTC
-    refused: dict[int, Refused] = field(default_factory=dict)
+    refused: dict[int, ValidationError] = field(default_factory=dict)
     notes: dict[int, list[str]] = field(default_factory=dict)
     problems: dict[str, int] = field(default_factory=dict)
 
-    def only(self, kept: Sequence[int]) -> "Checked":
+    def only(self, kept: Sequence[int]) -> "ValidatedRows":
         """These rows alone; what was said of them all stays behind."""
         categories = [[values[i] for i in kept] for values in self.categories]
-        return Checked(self.numbers[kept], categories, [self.times[i] for i in kept])
+        return ValidatedRows(self.numbers[kept], categories, [self.times[i] for i in kept])
 
 
-class Reader:
+class RowReader:
     """Reads the rows that a model of this schema answers; `bins` are of its reference, which knows what training has seen."""
 
     def __init__(self, of: Schema, bins: Sequence[Bins], max_rows: int) -> None:
@@ -106,8 +106,8 @@ class Reader:
         options: dict[str, Any] = {"rename": rename, "forbid_unknown_fields": True, "gc": False}
         return msgspec.defstruct("Row", fields, **options)
 
-    def decode(self, body: bytes) -> tuple[list[msgspec.Struct], dict[int, Refused]]:
-        """The rows of a body, and why some are refused; Refused if none can be read."""
+    def decode(self, body: bytes) -> tuple[list[msgspec.Struct], dict[int, ValidationError]]:
+        """The rows of a body, and why some are refused; ValidationError if none can be read."""
         try:
             rows = self.decode_all(body).rows
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
@@ -124,13 +124,13 @@ class Reader:
             keys += len(given) + sum(v.count(":") for v in given if type(v) is str)
         return colons == keys and b"\\" not in body
 
-    def _one_by_one(self, body: bytes) -> tuple[list[msgspec.Struct], dict[int, Refused]]:
+    def _one_by_one(self, body: bytes) -> tuple[list[msgspec.Struct], dict[int, ValidationError]]:
         try:
             raw = self.decode_each(body).rows
         except msgspec.ValidationError as error:
             raise _explained(error, [*self.name, "rows"]) from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise Refused("$", f"not JSON: {error}; send UTF-8, without NaN", 400) from None
+            raise ValidationError("$", f"not JSON: {error}; send UTF-8, without NaN", 400) from None
         _refuse_duplicates(body)
         rows, refused = [], {}
         for i, each in enumerate(raw):
@@ -140,7 +140,7 @@ class Reader:
                 refused[i] = _explained(error, [*self.name], f"$.rows[{i}]")
         return rows, refused
 
-    def check(self, rows: Sequence[msgspec.Struct]) -> Checked:
+    def check(self, rows: Sequence[msgspec.Struct]) -> ValidatedRows:
         """The rows as an engine takes them, with what each rule says of them; places are of this batch."""
         columns, n = list(zip(*map(self._values, rows), strict=True)), len(self.numbers)
         numbers = np.array(columns[:n], np.float64).reshape(n, len(rows)).T
@@ -155,17 +155,17 @@ class Reader:
         times, refused = self._times(rows)
         if known and not refused:  # most rows are as they should be, or lack what may be lacking
             if fits.all():
-                return Checked(numbers, categories, times)
+                return ValidatedRows(numbers, categories, times)
             missing = np.isnan(numbers)
             if (fits | (missing & ~self.strict)).all():
                 problems = {"missing": int(np.count_nonzero(missing))}
-                return Checked(numbers, categories, times, problems=problems)
+                return ValidatedRows(numbers, categories, times, problems=problems)
         strangers = ([], []) if known else self._strangers(categories)
-        return self._judged(Checked(numbers, categories, times, refused), *strangers)
+        return self._judged(ValidatedRows(numbers, categories, times, refused), *strangers)
 
     def _times(
         self, rows: Sequence[msgspec.Struct]
-    ) -> tuple[Sequence[int | None], dict[int, Refused]]:
+    ) -> tuple[Sequence[int | None], dict[int, ValidationError]]:
         """When rows happened, and those whose time cannot be read."""
         texts = [row.time for row in rows] if self.of.time else []
         times, wrong = [None] * len(rows), {}
@@ -174,11 +174,11 @@ class Reader:
         for i, text in enumerate(texts):
             try:
                 times[i] = when(text)
-            except Refused as error:
-                wrong[i] = Refused(f".{self.of.time}", error.message)
+            except ValidationError as error:
+                wrong[i] = ValidationError(f".{self.of.time}", error.message)
         return times, wrong
 
-    def _judged(self, given: Checked, unseen: list, absent: list) -> Checked:
+    def _judged(self, given: ValidatedRows, unseen: list, absent: list) -> ValidatedRows:
         numbers, categories = given.numbers, given.categories
         missing, refused = np.isnan(numbers), {}
         outside = (numbers < self.seen[0]) | (numbers > self.seen[1])
@@ -207,16 +207,18 @@ class Reader:
         found = {i for i, j in unseen if columns[j].unseen == "reject"}
         return found | {i for i, j in absent if columns[j].missing == "reject"}
 
-    def _why(self, row: int, numbers: np.ndarray, categories: list) -> Refused:
+    def _why(self, row: int, numbers: np.ndarray, categories: list) -> ValidationError:
         """The first rule that a refused row breaks."""
         for column, value in zip(self.numbers, numbers[row].tolist(), strict=True):
             if rule := _number_rule(column, value):
-                return Refused(f".{column.name}", rule)
+                return ValidationError(f".{column.name}", rule)
         for column, values in zip(self.categories, categories, strict=False):
             if values[row] is None and column.missing == "reject":
-                return Refused(f".{column.name}", "is missing, and this column must have a value")
+                return ValidationError(
+                    f".{column.name}", "is missing, and this column must have a value"
+                )
             if values[row] not in column.categories and column.unseen == "reject":
-                return Refused(
+                return ValidationError(
                     f".{column.name}", "was never seen, and this column is a closed list"
                 )
         raise AssertionError(f"row {row} breaks no rule")
@@ -239,7 +241,7 @@ def when(text: str | UnsetType) -> int | None:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise Refused("", "is not a time (ISO 8601, as 2013-01-31T17:05:00)") from None
+        raise ValidationError("", "is not a time (ISO 8601, as 2013-01-31T17:05:00)") from None
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     return (time - EPOCH) // MICROSECOND
 
@@ -266,7 +268,7 @@ def _number_rule(column: Column, value: float) -> str:
     return "" if low <= value <= high else f"{value:g} is outside {low:g}..{high:g}"
 
 
-def _explained(error: Exception, names: list[str], at: str = "") -> Refused:
+def _explained(error: Exception, names: list[str], at: str = "") -> ValidationError:
     """A decoder's message as ours: where, the rule, and what was meant."""
     text, _, place = str(error).partition(" - at `")
     place = place.rstrip("`") or "$"
@@ -274,11 +276,13 @@ def _explained(error: Exception, names: list[str], at: str = "") -> Refused:
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL):
         near = did_you_mean(unknown[1][:NAME], names) if names else ""
         near = near if "did you mean" in near else ""
-        return Refused(place, f"has the unknown key {unknown[1][:60]!r}{near}; take it off")
+        return ValidationError(place, f"has the unknown key {unknown[1][:60]!r}{near}; take it off")
     if lacking := re.fullmatch(r"Object missing required field `(.*)`", text, re.DOTALL):
-        return Refused(f"{place}.{lacking[1]}", "is not there; send null if it is not known")
+        return ValidationError(
+            f"{place}.{lacking[1]}", "is not there; send null if it is not known"
+        )
     text = text.replace("Expected `", "must be `").replace("array", "list")
-    return Refused(place, text[0].lower() + text[1:])
+    return ValidationError(place, text[0].lower() + text[1:])
 
 
 def _refuse_duplicates(body: bytes) -> None:
@@ -287,12 +291,14 @@ def _refuse_duplicates(body: bytes) -> None:
         if len(made) != len(found):
             keys = [key for key, _ in found]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise Refused("$", f"has the key {twice[:60]!r} twice; send it once", 400)
+            raise ValidationError("$", f"has the key {twice[:60]!r} twice; send it once", 400)
         return made
 
     try:
         json.loads(body, object_pairs_hook=pairs)
     except (RecursionError, ValueError) as error:
-        if isinstance(error, Refused):
+        if isinstance(error, ValidationError):
             raise
-        raise Refused("$", "not JSON, or too deep; send rows of plain values", 400) from None
+        raise ValidationError(
+            "$", "not JSON, or too deep; send rows of plain values", 400
+        ) from None

@@ -19,7 +19,7 @@ class Settings:
     store: str = "serving"
     log: str = "sqlite:///data/log/predictions.db"
     durability: str = "full"
-    unlogged: str = "refuse"
+    on_log_failure: str = "refuse"
     max_body_kb: int = 4096
     max_rows: int = 1000
     max_wait_ms: float = 10.0

@@ -6,7 +6,7 @@ from itertools import chain
 from msgspec.json import encode
 
 
-class Form:
+class ResponseTemplate:
     """The texts of one model, with places for what differs from row to row."""
 
     def __init__(self, name: str, version: str, sha256: str, classes: Sequence[str]) -> None:
