@@ -157,7 +157,7 @@ def test_the_password_comes_from_the_environment_and_is_never_said(server, log, 
     url = server.url().replace("keeper@", "keeper:${LOG_PASSWORD}@")
     monkeypatch.setenv("LOG_PASSWORD", server.password)
     other = open_log(url)
-    assert "password" not in other.shown and server.password not in other.shown
+    assert "password" not in other.address and server.password not in other.address
     other.close()
     monkeypatch.setenv("LOG_PASSWORD", "wrong secret")
     with pytest.raises(LogError, match="password authentication failed") as raised:
@@ -179,7 +179,7 @@ def test_a_labelling_waits_for_the_appends_under_way(server, log):
     with ThreadPoolExecutor(1) as pool:
 
         def slow(run):
-            told = logbook._keep([*grouped(entries(1))], ["r0"], "", run)
+            told = logbook._write([*grouped(entries(1))], ["r0"], "", run)
             labelling.append(pool.submit(other.label, [Label("r0", "1", FIRST)]))
             time.sleep(0.3)  # enough to go wrong in
             return told

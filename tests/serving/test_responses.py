@@ -1,5 +1,4 @@
 import json
-from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -16,8 +15,11 @@ NOTES = [(), ("temp is 5 % above",), ('a "b"', "c")]
 Row = msgspec.defstruct("Row", [("id", str)])
 
 
-def model(name, classes):
-    return SimpleNamespace(name=name, template=ResponseTemplate(name, "v1 50 %", name * 9, classes))
+class Model:
+    """The part of a model that a response names."""
+
+    def __init__(self, name, classes):
+        self.name, self.template = name, ResponseTemplate(name, "v1 50 %", name * 9, classes)
 
 
 def answered(draw, models, classes):
@@ -41,7 +43,7 @@ def answered(draw, models, classes):
 def test_a_reply_says_of_each_row_what_was_said_of_it(kind, n, share):
     """Rows of one model or two, refused when they were read or when they were checked, in any order."""
     classes, draw = CLASSES[kind], np.random.default_rng([n, int(10 * share)])
-    for models in ([model("m1", classes)], [model("m1", classes), model("m2", classes)]):
+    for models in ([Model("m1", classes)], [Model("m1", classes), Model("m2", classes)]):
         said, refused, expected = [], {}, []
         for i in range(n):
             if draw.random() >= share:

@@ -37,7 +37,7 @@ class PredictionLog:
 
     def newest(self) -> pd.Timestamp | None:
         """When the newest prediction was given (UTC)."""
-        with closing(open_log(self.url, root=self.root, make=False)) as log:
+        with closing(open_log(self.url, root=self.root, create=False)) as log:
             newest = log.newest()
         return None if newest is None else pd.Timestamp(newest, unit="us")
 
