@@ -15,6 +15,8 @@ import pytest
 
 import monitors
 import watched
+from modelkeep.predictions import frames
+from modelkeep.training import pipelines
 
 VERSION, DAY, TICK, COPIES = "flights@v1", 20.0, 0.25, 4
 CALM_DAYS = float(os.environ.get("MODELKEEP_CALM_DAYS", "1.5"))  # `make proof` takes a month
@@ -70,8 +72,8 @@ class World:
     def label(self, rows) -> None:
         """The truth, or while `wrong` a wrong one, which is corrected later."""
         numbers = rows.assign(at=time.time() - OLD)
-        answers = watched.traffic.answers(rows, self.served.schema).tolist()
-        truth = watched.models.outcome(rows, self.served.schema).tolist()
+        answers = frames.answers(rows, self.served.schema).tolist()
+        truth = pipelines.outcome(rows, self.served.schema).tolist()
         with self.replica.lock:
             t = self.replica.telemetry
             t.recall(VERSION, numbers["at"].max(), len(rows))

@@ -52,7 +52,7 @@ def test_another_process_seals_the_same_bytes(bundles, tmp_path, tmp_path_factor
     here = next(tmp_path_factory.getbasetemp().glob("bundles*"))
     surroundings = {**os.environ, "PYTHONHASHSEED": "12345", "TZ": "Asia/Kathmandu"}
     command = [sys.executable, "-W", "error", "-c", SEAL, str(tmp_path)]
-    subprocess.run(command, cwd=request.path.parent, env=surroundings, check=True)
+    subprocess.run(command, cwd=request.path.parents[1] / "support", env=surroundings, check=True)
     for task in TASKS:
         names = sorted(p.name for p in (here / task).iterdir())
         assert names == sorted(
