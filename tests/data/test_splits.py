@@ -33,7 +33,7 @@ def split(table=None, **changes):
 
 def timeless(table=None, **changes):
     table = rows().drop(columns="when") if table is None else table
-    return prepare(table, **(ROLES | {"time_column": ""} | changes))
+    return prepare(table, **(ROLES | {"time_column": "", "shuffle": False} | changes))
 
 
 def adds_up(counts):
@@ -161,10 +161,34 @@ def test_two_runs_are_the_same():
 
 def test_future_dates_are_later():
     table = rows()
-    table.loc[5, "when"] = pd.Timestamp("2999-12-31")
+    table.loc[5, "when"] = pd.Timestamp("2014-12-31")
     counts = split(table, as_of="2013-02-10").counts
     assert counts["later"] == 1
     assert counts["rows_in"] == 999
+
+
+@pytest.mark.parametrize("as_of", ["", "2013-02-01"])
+@pytest.mark.parametrize("odd", ["0001-01-01", "1900-01-01", "9999-12-31 23:59:59"])
+def test_an_odd_time_is_quarantined_where_it_stands_and_stretches_nothing(odd, as_of):
+    table, usual = rows(), split(as_of=as_of)
+    table["when"] = table["when"].astype("str")
+    table.loc[5, "when"] = odd
+    parts = split(table, as_of=as_of)
+    assert adds_up(parts.counts) and parts.counts["quarantined"] == 1
+    assert parts.counts["rows_in"] == usual.counts["rows_in"]
+    assert "is outside the time axis 20" in parts.quarantine["reason"].iloc[0]
+    assert parts.test.equals(usual.test) and len(parts.train) == len(usual.train) - 1
+    assert parts.schema.quarantined_share == pytest.approx(1 / usual.counts["rows_in"])
+
+
+def test_up_to_a_tenth_of_the_times_may_be_odd_on_either_side():
+    table = rows().astype({"when": "str"})
+    table.loc[table.index % 10 == 3, "when"] = "1970-01-01"
+    table.loc[table.index % 10 == 7, "when"] = "9999-01-01"
+    parts = split(table)
+    assert parts.counts["quarantined"] == 200
+    assert parts.train["when"].min() >= rows()["when"].min()
+    assert parts.test["when"].max() <= rows()["when"].max()
 
 
 def test_several_classes_and_regression():

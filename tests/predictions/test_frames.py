@@ -125,8 +125,8 @@ def test_a_log_with_nothing_in_it_is_the_table_of_a_replay_without_rows(parts):
     of, nothing = parts["multiclass"].schema, parts["multiclass"].train.head(0)
     said = np.zeros((0, 3))
     played = frames.replay(nothing, of, said, model="m", as_of=np.datetime64("2020-01-01"), **LATE)
-    found, notes = frames.logged([], of)
-    assert list(found) == list(played) and notes == []
+    found, aside = frames.logged([], of).rows, frames.logged([], of).quarantine
+    assert list(found) == list(played) and aside.empty
     assert found.dtypes.astype(str).to_dict() == played.dtypes.astype(str).to_dict()
     assert frames.answers(found, of).shape == (0, 3)
 
@@ -143,24 +143,34 @@ def batch(**columns):
     return pa.record_batch({k: pa.array(usual[k], kinds.get(k, text)) for k in frames.READ})
 
 
-def test_what_does_not_fit_the_schema_is_told(parts):
-    found, notes = frames.logged(
+def test_what_does_not_fit_the_schema_is_quarantined(parts):
+    logged = frames.logged(
         [
             batch(
-                answer=[b"[0.5, 0.5]", b"[0.2, 0.3, 0.5]", b"[1, 0]"],
-                label=["1", "1", "7"],
-                labelled_at=[5, 6, 7],
+                answer=[b"[0.5, 0.5]", b"[0.2, 0.3, 0.5]", b"[1, 0]", b"[1, 0]"],
+                label=["1", "1", "7", None],
+                labelled_at=[5, 6, 7, None],
+                features=[b"{}", b"{}", b"{}", b'{"size": "1.2 kg"}'],
             )
         ],
         parts["binary"].schema,
     )
-    assert found["key"].tolist() == ["r0", "r2"]
-    assert found["late"].tolist()[0] == "1" and found["late"].isna().tolist() == [False, True]
-    assert found["labelled_at"].isna().tolist() == [False, True]
-    assert notes == [
-        "1 answers of a model with other classes were left out",
-        "1 labels are of no class of this model",
+    assert logged.rows["key"].tolist() == ["r0"] and logged.rows["late"].tolist() == ["1"]
+    assert logged.quarantine["key"].tolist() == ["r1", "r2", "r3"]
+    assert logged.quarantine["reason"].tolist() == [
+        "prediction: is of a model with other classes",
+        "late: '7' is not one of 0, 1",
+        "size: '1.2 kg' is not a number",
     ]
+
+
+def test_a_time_far_off_the_axis_is_quarantined_and_the_clock_of_the_server_is_trusted(parts):
+    year = 365 * 86_400_000_000
+    times = [None, -1_969 * year, 8_000 * year, 53 * year]
+    rows = batch(answer=[b"[0.5, 0.5]"] * 4, time=times, at=[54 * year] * 4)
+    logged = frames.logged([rows], parts["binary"].schema)
+    assert logged.rows["key"].tolist() == ["r3", "r0"]
+    assert logged.quarantine["rule"].str.contains("is outside the time axis").all()
 
 
 def test_features_are_read_as_they_were_used(parts):
@@ -169,9 +179,9 @@ def test_features_are_read_as_they_were_used(parts):
         b'{"size": 2.5, "weight": 7, "shop": null}',
         b"{}",
     ]
-    found, _ = frames.logged(
+    found = frames.logged(
         [batch(features=features, answer=[b"[0, 1]"] * 3)], parts["binary"].schema
-    )
+    ).rows
     assert found["size"].tolist()[:2] == [1.0, 2.5] and np.isnan(found["size"][2])
     assert found["weight"].isna().tolist() == [True, False, True]
     assert found["shop"].isna().tolist() == [False, True, True] and found["shop"][0] == "nörd"

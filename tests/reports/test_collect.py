@@ -48,17 +48,22 @@ def test_the_log_is_what_came_after_as_of(task, turns):
     assert (log["labelled_at"].dropna() <= pd.Timestamp("2020-06-10")).all()
     told = collect.verdict(of_rows(log), t.of)
     known = log[t.of.label].notna().sum()
-    assert told.state == "done" and told.evidence == {"rows": len(log), "labelled": known}
-    assert f"{len(log):,} answers from 2020-04-01 to 2020-06-09" in told.sentence
-    assert f"known for {known:,} of them ({known / len(log):.1%})" in told.sentence
+    assert told.state == "ok"
+    assert told.evidence == {
+        **{"rows_in": len(log), "rows": len(log), "labelled": known},
+        **{"unlabelled": len(log) - known, "quarantined": 0, "reasons": {}},
+    }
+    assert f"{len(log):,} predictions from 2020-04-01 to 2020-06-09" in told.sentence
+    assert f"{known:,} have a label ({known / len(log):.1%})" in told.sentence
     assert "half of the labels came within" in said(told)
 
 
 def test_without_time_the_log_is_what_follows_in_the_file(turns):
     t = turns["binary"]
-    assert t.served_log["key"].tolist() == t.raw["key"].iloc[3000:].tolist()
+    learned = {*t.parts.train["key"], *t.parts.test["key"]}
+    assert len(learned) == 3000 and set(t.served_log["key"]) == set(t.raw["key"]) - learned
     told = collect.verdict(of_rows(t.served_log), t.of)
-    assert told.sentence.startswith("3,000 answers; what came true is known for")
+    assert told.sentence.startswith("3,000 predictions, of which ")
     assert "labels came within" not in said(told)
 
 
@@ -76,7 +81,7 @@ def test_nothing_is_left_to_answer(task, as_of, turns):
     log = sources.replayed(t.raw, with_as_of(t.served, as_of), 70, **LATE)
     assert log.empty
     told = collect.verdict(of_rows(log), t.of)
-    assert told.state == "look" and "Nothing was collected" in told.sentence
+    assert told.state == "investigate" and "Nothing was collected" in told.sentence
     assert "a moment before the newest rows" in said(told)
     assert all(said(show(log, t.of)) for show in SHOWN)
 
@@ -91,7 +96,7 @@ def test_nothing_is_left_to_answer_in_a_file(turns):
 def test_no_label_came_at_all(turns):
     t = turns["multiclass"]
     log = sources.replayed(t.raw, t.served, 70, **LATE | {"lost": 1.0})
-    assert "known for 0 of them (0.0%)" in said(collect.verdict(of_rows(log), t.of))
+    assert "0 have a label (0.0%)" in said(collect.verdict(of_rows(log), t.of))
     assert all(said(show(log, t.of)) for show in SHOWN)
 
 
@@ -151,9 +156,9 @@ def test_a_log_gives_the_table_that_the_replay_gives(task, turns, tmp_path):
         assert found.facts["answered (UTC)"] == "2020-04-01 00:00:00 to 2020-06-10 00:00:00"
     pd.testing.assert_frame_equal(found.rows, expected)
     assert found.facts["answered by"] == t.served.name and found.facts["log"] == "log.db"
-    assert found.notes == ()
+    assert found.quarantine.empty
     told = collect.verdict(found, t.of)
-    assert told.state == "done" and told.evidence["labelled"] == t.served_log[t.of.label].count()
+    assert told.state == "ok" and told.evidence["labelled"] == t.served_log[t.of.label].count()
     assert all(said(show(found.rows, t.of)) for show in SHOWN)
 
 
@@ -185,9 +190,9 @@ def test_a_log_of_models_with_other_classes_says_what_it_leaves_out(turns, tmp_p
     found = sources.log("log", tmp_path, t.served, 70, "sqlite:///log.db", "2020-06-10")
     assert len(found.rows) == len(t.served_log)
     assert found.facts["answered by"] == t.served.name
-    assert "1 answers of a model with other classes were left out" in said(
-        collect.verdict(found, t.of)
-    )
+    told = collect.verdict(found, t.of)
+    assert told.evidence["quarantined"] == 1 and "; 1 row quarantined." in told.sentence
+    assert "quarantined: 1 for prediction: is of a model with other classes" in said(told)
 
 
 def test_a_log_that_is_not_there_or_empty_is_said_in_a_sentence(turns, tmp_path):
@@ -196,7 +201,7 @@ def test_a_log_that_is_not_there_or_empty_is_said_in_a_sentence(turns, tmp_path)
     found = sources.log(*asked, "")
     assert not (tmp_path / "data").exists()
     told = collect.verdict(found, t.of)
-    assert told.state == "look"
+    assert told.state == "investigate"
     assert told.sentence == "Nothing was collected: there is no prediction log at data/log.db."
     assert "`modelkeep serve`" in said(told)
     assert all(said(show(found.rows, t.of)) for show in SHOWN)

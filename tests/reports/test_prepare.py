@@ -28,12 +28,12 @@ def test_every_kind_of_table_is_shown(task, show, turns):
 def test_the_sentence_accounts_for_every_known_row(task, turns):
     parts = turns[task].parts
     told, c = prepare.verdict(parts), parts.counts
-    assert told.state == "done" and told.evidence == c
+    assert told.state == "ok" and told.evidence == c
     assert told.sentence == (
-        f"Of {c['rows_in']:,} known rows, {c['train']:,} are to learn from, {c['test']:,} to test on, "
-        f"{c['unlabelled']:,} have no label (yet) and 0 were set aside."
+        f"Of {c['rows_in']:,} known rows, {c['train']:,} are for training, {c['test']:,} for testing, "
+        f"{c['unlabelled']:,} have no label (yet) and 0 are quarantined."
     )
-    assert f"{c['later']:,} rows later than as_of: not looked at" in said(told)
+    assert f"{c['later']:,} rows later than as_of: not used" in said(told)
 
 
 def test_quarantine_makes_one_look_when_it_is_large():
@@ -41,7 +41,7 @@ def test_quarantine_makes_one_look_when_it_is_large():
     frame.loc[frame.index % 10 == 0, "size"] = 99.0
     parts = synthetic.prepared(frame=frame, rules={"size": {"low": -50, "high": 50}})
     told = prepare.verdict(parts)
-    assert told.state == "look" and "100 were set aside" in told.sentence
+    assert told.state == "investigate" and "100 are quarantined" in told.sentence
     assert "quarantined: 100 for size: is outside" in said(told)
     assert "is outside" in said(prepare.quarantine(parts))
 
@@ -49,9 +49,7 @@ def test_quarantine_makes_one_look_when_it_is_large():
 def test_older_rows_are_named():
     parts = synthetic.prepared(as_of="2020-02-25", history_days=50, test_days=10)
     assert parts.counts["older"] > 0
-    assert f"{parts.counts['older']} are older than the history asked for" in said(
-        prepare.verdict(parts)
-    )
+    assert f"{parts.counts['older']} are older than history_days" in said(prepare.verdict(parts))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +69,7 @@ def test_it_says_if_the_test_is_long_enough(timed, changes, words):
 def test_the_label_is_told_in_its_own_terms(turns):
     course = {task: said(prepare.label_course(turns[task].parts)) for task in TASKS}
     assert "Does late stay as common as it was?" in course["binary"]
-    assert "in twenty parts of the file" in course["binary"]
+    assert "in twenty parts, in the order of learning" in course["binary"]
     assert "Does colour stay as common as it was?" in course["multiclass"]
     assert "Does price stay as large as it was?" in course["regression"]
     assert "by week" in course["regression"]

@@ -1,26 +1,57 @@
-"""Sources: read a CSV or Parquet file, a folder of them, or the example."""
+"""Read a table: CSV, Parquet, Feather or Excel files, a folder of them, or a folder that makes its own."""
 
 import gzip
+import io
+import re
 import warnings
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from runpy import run_path
 from typing import IO
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.data.columns import did_you_mean
+from modelkeep.data.columns import MISFITS, did_you_mean
 
-CSV, PARQUET = (".csv", ".csv.gz"), (".parquet", ".pq")
+PACKED = ("", ".gz", ".zip", ".zst")
+CSV = (*[kind + packed for kind in (".csv", ".tsv") for packed in PACKED],)
+PARQUET, FEATHER, EXCEL = (".parquet", ".pq"), (".feather", ".arrow"), (".xlsx",)
+READABLE = CSV + PARQUET + FEATHER + EXCEL
+EPOCHS = ("s", "ms", "us", "ns")
 MAKER = "table.py"
 INDEX = "__index_level_"  # how pandas names a nameless index in a Parquet file
+READING = ("separator", "decimal", "thousands", "encoding", "date_format", "na_values", "drop")
+PARAMS = "params/prepare.yaml"
 
 
 class TableError(ModelkeepError, ValueError):
     """A source cannot be read, or leaves nothing to work with."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a file writes its values, and which of its columns are read as text."""
+
+    separator: str = ""  # '' guesses , ; | or a tab from the header
+    decimal: str = "."
+    thousands: str = ""
+    encoding: str = ""  # '' is UTF-8
+    na_values: Sequence[str] = ()  # () takes those of pandas
+    texts: Sequence[str] = ()  # ids, entities and columns whose kind is stated
+    numbers: Sequence[str] = ()  # columns that are stated to be numbers
+
+    def __post_init__(self) -> None:
+        for name, value, most in (("decimal", self.decimal, 1), ("thousands", self.thousands, 1)):
+            if len(value) > most or (name == "decimal" and not value):
+                raise TableError(f"{name}: {value!r} is not one character; mend it in {PARAMS}")
+        if self.decimal == self.thousands:
+            raise TableError(f"thousands: {self.thousands!r} is the decimal too; mend {PARAMS}")
 
 
 def read(
@@ -32,19 +63,51 @@ def read(
     entity_column: str = "",
     id_column: str = "",
     features: Sequence[str] = (),
+    rules: Mapping[str, Mapping] | None = None,
+    separator: str = "",
+    decimal: str = ".",
+    thousands: str = "",
+    encoding: str = "",
+    date_format: str = "",
+    na_values: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Read a CSV or Parquet file below `root`, a folder of them, or one with a `table.py` whose `table()` makes the rows.
+    """Read a file below `root`, a folder of them, or one with a `table.py` whose `table()` makes the rows.
 
-    Ids and entities are read as text, so "007" stays; with `features` no other column is read.
+    Ids, entities and columns with a stated kind are read as text, so "007" stays. Text of Parquet,
+    Feather and Excel files becomes a categorical: whoever typed it meant text. With `features` (or
+    `only`) no other column is read; `drop` leaves columns out.
     """
     roles = (label, time_column, entity_column, id_column)
-    columns = [*roles, *features] if features else ()
-    texts = (entity_column, id_column)
-    if (root / source / MAKER).is_file():
+    columns = list(only) or ([*roles, *features] if features else [])
+    kinds = {name: rule.get("kind") for name, rule in (rules or {}).items()}
+    numbers = [name for name, kind in kinds.items() if kind == "number"]
+    texts = [entity_column, id_column, *(name for name, kind in kinds.items() if kind)]
+    form = Format(separator, decimal, thousands, encoding, tuple(na_values), texts, numbers)
+    if is_made(root / source):
         table = run_path(str(root / source / MAKER))["table"]()
-        return table[_known(columns, list(table), source)]
-    parts = _parts(source, root)
-    tables = [_read_file(part, columns, texts) for part in parts]
+        table = table[_known(columns, list(table), source)]
+    else:
+        table = _read_parts(_parts(source, root), columns, form, source, roles)
+    if missing := [name for name in drop if not columns and name not in table.columns]:
+        near = did_you_mean(missing[0], table.columns)
+        raise TableError(f"drop: {source} has no column {missing[0]!r}{near}")
+    table = table.drop(columns=[name for name in drop if name in table.columns])
+    if date_format and time_column in table.columns:
+        table[time_column] = _times(table[time_column], date_format)
+    return table
+
+
+def is_made(source: Path) -> bool:
+    """Whether a source is a folder that makes its rows."""
+    return (source / MAKER).is_file()
+
+
+def _read_parts(
+    parts: Sequence[Path], columns: Sequence[str], form: Format, source: str, roles: Sequence[str]
+) -> pd.DataFrame:
+    tables = [_read_file(part, columns, form) for part in parts]
     every = list(dict.fromkeys(name for table in tables for name in table.columns))
     for part, table in zip(parts, tables, strict=True):
         lacking = [name for name in every if name not in table.columns]
@@ -56,6 +119,9 @@ def read(
     table = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
     if table.empty:
         raise TableError(f"source {source!r} has no rows; point source at a table with rows")
+    if not any(_ends(part, CSV) for part in parts):
+        typed = table.select_dtypes("str").columns.difference([*roles, *form.numbers])
+        table = table.astype(dict.fromkeys(typed, "category"))
     return table
 
 
@@ -75,12 +141,16 @@ def _parts(source: str, root: Path) -> list[Path]:
     return [path]
 
 
+def _ends(path: Path, endings: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(endings)
+
+
 def _readable(path: Path) -> bool:
-    return path.name.lower().endswith(CSV + PARQUET) and path.name[0] not in "._"
+    return _ends(path, READABLE) and path.name[0] not in "._"
 
 
 def _endings() -> str:
-    return ", ".join(CSV + PARQUET)
+    return ", ".join(READABLE)
 
 
 def _known(columns: Sequence[str], names: list[str], where: str) -> list[str]:
@@ -92,43 +162,93 @@ def _known(columns: Sequence[str], names: list[str], where: str) -> list[str]:
     return [name for name in dict.fromkeys(columns or names) if name]
 
 
-def _read_file(path: Path, columns: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
-    reader = _read_csv if path.name.lower().endswith(CSV) else _read_parquet
+def _read_file(path: Path, columns: Sequence[str], form: Format) -> pd.DataFrame:
+    reader = _read_csv if _ends(path, CSV) else _read_excel if _ends(path, EXCEL) else _read_arrow
     try:
-        return reader(path, columns, texts)
+        return reader(path, columns, form)
     except pd.errors.EmptyDataError:
         raise TableError(f"{path.name} is empty; it needs a header line and rows") from None
-    except UnicodeDecodeError:
-        raise TableError(f"{path.name}: line {_bad_line(path)} is not UTF-8; save it so") from None
+    except UnicodeError:
+        raise TableError(
+            f"{path.name}: line {_bad_line(path, form)} is not {form.encoding or 'UTF-8'}; set "
+            f"encoding in {PARAMS} (latin-1, cp1252 and utf-16 are usual), or save it as UTF-8"
+        ) from None
+    except LookupError as error:
+        raise TableError(f"encoding: {error}; Python's names are latin-1, cp1252, ...") from None
+    except ImportError:
+        raise TableError(
+            f"{path.name}: Excel files need a package; `pip install openpyxl`, or save it as CSV"
+        ) from None
     except (
         pd.errors.ParserError,
         pd.errors.ParserWarning,
         pa.ArrowInvalid,
+        zipfile.BadZipFile,
         OSError,
         EOFError,
     ) as error:
-        said = " ".join(str(error).split())
-        raise TableError(f"{path.name} cannot be read: {said}; mend or remove it") from error
+        reason = " ".join(str(error).split())
+        raise TableError(f"{path.name} cannot be read: {reason}; mend or remove it") from error
 
 
-def _read_csv(path: Path, columns: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
-    with _open(path) as lines:
-        header = lines.readline().decode("utf-8-sig")
-    mark = max(",;\t|", key=header.count)
-    first = pd.read_csv(path, header=None, nrows=1, dtype="str", sep=mark).iloc[0]
+def _read_csv(path: Path, columns: Sequence[str], form: Format) -> pd.DataFrame:
+    options = {"encoding": form.encoding or "utf-8-sig"}
+    with _open(path) as file, io.TextIOWrapper(file, options["encoding"], newline="") as lines:
+        header = lines.readline()
+    options["sep"] = form.separator or _separator(path, header)
+    with _open(path) as file:
+        first = pd.read_csv(file, header=None, nrows=1, dtype="str", **options).iloc[0]
     names = _single(first.dropna().tolist(), path)
-    dtypes = {name: "str" for name in texts if name in names}
-    wanted = _known(columns, names, path.name) if columns else None  # None: also the nameless
-    with warnings.catch_warnings():
+    options["dtype"] = {name: "str" for name in form.texts if name in names}
+    options["usecols"] = _known(columns, names, path.name) if columns else None
+    options |= {"decimal": form.decimal} if form.decimal.isascii() else {}
+    options |= {"thousands": form.thousands or None} if form.thousands.isascii() else {}
+    with warnings.catch_warnings(), _open(path) as file:
         # Without this pandas shifts or drops fields where a line is longer than the header.
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        return pd.read_csv(
-            path, usecols=wanted, dtype=dtypes, index_col=False, low_memory=False, sep=mark
-        )
+        missing = _missing(form)
+        table = pd.read_csv(file, index_col=False, low_memory=False, **options, **missing)
+    return _with_plain_numbers(table, form)
+
+
+def _separator(path: Path, header: str) -> str:
+    return "\t" if ".tsv" in path.suffixes else max(",;\t|", key=header.count)
+
+
+def _missing(form: Format) -> dict[str, object]:
+    return {"keep_default_na": False, "na_values": ["", *form.na_values]} if form.na_values else {}
 
 
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb")
+    match path.suffix.lower():
+        case ".gz":
+            return gzip.open(path)
+        case ".zst":
+            return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+        case ".zip":
+            archive = zipfile.ZipFile(path)
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+            if len(names) != 1:
+                raise TableError(f"{path.name} holds {len(names)} files; pack one table a file")
+            return archive.open(names[0])
+    return open(path, "rb")
+
+
+def _with_plain_numbers(table: pd.DataFrame, form: Format) -> pd.DataFrame:
+    """Numbers in columns of text, written as `form` says, as Python writes them."""
+    if (form.decimal, form.thousands) == (".", ""):
+        return table
+    mark, point = re.escape(form.thousands), re.escape(form.decimal)
+    whole = rf"(?:\d+|\d{{1,3}}(?:{mark}\d{{3}})+)" if mark else r"\d+"
+    pattern = rf"[+-]?{whole}(?:{point}\d*)?(?:[eE][+-]?\d+)?"
+    for name in table.select_dtypes("str").columns:
+        text = table[name].str.strip()
+        fits = text.str.fullmatch(pattern).fillna(False).astype(bool)
+        stated = name in form.numbers
+        if stated or (name not in form.texts and fits.sum() >= (1 - MISFITS) * text.count() > 0):
+            plain = text.str.replace(form.thousands, "", regex=False) if mark else text
+            table[name] = table[name].mask(fits, plain.str.replace(form.decimal, ".", regex=False))
+    return table
 
 
 def _single(names: list[str], path: Path) -> list[str]:
@@ -138,26 +258,51 @@ def _single(names: list[str], path: Path) -> list[str]:
     return names
 
 
-def _bad_line(path: Path) -> int:
+def _bad_line(path: Path, form: Format) -> int:
     with _open(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
-                line.decode()
-            except UnicodeDecodeError:
+                line.decode(form.encoding or "utf-8")
+            except UnicodeError:
                 return number
     return 0
 
 
-def _read_parquet(path: Path, columns: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
-    stored = pq.read_schema(path).names
-    names = _single([name for name in stored if not name.startswith(INDEX)], path)
-    table = pq.read_table(path, columns=_known(columns, names, path.name))
-    for place, found in enumerate(table.schema):
-        kind = pa.string() if found.name in texts else None
-        kind = pa.float64() if pa.types.is_decimal(found.type) else kind
-        if kind is not None:
-            values = table.column(place).cast(kind)
-            table = table.set_column(place, found.name, values)
+def _read_arrow(path: Path, columns: Sequence[str], form: Format) -> pd.DataFrame:
+    if _ends(path, FEATHER):
+        table = pyarrow.feather.read_table(path)
+    else:
+        table = pq.read_table(path, columns=_wanted(pq.read_schema(path).names, path, columns))
+    table = table.select(_wanted(table.column_names, path, columns))
+    for place, stored in enumerate(table.schema):
+        kind = pa.string() if stored.name in form.texts else None
+        kind = pa.float64() if pa.types.is_decimal(stored.type) else kind
+        if kind is not None and not pa.types.is_dictionary(stored.type):
+            table = table.set_column(place, stored.name, table.column(place).cast(kind))
     return table.to_pandas(
         ignore_metadata=True, date_as_object=False, split_blocks=True, self_destruct=True
     )
+
+
+def _wanted(stored: Iterable[str], path: Path, columns: Sequence[str]) -> list[str]:
+    names = _single([name for name in stored if not name.startswith(INDEX)], path)
+    return _known(columns, names, path.name)
+
+
+def _read_excel(path: Path, columns: Sequence[str], form: Format) -> pd.DataFrame:
+    names = pd.read_excel(path, nrows=0, engine="openpyxl").columns
+    dtypes = {name: "str" for name in form.texts if name in names}
+    wanted = _known(columns, list(names), path.name) if columns else None
+    options = {"usecols": wanted, "dtype": dtypes, "engine": "openpyxl"}
+    return pd.read_excel(path, **options, **_missing(form))
+
+
+def _times(values: pd.Series, form: str) -> pd.Series:
+    """Times of one format (or seconds, milliseconds ... since 1970) as ISO 8601; others as they are."""
+    if form in EPOCHS:
+        numbers = pd.to_numeric(values, errors="coerce")
+        times = pd.to_datetime(numbers, unit=form, errors="coerce")
+    else:
+        times = pd.to_datetime(values.astype("str"), format=form, errors="coerce", utc="%z" in form)
+    text = values.astype("str")
+    return text.mask(times.notna(), times.map(lambda at: at.isoformat(), na_action="ignore"))

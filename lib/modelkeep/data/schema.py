@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import pandas as pd
 
-from modelkeep.data import columns
+from modelkeep.data import columns, time_axis
 from modelkeep.data.columns import Column, Fault, SchemaError, as_numbers, as_text, as_times
 
 FORMAT = 1
@@ -32,6 +32,8 @@ class Schema:
     entity: str | None
     ignored: dict[str, str]  # column -> why it is not a feature
     origin: dict = field(default_factory=dict)  # the parameters of prepare, verbatim
+    axis: tuple[str, str] | None = None  # the first and last time that a row may have
+    quarantined_share: float = 0.0  # of the known rows when the schema was learned
 
 
 @dataclass(frozen=True)
@@ -156,23 +158,36 @@ def _kept_classes(counts: pd.Series, task: str, label: str) -> list[str]:
     return list(kept.index)
 
 
-def clean(table: pd.DataFrame, schema: Schema) -> Cleaned:
-    """Bring `table` to `schema`; a row that does not fit is set aside with its first reason."""
+def clean(
+    table: pd.DataFrame, schema: Schema, *, unique: bool = True, also: Sequence[Fault] = ()
+) -> Cleaned:
+    """Bring `table` to `schema`; a row that does not fit is quarantined with its first reason.
+
+    `unique`: a repeated id is a fault of the later row (a log may hold an id more than once);
+    `also`: faults that the caller knows of, which come first.
+    """
     roles = [("time", schema.time), ("entity", schema.entity)]
     roles += [("id", None if schema.id in MADE_IDS else schema.id)]
     require(table, roles + [("features", column.name) for column in schema.columns])
     table = table.set_axis(range(len(table))) if not table.index.is_unique else table
     fitted = list(_fitted(table, schema))
     rows = pd.DataFrame({values.name: values for values, _ in fitted}, index=table.index)
-    faults = [fault for _, found in fitted for fault in found]
+    faults = [*also, *(fault for _, found in fitted for fault in found)]
     bad = _bad(faults, len(table))
-    if schema.id in table.columns:
+    if unique and schema.id in table.columns:
         again = rows.loc[~bad, schema.id].duplicated().to_numpy()
         twice = np.zeros(len(table), bool)
         twice[np.flatnonzero(~bad)[again]] = True
         faults += columns.faults(rows[schema.id], twice, "is a duplicate id")
         bad |= twice
-    return Cleaned(rows[~bad] if bad.any() else rows, _set_aside(table, faults))
+    return Cleaned(rows[~bad] if bad.any() else rows, _quarantined(table, faults))
+
+
+def nothing_quarantined() -> pd.DataFrame:
+    """A quarantine without rows."""
+    return pd.DataFrame({"row": [], "rule": [], "reason": []}).astype(
+        {"rule": "str", "reason": "str"}
+    )
 
 
 def _fitted(table: pd.DataFrame, schema: Schema) -> Iterator[tuple[pd.Series, list[Fault]]]:
@@ -182,12 +197,21 @@ def _fitted(table: pd.DataFrame, schema: Schema) -> Iterator[tuple[pd.Series, li
         missing = times.isna().to_numpy() & ~bad
         written = table[schema.time]
         found = columns.faults(written, bad, "is not a date (ISO 8601, as 2013-01-31 17:05)")
-        yield times, found + columns.faults(written, missing, "is missing")
+        found += columns.faults(written, missing, "is missing")
+        if schema.axis:
+            axis = tuple(np.datetime64(each, "us") for each in schema.axis)
+            odd = time_axis.outside(times, axis)
+            found += columns.faults(written, odd, f"is outside the time axis {_shown(schema.axis)}")
+        yield times, found
     if schema.entity and schema.entity != schema.id:
         yield as_text(table[schema.entity]), []
     for column in schema.columns:
         yield columns.fit(table[column.name], column)
     yield _fit_label(table, schema)
+
+
+def _shown(axis: tuple[str, str]) -> str:
+    return "..".join(each[:10] for each in axis)
 
 
 def _fit_id(table: pd.DataFrame, name: str) -> tuple[pd.Series, list[Fault]]:
@@ -217,7 +241,7 @@ def _bad(faults: list[Fault], rows: int) -> np.ndarray:
     return bad
 
 
-def _set_aside(table: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
+def _quarantined(table: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
     """Return the rows with faults as text, in table order, with the first fault of each."""
     found = [pd.DataFrame({"rule": each.rule, "reason": each.reasons}) for each in faults]
     first = pd.concat([pd.DataFrame({"rule": [], "reason": []}, dtype="str"), *found])
@@ -250,6 +274,8 @@ def from_json(text: str) -> Schema:
         learned = [
             Column(**each | {"categories": tuple(each["categories"])}) for each in found["columns"]
         ]
-        return Schema(**found | {"columns": tuple(learned), "classes": tuple(found["classes"])})
+        lists = {"columns": tuple(learned), "classes": tuple(found["classes"])}
+        lists |= {"axis": tuple(found["axis"])} if found.get("axis") else {}
+        return Schema(**found | lists)
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise SchemaError(f"schema.json is not a schema ({error!r}); run prepare again") from error

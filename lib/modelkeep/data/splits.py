@@ -1,7 +1,7 @@
 """Tables: keep what was known at a moment, split it in time, write it and read it back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modelkeep.core import files
-from modelkeep.data import schema
+from modelkeep.data import schema, time_axis
 from modelkeep.data.columns import as_text, as_times
-from modelkeep.data.io import TableError, read
+from modelkeep.data.io import READING, TableError, read
 from modelkeep.data.schema import MADE_IDS, Cleaned, Schema
 
 ROLES = ("label", "time_column", "entity_column", "id_column", "features")
-__all__ = ["ROLES", "Prepared", "TableError", "load", "prepare", "read", "window", "write"]
+AGAIN = (*ROLES, "rules", *READING)  # how `read` is told of a table
+__all__ = [
+    "AGAIN",
+    "READING",
+    "ROLES",
+    "Prepared",
+    "TableError",
+    "load",
+    "prepare",
+    "read",
+    "window",
+    "write",
+]
+
+
+def read_again(origin: Mapping, root: Path, only: Sequence[str] = ()) -> pd.DataFrame:
+    """Read the table that `origin` (params/prepare.yaml, or a schema's origin) was about."""
+    stated = {name: origin[name] for name in AGAIN if name in origin}
+    return read(str(origin["source"]), root, **stated, only=only)
 
 
 @dataclass(frozen=True)
@@ -45,10 +63,18 @@ def prepare(
     history_days: float = 0,
     test_days: int = 28,
     test_share: float = 0.2,
+    shuffle: bool = True,
+    seed: int = 0,
     source: str = "",
+    **reading: object,
 ) -> Prepared:
-    """Split what was known at `as_of` into clean train and test rows of one learned schema."""
-    origin = {name: value for name, value in locals().items() if name != "table"}
+    """Split what was known at `as_of` into clean train and test rows of one learned schema.
+
+    A table with a time is cut by time. Without one, `shuffle` puts the rows in an order drawn from
+    `seed` and keeps a share `test_share` of each class for testing; else the file's order counts.
+    `reading` are the parameters of `read`, kept with the schema.
+    """
+    origin = _origin({k: v for k, v in locals().items() if k not in ("table", "reading")}, reading)
     table = table.reset_index(drop=True)
     named = {name: value for name, value in origin.items() if name.endswith("_column")}
     schema.require(table, [("label", label), *named.items()])
@@ -57,16 +83,32 @@ def prepare(
     if time_column:
         known = _known_at(table[time_column], as_of, label_delay_days, history_days)
     else:
-        known = _known_rows(len(table), as_of)
+        known = _known_rows(len(table), as_of, origin)
     labelled = known.due & as_text(table[label]).notna().to_numpy()
     _check_labelled(table, labelled, known, time_column)
     newest = _newest_days(known.clock, labelled, test_days) if time_column else None
-    newest = _newest_rows(labelled, test_share) if newest is None else newest
+    if newest is None:
+        strata = as_text(table[label]) if origin["shuffle"] else pd.Series("", table.index)
+        newest = _last_rows(known.clock, labelled, strata, test_share)
     stated = {"features": features, "task": task, "rules": rules, "origin": origin}
     learned = schema.learn(table[labelled & ~newest], **roles, **stated)
+    learned = _with_context(learned, known)
     inside = table[known.inside]
     inside = inside.assign(**{label: inside[label].where(known.due[known.inside])})
     return _split(schema.clean(inside, learned), learned, newest, known)
+
+
+def _origin(stated: dict, reading: Mapping) -> dict:
+    """The parameters of prepare as the schema keeps them."""
+    if unknown := set(reading) - set(READING):
+        raise TypeError(f"prepare() has no parameter {min(unknown)!r}")
+    return stated | dict(reading) | {"shuffle": stated["shuffle"] and not stated["time_column"]}
+
+
+def _with_context(learned: Schema, known: "_Known") -> Schema:
+    left_out = dict.fromkeys(learned.origin.get("drop", ()), "left out by `drop`")
+    axis = known.axis and tuple(map(str, known.axis))
+    return replace(learned, axis=axis, ignored=learned.ignored | left_out)
 
 
 def _made_id(table: pd.DataFrame) -> str:
@@ -84,6 +126,7 @@ class _Known:
     later: np.ndarray
     older: np.ndarray
     due: np.ndarray
+    axis: time_axis.Limits | None = None
 
     @property
     def inside(self) -> np.ndarray:
@@ -92,15 +135,24 @@ class _Known:
 
 def _known_at(values: pd.Series, as_of: str, delay: float, history: float) -> _Known:
     times, _ = as_times(values)
-    now = _moment("as_of", as_of) if as_of else times.max().floor("D") + pd.Timedelta(days=1)
-    later = (times >= now).to_numpy()
-    older = (times < now - pd.Timedelta(days=history)).to_numpy() & (history > 0)
-    arrived = times + pd.Timedelta(days=delay if as_of else 0) <= now
-    return _Known(times.to_numpy(), later, older, arrived.to_numpy() & ~later & ~older)
+    now = _moment("as_of", as_of) if as_of else None
+    axis = time_axis.limits(times[times < now] if as_of else times)
+    clock = time_axis.placed(times, axis)
+    now = now if as_of else _end(clock)
+    later = clock >= np.datetime64(now)
+    older = (clock < np.datetime64(now - pd.Timedelta(days=history))) & (history > 0)
+    arrived = times <= now - pd.Timedelta(days=delay if as_of else 0)
+    return _Known(clock, later, older, arrived.to_numpy() & ~later & ~older, axis)
 
 
-def _known_rows(rows: int, as_of: str) -> _Known:
-    clock = np.arange(rows)
+def _end(clock: np.ndarray) -> pd.Timestamp:
+    """The first moment after the newest day."""
+    newest = clock[~np.isnat(clock)].max(initial=np.datetime64(0, "us"))
+    return pd.Timestamp(newest).floor("D") + pd.Timedelta(days=1)
+
+
+def _known_rows(rows: int, as_of: str, origin: Mapping) -> _Known:
+    clock = _positions(rows, origin)
     if not str(as_of or rows).isdecimal():
         raise TableError(
             f"as_of: {as_of!r} is not a number of rows, as a table without time_column needs "
@@ -148,7 +200,10 @@ def _newest_days(clock: np.ndarray, labelled: np.ndarray, test_days: int) -> np.
     return clock >= days[-test_days]
 
 
-def _newest_rows(labelled: np.ndarray, test_share: float) -> np.ndarray:
+def _last_rows(
+    clock: np.ndarray, labelled: np.ndarray, strata: pd.Series, test_share: float
+) -> np.ndarray:
+    """The last rows in the order of `clock`, of each value of `strata` that two rows or more have."""
     rows = int(labelled.sum())
     size = round(rows * test_share)
     if not 0 < size < rows:
@@ -156,11 +211,21 @@ def _newest_rows(labelled: np.ndarray, test_share: float) -> np.ndarray:
             f"test_share: {test_share} of {rows} row(s) with labels leaves none on one side; "
             "set it between 0 and 1, or take more rows"
         )
-    return np.cumsum(labelled) > rows - size
+    few = strata.nunique() <= schema.MAX_CLASSES
+    known = pd.DataFrame({"clock": clock, "value": strata if few else ""})[labelled]
+    for by in ("value", lambda _: 0):  # so few rows of each value that none is left for testing
+        groups = known.sort_values("clock", kind="stable").groupby(by)
+        sizes = groups["clock"].transform("size")
+        last = groups.cumcount() >= sizes - (sizes * test_share).round()
+        if last.any():
+            break
+    chosen = np.zeros(len(labelled), bool)
+    chosen[last.index[last]] = True
+    return chosen
 
 
 def _split(cleaned: Cleaned, learned: Schema, newest: np.ndarray, known: _Known) -> Prepared:
-    rows, aside = _in_order(cleaned.rows, learned), cleaned.quarantine
+    rows, aside = _in_order(cleaned.rows, learned, known.clock), cleaned.quarantine
     labelled = rows[learned.label].notna().to_numpy()
     test = newest[rows.index]
     parts = [rows[labelled & side].reset_index(drop=True) for side in (~test, test)]
@@ -177,27 +242,63 @@ def _split(cleaned: Cleaned, learned: Schema, newest: np.ndarray, known: _Known)
                 f"no row for {name} fits the schema: {len(aside)} are in quarantine, most often "
                 f"with {worst!r}; mend the source or the rules"
             )
+    known_rows = counts["rows_in"] - counts["older"]
+    learned = replace(learned, quarantined_share=len(aside) / known_rows if known_rows else 0.0)
     return Prepared(*parts, aside, learned, counts)
 
 
-def _in_order(rows: pd.DataFrame, learned: Schema) -> pd.DataFrame:
-    if not learned.time or rows[learned.time].is_monotonic_increasing:
+def _in_order(rows: pd.DataFrame, learned: Schema, clock: np.ndarray) -> pd.DataFrame:
+    """Rows in the order of time, or of `clock` (by index) where they have none."""
+    if not learned.time:
+        return rows.iloc[np.argsort(clock[rows.index], kind="stable")]
+    if rows[learned.time].is_monotonic_increasing:
         return rows
     return rows.sort_values(learned.time, kind="stable")
 
 
 def window(table: pd.DataFrame, learned: Schema, first: object, last: object) -> Cleaned:
-    """Clean the rows with first <= time < last, or at those positions in a table without time."""
+    """Clean the rows with first <= time < last, or at those positions in a table without time.
+
+    A row whose time is unreadable or odd is quarantined in the window of the row before it.
+    """
     table = table.reset_index(drop=True)
+    clock = _clock(table, learned)
     if learned.time:
-        schema.require(table, [("time", learned.time)])
-        clock = as_times(table[learned.time])[0].to_numpy()
         first, last = (_moment(*each) for each in (("first", first), ("last", last)))
-    else:
-        clock = np.arange(len(table))
+        first, last = np.datetime64(first), np.datetime64(last)
     cleaned = schema.clean(table[(clock >= first) & (clock < last)], learned)
-    rows = _in_order(cleaned.rows, learned).reset_index(drop=True)
+    rows = _in_order(cleaned.rows, learned, clock).reset_index(drop=True)
     return Cleaned(rows, cleaned.quarantine)
+
+
+def newest(
+    table: pd.DataFrame, learned: Schema, first: object, last: object
+) -> pd.Timestamp | None:
+    """The newest usable time with first <= time < last; None where there is none."""
+    if not learned.time:
+        return None
+    clock = _clock(table, learned)
+    inside = clock[(clock >= np.datetime64(first)) & (clock < np.datetime64(last))]
+    return pd.Timestamp(inside.max()) if len(inside) else None
+
+
+def _clock(table: pd.DataFrame, learned: Schema) -> np.ndarray:
+    """The place of each row: its time, or its position in a table without time."""
+    if not learned.time:
+        return _positions(len(table), learned.origin)
+    schema.require(table, [("time", learned.time)])
+    axis = learned.axis and tuple(np.datetime64(each, "us") for each in learned.axis)
+    return time_axis.placed(as_times(table[learned.time])[0], axis)
+
+
+def _positions(rows: int, origin: Mapping) -> np.ndarray:
+    """The place of each row in the order of learning: that of the file, or a seeded shuffle of it.
+
+    Each position draws its own number, so that a file that grows keeps the order of what was there.
+    """
+    if not origin.get("shuffle"):
+        return np.arange(rows)
+    return np.random.default_rng(int(origin.get("seed", 0))).random(rows).argsort().argsort()
 
 
 def blocks(rows: pd.DataFrame, of: Schema) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The rows to monitor: a prediction log's, or those of a replay of the table."""
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 
 from modelkeep.core import markup
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.data import splits
+from modelkeep.data import io, schema, splits
 from modelkeep.data.columns import as_times
 from modelkeep.data.schema import Schema
 from modelkeep.predictions import frames
@@ -23,11 +23,12 @@ class SourceError(ModelkeepError, ValueError):
 
 @dataclass(frozen=True)
 class Collected:
-    """Rows of a log, what is to be said of where they come from, and why there are none."""
+    """Rows of a log, those that were quarantined, where they come from, and why there are none."""
 
     rows: pd.DataFrame
     facts: dict[str, object]
-    notes: tuple[str, ...] = ()  # what did not fit
+    quarantine: pd.DataFrame = field(default_factory=schema.nothing_quarantined)
+    source_until: pd.Timestamp | None = None  # the newest row of the table or log, fit or not
     empty: str = ""  # the reason, where there may be another one than as_of
     remedy: str = ""
 
@@ -48,8 +49,12 @@ def log(
         return logged(url, root, of, days, until, by)
     if source != "replay":
         raise SourceError(f"source: {source!r} is not known; there are: replay, log")
-    table = splits.read(of.origin["source"], root, **{k: of.origin[k] for k in splits.ROLES})
-    return Collected(replayed(table, served, days, **labels), {"source": "replay"})
+    table = splits.read_again(of.origin, root)
+    first, last = stretch(served, days, len(table))
+    replay = splits.window(table, of, first, last)
+    rows = replay_of(replay.rows, served, last, **labels)
+    until = splits.newest(table, of, first, last)
+    return Collected(rows, {"source": "replay"}, replay.quarantine, until)
 
 
 def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = "") -> Collected:
@@ -59,22 +64,32 @@ def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = 
     try:
         book = open_log(url, root=root, create=False)
     except LogMissing as error:
-        rows, _ = frames.logged([], of)
-        return Collected(rows, facts, (), f"{error}.", remedy)
+        rows = frames.logged([], of).rows
+        return Collected(rows, facts, empty=f"{error}.", remedy=remedy)
     with closing(book):
         facts["log"] = book.address
         last = _moment(until) if until else 1 + (book.newest() or 0)
         first = last - round(days * DAY)
         known = {"known": last} if until else {}
         batches = list(book.read(first, last, **known))
-    rows, notes = frames.logged(batches, of)
-    rows = rows[rows[frames.ANSWERED_BY] == by].reset_index(drop=True) if by else rows
+    found = frames.logged(batches, of, by)
+    rows, aside = found.rows, found.quarantine
     if until or batches:
         facts["answered (UTC)"] = f"{_written(first)} to {_written(last)}"
     facts["answered by"] = markup.several(sorted(rows[frames.ANSWERED_BY].unique())) or "nobody"
     empty = f"{book.address} has no answers from {_written(first)} to {_written(last)}."
-    empty = empty if until or notes else f"{book.address} has no answers yet."
-    return Collected(rows, facts, tuple(notes), empty, remedy)
+    empty = empty if until or len(aside) else f"{book.address} has no answers yet."
+    source_until = _source_until(aside, root, of, last)
+    return Collected(rows, facts, aside, source_until, empty, remedy)
+
+
+def _source_until(aside: pd.DataFrame, root: Path, of: Schema, last: int) -> pd.Timestamp | None:
+    """The newest time of quarantined rows and of the table that the model learned from, before `last`."""
+    source, tables = root / str(of.origin.get("source", "")), [aside] if len(aside) else []
+    if of.time and of.origin.get("source") and source.exists() and not io.is_made(source):
+        tables.append(splits.read_again(of.origin, root, only=(of.time,)))
+    ends = [splits.newest(t, of, pd.Timestamp(0), pd.Timestamp(last, unit="us")) for t in tables]
+    return max((end for end in ends if end is not None), default=None)
 
 
 def _moment(until: str) -> int:
@@ -89,10 +104,14 @@ def _written(at: int) -> str:
 
 
 def replayed(table: pd.DataFrame, served: Bundle, days: float, **labels: float) -> pd.DataFrame:
-    """The log of `days` after the bundle's as_of, answered week by week as in service; `labels` are those of `traffic.replay`."""
-    of = served.schema
+    """The log of `days` after the bundle's as_of, answered week by week as in service; `labels` are those of `frames.replay`."""
     first, last = stretch(served, days, len(table))
-    rows = splits.window(table, of, first, last).rows
+    return replay_of(splits.window(table, served.schema, first, last).rows, served, last, **labels)
+
+
+def replay_of(rows: pd.DataFrame, served: Bundle, last: object, **labels: float) -> pd.DataFrame:
+    """The log of clean rows up to `last`."""
+    of = served.schema
     week = splits.weeks(rows, of)[1]
     said = [served.answer(rows[week == k]) for k in np.unique(week)]
     answers = np.concatenate(said) if said else served.answer(rows)

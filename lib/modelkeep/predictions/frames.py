@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.data.columns import as_numbers, as_text
-from modelkeep.data.schema import Schema
+from modelkeep.data import time_axis
+from modelkeep.data.columns import Fault, as_text
+from modelkeep.data.schema import Cleaned, Schema, clean
 
 ANSWERED_BY, LABELLED_AT = "answered_by", "labelled_at"
 DAY = np.timedelta64(1, "D")
+OTHER_CLASSES = "prediction: is of a model with other classes"
 READ = ("id", "at", "model", "role", "entity", "time", "features", "answer", "label", "labelled_at")
 
 
@@ -74,54 +77,60 @@ def replay(
     return log
 
 
-def logged(batches: Iterable[pa.RecordBatch], of: Schema) -> tuple[pd.DataFrame, list[str]]:
-    """The batches of a log (see `log.Log.read`) as the table that `replay` makes, and what of them does not fit this schema."""
+def logged(batches: Iterable[pa.RecordBatch], schema: Schema, model: str = "") -> Cleaned:
+    """The batches of a log (see `log.Log.read`) as the table that `replay` makes, and the quarantined rows.
+
+    `model`: only its predictions. A row is quarantined when its features, time or label do not fit
+    `schema`, or when its prediction has other classes: rows read = rows + quarantine.
+    """
     parts = [batch.to_pandas() for batch in batches]
     nothing = pd.DataFrame({name: [] for name in READ}, dtype=object)
-    said = pd.concat(parts, ignore_index=True) if parts else nothing
-    values, names = _json(said["answer"]), answer_columns(of)
-    fits = np.array([len(each) == len(names) for each in values], dtype=bool)
-    notes = _note((~fits).sum(), "answers of a model with other classes were left out")
-    said, values = said[fits], [each for each, fit in zip(values, fits, strict=True) if fit]
-    table = pd.DataFrame(_asked(said, of), index=said.index)
-    label = as_text(said["label"])
-    if of.classes:
-        known = label.isin(of.classes)
-        notes += _note((label.notna() & ~known).sum(), "labels are of no class of this model")
-        label = label.where(known)
-    table[of.label] = label if of.classes else as_numbers(said["label"])[0]
-    answers_given = np.array(values, dtype="float64").reshape(len(values), len(names))
-    table = answered(table, of, answers_given)
-    table[ANSWERED_BY] = said["model"].astype("str")
-    table[LABELLED_AT] = said["labelled_at"].astype("datetime64[us]").where(label.notna())
-    if of.time:
-        table = table.sort_values(of.time, kind="stable")
-    return table.reset_index(drop=True), notes
+    log = pd.concat(parts, ignore_index=True) if parts else nothing
+    log = log[log["model"] == model].reset_index(drop=True) if model else log
+    names, values = answer_columns(schema), _json(log["answer"])
+    alike = np.array([len(each) == len(names) for each in values], dtype=bool)
+    cleaned = clean(_raw(log, schema), _with_log_axis(schema, log["at"]), unique=False, also=[
+        Fault(OTHER_CLASSES, pd.Series(OTHER_CLASSES, np.flatnonzero(~alike), dtype="str"))
+    ])  # fmt: skip
+    kept = cleaned.rows.index
+    given = np.array([values[i] for i in kept], dtype="float64").reshape(len(kept), len(names))
+    table = answered(cleaned.rows, schema, given)
+    table[ANSWERED_BY] = log["model"][kept].astype("str")
+    arrived = log["labelled_at"][kept].astype("datetime64[us]")
+    table[LABELLED_AT] = arrived.where(table[schema.label].notna())
+    order = [name for name in table if name != schema.label]
+    order.insert(order.index(names[0]), schema.label)
+    table = table[order]
+    if schema.time:
+        table = table.sort_values(schema.time, kind="stable")
+    return Cleaned(table.reset_index(drop=True), cleaned.quarantine)
 
 
-def _asked(said: pd.DataFrame, of: Schema) -> dict[str, object]:
-    """What the rows were: id, time, entity and features."""
-    table = {of.id: said["id"].astype("str")}
-    if of.time:  # a row that says nothing of its time happened when it was answered
-        time, at = (said[name].astype("datetime64[us]") for name in ("time", "at"))
-        table[of.time] = time.fillna(at)
-    if of.entity and of.entity != of.id:
-        table[of.entity] = as_text(said["entity"])
-    features = _json(said["features"])
-    for column in of.columns:
+def _with_log_axis(schema: Schema, at: pd.Series) -> Schema:
+    if not schema.time:
+        return schema
+    ends = (at.min(), at.max()) if len(at) else (time_axis.EARLIEST,) * 2
+    axis = time_axis.of_log(schema.axis, *(np.datetime64(each, "us") for each in ends))
+    return replace(schema, axis=tuple(map(str, axis)))
+
+
+def _raw(log: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """Rows as they were predicted: id, time, entity, features and label, not yet cleaned."""
+    table = {schema.id: log["id"].astype("str")}
+    if schema.time:  # a row without a time happened when it was predicted
+        time, at = (log[name].astype("datetime64[us]") for name in ("time", "at"))
+        table[schema.time] = time.fillna(at)
+    if schema.entity and schema.entity != schema.id:
+        table[schema.entity] = as_text(log["entity"])
+    features = _json(log["features"])
+    for column in schema.columns:
         values = [row.get(column.name) for row in features]
-        values = pd.Series(values, said.index, dtype=object, name=column.name)
-        number = column.kind == "number"
-        table[column.name] = as_numbers(values)[0] if number else as_text(values)
-    return table
+        table[column.name] = pd.Series(values, log.index, dtype=object)
+    return pd.DataFrame({**table, schema.label: as_text(log["label"])}, index=log.index)
 
 
 def _json(texts: pd.Series) -> list:
     return json.loads(b"[" + b",".join(texts) + b"]")
-
-
-def _note(n: int, what: str) -> list[str]:
-    return [f"{n:,} {what}"] if n else []
 
 
 def delays(log: pd.DataFrame, of: Schema) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the page of `collect` says: which answers came back, and how late the truth about them was."""
+"""The page of `collect`: predictions, their labels, how late those came, and what was quarantined."""
 
 import numpy as np
 import pandas as pd
@@ -13,27 +13,90 @@ from modelkeep.predictions import frames
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
 
+EXCESS = 0.005  # more quarantined than this above training's share: somebody must look
+DAY = np.timedelta64(1, "D")
 
-def verdict(found: Collected, of: Schema) -> Verdict:
-    """What came back from serving."""
-    log = found.rows
+
+def counts(collected: Collected, schema: Schema) -> dict:
+    """Where the collected rows went: rows_in = labelled + unlabelled + quarantined."""
+    rows, aside = collected.rows, collected.quarantine
+    labelled = int(rows[schema.label].notna().sum())
+    out = {"rows_in": len(rows) + len(aside), "rows": len(rows), "labelled": labelled}
+    out |= {"unlabelled": len(rows) - labelled, "quarantined": len(aside)}
+    reasons = {rule: int(n) for rule, n in aside["rule"].value_counts().items()}
+    return out | {"reasons": reasons}
+
+
+def verdict(collected: Collected, schema: Schema) -> Verdict:
+    """How many predictions and labels there are, what was quarantined, and if that needs a person."""
+    log, c = collected.rows, counts(collected, schema)
+    problems = findings(collected, schema)
     if log.empty:
-        earlier = "a moment before the newest rows" if of.time else "fewer rows than the table has"
-        remedy = found.remedy or f"set as_of in params/prepare.yaml to {earlier}"
-        why = found.empty or "there are no rows after as_of to answer."
-        reasons, sentence = (remedy, *found.notes), f"Nothing was collected: {why}"
-        return Verdict("collect", "look", sentence, reasons, {"rows": 0, "labelled": 0})
-    labelled = int(log[of.label].notna().sum())
-    when = (
-        f" from {log[of.time].min():%Y-%m-%d} to {log[of.time].max():%Y-%m-%d}" if of.time else ""
-    )
-    sentence = f"{count(len(log), 'answer')}{when}; what came true is known for {labelled:,} of them ({labelled / len(log):.1%})."
-    wait, reasons = frames.delays(log, of), found.notes
-    if len(wait):
-        reasons += (
-            f"half of the labels came within {number(np.quantile(wait, 0.5))} days, nine of ten within {number(np.quantile(wait, 0.9))}",
+        earlier = (
+            "a moment before the newest rows" if schema.time else "fewer rows than the table has"
         )
-    return Verdict("collect", "done", sentence, reasons, {"rows": len(log), "labelled": labelled})
+        remedy = collected.remedy or f"set as_of in params/prepare.yaml to {earlier}"
+        why = collected.empty or "there are no rows after as_of to predict."
+        if c["quarantined"]:
+            why = f"none of {count(c['rows_in'], 'row')} fits the schema."
+        sentence = f"Nothing was collected: {why}"
+        return Verdict("collect", "investigate", sentence, tuple(problems or [remedy]), c)
+    when = ""
+    if schema.time:
+        when = f" from {log[schema.time].min():%Y-%m-%d} to {log[schema.time].max():%Y-%m-%d}"
+    share = f"{c['labelled']:,} have a label ({c['labelled'] / len(log):.1%})"
+    aside = f"; {count(c['quarantined'], 'row')} quarantined" if c["quarantined"] else ""
+    sentence = f"{count(len(log), 'prediction')}{when}, of which {share}{aside}."
+    reasons, wait = problems or _named(c["reasons"]), frames.delays(log, schema)
+    if len(wait):
+        half, most = (number(np.quantile(wait, q)) for q in (0.5, 0.9))
+        reasons.append(f"half of the labels came within {half} days, nine of ten within {most}")
+    return Verdict("collect", "investigate" if problems else "ok", sentence, tuple(reasons), c)
+
+
+def findings(collected: Collected, schema: Schema) -> list[str]:
+    """What needs a person: more rows quarantined than in training, new classes, predictions that end."""
+    c, aside = counts(collected, schema), collected.quarantine
+    found, share = [], c["quarantined"] / max(c["rows_in"], 1)
+    if share > schema.quarantined_share + EXCESS:
+        found.append(
+            f"{share:.1%} of {count(c['rows_in'], 'row')} do not fit the schema, of the training "
+            f"rows {schema.quarantined_share:.1%}; mend the source, or state rules and prepare again"
+        )
+        found += _named(c["reasons"])
+    if schema.classes and schema.label in aside:
+        strange = aside.loc[aside["rule"].str.startswith(f"{schema.label}: "), schema.label]
+        new = strange.dropna().value_counts()
+        if len(new):
+            names = markup.several([f"{name!r} ({n:,} rows)" for name, n in new.items()])
+            found.append(
+                f"{schema.label} has {count(len(new), 'new class').replace('classs', 'classes')} "
+                f"that training never saw: {names}; prepare again once there are enough of them"
+            )
+    until, rows = collected.source_until, collected.rows
+    if until is not None and schema.time and len(rows):
+        newest = rows[schema.time].max()
+        if until.floor("D") - newest.floor("D") >= DAY:
+            found.append(
+                f"predictions end on {newest:%Y-%m-%d} and the source goes on until "
+                f"{until:%Y-%m-%d}; find out why its rows are not predicted"
+            )
+    return found
+
+
+def _named(reasons: dict[str, int]) -> list[str]:
+    return [f"quarantined: {n:,} for {why}" for why, n in list(reasons.items())[:5]]
+
+
+def quarantine(collected: Collected) -> Html:
+    """How many rows were quarantined for which reason, with an example of each."""
+    aside = collected.quarantine
+    first = aside.drop_duplicates("rule").set_index("rule")["reason"]
+    rows = [
+        {"rule": rule, "rows": int(n), "for example": first[rule]}
+        for rule, n in aside["rule"].value_counts().items()
+    ]
+    return markup.table(rows, "No row was quarantined.")
 
 
 def arrived(log: pd.DataFrame, of: Schema) -> Figure | Html:

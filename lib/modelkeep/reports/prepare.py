@@ -1,4 +1,4 @@
-"""What the page of `prepare` says: where the rows went and what a row may hold."""
+"""The page of `prepare`: where the rows went and what a row may hold."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
 
 MINIMUM_BLOCKS = 30  # what `gate` needs; preparing does not depend on the gate itself
-QUARANTINE_SHARE = 0.02  # above this share of the known rows somebody should look
+QUARANTINE_SHARE = 0.02  # above this share of the known rows somebody must look
 
 
 def verdict(prepared: Prepared) -> Verdict:
@@ -21,20 +21,32 @@ def verdict(prepared: Prepared) -> Verdict:
     c = prepared.counts
     aside, known = c["quarantined"], c["rows_in"]
     parts = [
-        f"{c['train']:,} are to learn from",
-        f"{c['test']:,} to test on",
+        f"{c['train']:,} are for training",
+        f"{c['test']:,} for testing",
         f"{c['unlabelled']:,} have no label (yet)",
-        f"{aside:,} were set aside",
+        f"{aside:,} are quarantined",
     ]
     if c["older"]:
-        parts.append(f"{c['older']:,} are older than the history asked for")
+        parts.append(f"{c['older']:,} are older than history_days")
     sentence = f"Of {count(known, 'known row')}, {markup.several(parts, 5)}."
-    reasons = []
+    reasons = [_cut(prepared.schema)]
     if c["later"]:
-        reasons.append(f"{count(c['later'], 'row')} later than as_of: not looked at")
+        reasons.append(f"{count(c['later'], 'row')} later than as_of: not used")
     reasons += [f"quarantined: {n:,} for {why}" for why, n in list(c["reasons"].items())[:5]]
-    state = "look" if aside > QUARANTINE_SHARE * known else "done"
+    state = "investigate" if aside > QUARANTINE_SHARE * known else "ok"
     return Verdict("prepare", state, sentence, tuple(reasons), c)
+
+
+def _cut(schema: Schema) -> str:
+    """How training and test rows were told apart."""
+    origin = schema.origin
+    if schema.time:
+        return f"the test rows are the newest {count(int(origin['test_days']), 'day')} with labels"
+    share = f"{float(origin['test_share']):.0%}"
+    if origin.get("shuffle"):
+        each = "of each class" if schema.classes else "of the rows"
+        return f"no time column: the test rows are {share} {each}, drawn with seed {origin['seed']}"
+    return f"no time column: the test rows are the last {share} of the file (shuffle is false)"
 
 
 def timeline(prepared: Prepared) -> Figure:
@@ -62,8 +74,8 @@ def _enough(prepared: Prepared) -> str:
     return f"{unit} to test on {'are enough' if days >= MINIMUM_BLOCKS else 'are too few'} for the gate to decide (it needs {MINIMUM_BLOCKS})"
 
 
-def _stretch(of: Schema) -> str:
-    return "by week" if of.time else "in twenty parts of the file"
+def _stretch(schema: Schema) -> str:
+    return "by week" if schema.time else "in twenty parts, in the order of learning"
 
 
 def label_course(prepared: Prepared) -> Figure:
@@ -128,6 +140,6 @@ def missing(prepared: Prepared) -> Figure | Html:
 
 
 def quarantine(prepared: Prepared) -> Html:
-    """How many rows were set aside for which reason."""
+    """How many rows were quarantined for which reason."""
     rows = [{"reason": why, "rows": n} for why, n in prepared.counts["reasons"].items()]
-    return markup.table(rows, "No row had to be set aside.")
+    return markup.table(rows, "No row was quarantined.")
