@@ -14,6 +14,7 @@ from modelkeep.core.errors import ModelkeepError
 
 RARE = 0.001  # a category below this share of the learning rows, or seen once, is "other"
 MISFITS = 0.05  # up to this share of the values of a column of numbers may not be numbers
+LARGEST = 1e100  # so that squares and their sums stay finite
 COUNTER = 20  # so many whole numbers that only go up are a row number
 MAX_NAMES = 1000  # the longest closed list of categories or classes
 BLANK = (
@@ -228,7 +229,9 @@ def fit(values: pd.Series, column: Column) -> tuple[pd.Series, list[Fault]]:
 def _fit_number(values: pd.Series, column: Column) -> tuple[pd.Series, list[Fault]]:
     numbers, bad = as_numbers(values)
     found = faults(values, bad, "is not a number")
+    size = np.abs(numbers)
     found += faults(values, np.isinf(numbers), "is not finite")
+    found += faults(values, (size > LARGEST) & (size < math.inf), f"is beyond {LARGEST:g}")
     low = -math.inf if column.low is None else column.low
     high = math.inf if column.high is None else column.high
     outside = (numbers < low) | (numbers > high)

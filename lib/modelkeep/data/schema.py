@@ -180,7 +180,7 @@ def clean(
         twice[np.flatnonzero(~bad)[again]] = True
         faults += columns.faults(rows[schema.id], twice, "is a duplicate id")
         bad |= twice
-    return Cleaned(rows[~bad] if bad.any() else rows, _quarantined(table, faults))
+    return Cleaned(rows[~bad] if bad.any() else rows, quarantined(table, faults))
 
 
 def nothing_quarantined() -> pd.DataFrame:
@@ -241,7 +241,7 @@ def _bad(faults: list[Fault], rows: int) -> np.ndarray:
     return bad
 
 
-def _quarantined(table: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
+def quarantined(table: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
     """Return the rows with faults as text, in table order, with the first fault of each."""
     found = [pd.DataFrame({"rule": each.rule, "reason": each.reasons}) for each in faults]
     first = pd.concat([pd.DataFrame({"rule": [], "reason": []}, dtype="str"), *found])

@@ -1,5 +1,6 @@
 """One unattended turn of the loop: it ends in a better model, the same model, or a clear alarm"""
 
+import json
 import subprocess
 import tempfile
 import traceback
@@ -163,8 +164,11 @@ def _collect(turn: Turn, source: str) -> None:
         return turn.step(f"No rows for history: {error}.")
     turn.facts["rows"] = found.counts
     turn.step(f"{'Would take' if turn.dry else 'Takes'} {found.sentence}.")
+    if finding := found.finding(_quarantined_share(root)):
+        turn.step(finding)
     if turn.dry:
         return None
+    history.keep_quarantine(root, found)
     if len(found.rows):
         history.add(root, source, found, str(prepare["time_column"]))
     if commits.changes(root, source):  # also what a killed turn had added
@@ -172,6 +176,14 @@ def _collect(turn: Turn, source: str) -> None:
     subject = f"Take {len(found.rows):,} rows that were served into history"
     commits.commit(root, [f"{source}.dvc"], f"{subject}\n\n{found.sentence}.", turn.now)
     return None
+
+
+def _quarantined_share(root: Path) -> float:
+    """Of the known rows, those that prepare quarantined when it ran last."""
+    path = root / "metrics" / "prepare.json"
+    counts = json.loads(path.read_text()) if path.is_file() else {}
+    known = counts.get("rows_in", 0) - counts.get("older", 0)
+    return counts.get("quarantined", 0) / known if known else 0.0
 
 
 def _monitor(turn: Turn) -> str:

@@ -1,4 +1,4 @@
-"""History that grows: what was served and came true is added to its folder, each row once, a Parquet file a turn"""
+"""History that grows: rows that were predicted and have a label are added, each once, a Parquet file an update."""
 
 import json
 from collections.abc import Mapping
@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.data import io, splits
+from modelkeep.data import columns, io, schema, splits, time_axis
 from modelkeep.data.columns import as_numbers, as_text, as_times
 from modelkeep.predictions.log import DAY, PredictionLog
 
+EXCESS = 0.005  # more quarantined than this above training's share: somebody must look
+QUARANTINE = "data/quarantine-log/rows.parquet"
 OURS = "served-"  # how the names of our files begin
 READ = ["id", "at", "entity", "time", "features", "label"]
 OWN = "data/history"  # the folder that a table of one's own may be put in
@@ -24,31 +26,47 @@ class HistoryError(ModelkeepError, ValueError):
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a log has for history at a moment: the rows to add, in history's own columns, and how many were left and why."""
+class NewRows:
+    """The rows of a log that history lacks at a moment, in history's own columns, and where the others went."""
 
     rows: pd.DataFrame
+    quarantine: (
+        pd.DataFrame
+    )  # as text, with `row`, `rule` and `reason`: history's columns cannot hold them
     known: int  # they are in history already
     unlabelled: int  # old enough, and no label has come (yet)
-    corrected: int  # in history with another label than the log has now
-    unfit: int  # their label is none that history's column can hold
+    corrected: int  # of the known: in history with another label than the log has now
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many there are of each."""
-        return {k: len(v) if k == "rows" else v for k, v in vars(self).items()}
+        """How many there are of each; the rows read are all but `corrected`, which are known too."""
+        counts = {"rows": len(self.rows), "quarantined": len(self.quarantine)}
+        return counts | {k: getattr(self, k) for k in ("known", "unlabelled", "corrected")}
 
     @property
     def sentence(self) -> str:
         """How many rows there are, and why others are none."""
-        also = {
+        worst = self.quarantine["rule"].value_counts()
+        named = f" (most often {worst.index[0]!r})" if len(worst) else ""
+        others = {
             "have no label (yet)": self.unlabelled,
             "were there before": self.known,
             "of these now have another label, which history does not follow": self.corrected,
-            "have a label that history's column cannot hold": self.unfit,
+            f"are quarantined{named}": len(self.quarantine),
         }
-        told = "".join(f"; {n:,} {what}" for what, n in also.items() if n)
-        return f"{len(self.rows):,} rows for history{told}"
+        clauses = "".join(f"; {n:,} {state}" for state, n in others.items() if n)
+        return f"{len(self.rows):,} rows for history{clauses}"
+
+    def finding(self, usual_share: float) -> str:
+        """Why a person must look: a larger share is quarantined than `usual_share`, that of training; or ''."""
+        n = len(self.rows) + len(self.quarantine)
+        share = len(self.quarantine) / n if n else 0.0
+        if share <= usual_share + EXCESS:
+            return ""
+        return (
+            f"{share:.1%} of {n:,} labelled rows do not fit history's columns, of the training rows "
+            f"{usual_share:.1%}; they are in {QUARANTINE} with their reasons: mend what sends them"
+        )
 
 
 def folder(root: Path, prepare: Mapping) -> str:
@@ -79,67 +97,98 @@ def folder(root: Path, prepare: Mapping) -> str:
     return source
 
 
-def find(root: Path, prepare: Mapping, log: PredictionLog, now: float, wait_days: float) -> Found:
+def find(root: Path, prepare: Mapping, log: PredictionLog, now: float, wait_days: float) -> NewRows:
     """The answered rows that history lacks: at least `wait_days` after the answer, with the label that was known at `now` (seconds)."""
-    roles = {name: prepare[name] for name in splits.ROLES}
-    history = splits.read(folder(root, prepare), root, **roles)
-    label, key = str(roles["label"]), str(roles["id_column"])
-    until, counts = int(now * 1e6), dict.fromkeys(("known", "unlabelled", "corrected", "unfit"), 0)
+    folder(root, prepare)
+    history = splits.read_again(prepare, root)
+    label, key = str(prepare["label"]), str(prepare["id_column"])
+    until, counts = int(now * 1e6), dict.fromkeys(("known", "unlabelled", "corrected"), 0)
     there = pd.Series(history[label].to_numpy(), index=as_text(history[key]), name=label)
     there = there[~there.index.duplicated()].astype(history[label].dtype)
     parts, seen = [], set()
     for batch in log.read(0, until - round(wait_days * DAY), known=until):
-        said = batch.select(READ).to_pandas()
+        rows = batch.select(READ).to_pandas()
         # by hash: a batch is few rows, and history and what was seen are all there are
-        said = said[~said["id"].map(seen.__contains__).astype(bool) & ~said["id"].duplicated()]
-        seen |= set(said["id"])
-        counts["unlabelled"] += int(said["label"].isna().sum())
-        said = said[said["label"].notna()].assign(label=lambda s: _like(s["label"], there))
-        counts["unfit"] += int(said["label"].isna().sum())
-        old = there.index.get_indexer(said["id"]) >= 0
+        rows = rows[~rows["id"].map(seen.__contains__).astype(bool) & ~rows["id"].duplicated()]
+        seen |= set(rows["id"])
+        counts["unlabelled"] += int(rows["label"].isna().sum())
+        rows = rows[rows["label"].notna()]
+        old = there.index.get_indexer(rows["id"]) >= 0
         counts["known"] += int(old.sum())
-        counts["corrected"] += _differ(said[old], there)
-        parts.append(said[~old & said["label"].notna()])
+        counts["corrected"] += _differ(rows[old], there)
+        parts.append(rows[~old])
     new = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=READ)
-    return Found(_rows(new, history, roles), **counts)
+    return NewRows(*_fitted(new, history, prepare), **counts)
 
 
-def add(root: Path, source: str, found: Found, time_column: str) -> str:
-    """Put the rows into the folder as one more file, named by the stretch of time that it holds; the file."""
-    times, _ = as_times(found.rows[time_column])
+def add(root: Path, source: str, new: NewRows, time_column: str) -> str:
+    """Put the rows into the folder as one more file, named by the period that it holds; the file."""
+    times, _ = as_times(new.rows[time_column])
     first, last = (f"{each:%Y%m%dT%H%M%S}" for each in (times.min(), times.max()))
     name, n = f"{OURS}{first}-{last}.parquet", 1
-    while (root / source / name).exists():  # late labels of a stretch that is there
+    while (root / source / name).exists():  # late labels of a period that is there
         n += 1
         name = f"{OURS}{first}-{last}-{n}.parquet"
-    splits.write(found.rows, root / source / name)
+    splits.write(new.rows, root / source / name)
     return f"{source}/{name}"
 
 
-def _differ(said: pd.DataFrame, there: pd.Series) -> int:
+def keep_quarantine(root: Path, new: NewRows) -> None:
+    """Write the quarantined rows of the log with their reasons to `QUARANTINE`, or remove what is old there."""
+    (root / QUARANTINE).unlink(missing_ok=True)
+    if len(new.quarantine):
+        splits.write(new.quarantine, root / QUARANTINE)
+
+
+def _differ(rows: pd.DataFrame, there: pd.Series) -> int:
     """How many rows have another label in the log than in history."""
-    ours, theirs = as_text(said["label"]), as_text(there.loc[said["id"]])
+    ours, theirs = as_text(_like(rows["label"], there)), as_text(there.loc[rows["id"]])
     return int((ours.notna() & (ours.to_numpy() != theirs.to_numpy())).sum())
 
 
-def _rows(said: pd.DataFrame, history: pd.DataFrame, roles: Mapping) -> pd.DataFrame:
-    """Rows of the log as history has its own: the same columns, of the same kinds, in the order of time."""
-    features = [json.loads(text) for text in said["features"]]
-    at = pd.to_datetime(said["at"]).astype("datetime64[us]")
+def _fitted(
+    rows: pd.DataFrame, history: pd.DataFrame, roles: Mapping
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of the log as history has its own, in the order of time; and those that its columns cannot hold."""
+    given = _given(rows, history, roles)
+    made = pd.DataFrame({name: _like(given[name], history[name]) for name in history.columns})
+    faults = []
+    for name in history.columns:
+        lost = given[name].notna() & made[name].isna()
+        faults += columns.faults(given[name], lost, f"is nothing that history's {name} can hold")
+    if len(rows):
+        when, known = (
+            roles["time_column"],
+            time_axis.limits(as_times(history[roles["time_column"]])[0]),
+        )
+        ends = [np.datetime64(each, "us") for each in (rows["at"].min(), rows["at"].max())]
+        axis = time_axis.of_log(known and tuple(map(str, known)), *ends)
+        odd = time_axis.outside(as_times(given[when])[0], axis)
+        faults += columns.faults(given[when], odd, "is outside the time axis")
+    bad = np.zeros(len(rows), bool)
+    for fault in faults:
+        bad[fault.reasons.index] = True
+    order = np.lexsort([given[roles["id_column"]], given[roles["time_column"]]])
+    fit = made.iloc[order[~bad[order]]].reset_index(drop=True)
+    return fit, schema.quarantined(given, faults)
+
+
+def _given(rows: pd.DataFrame, history: pd.DataFrame, roles: Mapping) -> pd.DataFrame:
+    """Rows of the log under the names of history's columns, as they were logged."""
+    features = [json.loads(text) for text in rows["features"]]
+    at = pd.to_datetime(rows["at"]).astype("datetime64[us]")
     given = {
-        roles["id_column"]: said["id"],
-        roles["time_column"]: pd.to_datetime(said["time"]).astype("datetime64[us]").fillna(at),
-        roles["label"]: said["label"],
+        roles["id_column"]: rows["id"],
+        roles["time_column"]: pd.to_datetime(rows["time"]).astype("datetime64[us]").fillna(at),
+        roles["label"]: rows["label"],
     }
     if roles["entity_column"]:
-        given.setdefault(roles["entity_column"], said["entity"])
+        given.setdefault(roles["entity_column"], rows["entity"])
     for name in history.columns:
         if name not in given:
             values = [row.get(name) for row in features]
-            given[name] = pd.Series(values, said.index, dtype=object)
-    order = np.lexsort([given[roles["id_column"]], given[roles["time_column"]]])
-    made = {name: _like(given[name], history[name]) for name in history.columns}
-    return pd.DataFrame(made).iloc[order].reset_index(drop=True)
+            given[name] = pd.Series(values, rows.index, dtype=object)
+    return pd.DataFrame(given, index=rows.index)
 
 
 def _like(values: pd.Series, column: pd.Series) -> pd.Series:
@@ -151,8 +200,8 @@ def _like(values: pd.Series, column: pd.Series) -> pd.Series:
     if kind.kind == "M":
         return as_times(values)[0].astype(kind)
     if kind.kind == "b":
-        found = as_text(values).map({"True": True, "False": False, "1": True, "0": False})
-        return found.astype(kind) if found.notna().all() else found
+        truth = as_text(values).map({"True": True, "False": False, "1": True, "0": False})
+        return truth.astype(kind) if truth.notna().all() else truth
     if kind.kind in "iuf":
         numbers = pd.Series(as_numbers(values)[0], values.index)
         whole = kind.kind in "iu" and bool((numbers % 1 == 0).all())

@@ -86,7 +86,7 @@ def on_time(axes: Axes, x: Sequence) -> np.ndarray:
     """Put dates below as dates, anything else as 1, 2, 3, ..., and return where they are."""
     x = np.asarray(x)
     if x.dtype.kind == "M":
-        locator = AutoDateLocator(minticks=3, maxticks=6)
+        locator = AutoDateLocator(minticks=2, maxticks=6)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         if len(x) == 1:  # else it stands alone among four years
