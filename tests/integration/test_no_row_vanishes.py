@@ -12,7 +12,7 @@ import synthetic
 from modelkeep.data import splits
 from modelkeep.monitoring import sources
 from modelkeep.predictions import history
-from modelkeep.predictions.log import Entry, Label, open_log
+from modelkeep.predictions.log import Label, PredictionRecord, open_log
 from modelkeep.reports import collect
 from modelkeep.reports.figures import Figure
 
@@ -136,7 +136,7 @@ def accepted(t, seed, n=400):
         text = json.dumps(features).encode()
         answer = json.dumps([1 / shape] * shape).encode()
         said.append(
-            Entry(
+            PredictionRecord(
                 id, at, str(draw.choice(["m", t.served.name])), "champion", None, time, text, answer
             )
         )
