@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from scipy.special import logit
 
-from modelkeep.evaluation import guards
+from modelkeep.evaluation import comparison, guards
 from modelkeep.evaluation.guards import GuardError
 
 
@@ -132,3 +132,76 @@ def test_a_misjoined_column_holds_and_is_named():
     assert not guards.column_guard(np.array([0.09, 0.44]), past, names=names).held
     assert not guards.column_guard(np.array([0.4, 0.4]), past, noise=0.5, names=names).held
     assert not guards.column_guard(np.array([0.9, 0.9]), past[:3], names=names).held
+
+
+def gains(harm, sd, days=28, rows=50, margin=0.02, seed=0):
+    """The gains of a candidate that is worse by `harm` a row, with noise of days and rows."""
+    rng = np.random.default_rng(seed)
+    day = np.repeat(np.arange(days), rows)
+    x = -harm + rng.normal(0, sd, days)[day] + rng.normal(0, 3 * sd, len(day))
+    return comparison.judge({"log_loss": x}, day, {"log_loss": margin}).gains
+
+
+def test_the_harm_gate_passes_an_equal_candidate_and_stops_a_harmful_one():
+    assert not guards.harm_guard(gains(0, 0.01), gains(0, 0.01, seed=1)).held
+    guard = guards.harm_guard(gains(0.05, 0.01), gains(0, 0.01, seed=1))
+    assert guard.held and "harm in log loss on 28 newest days" in guard.sentence
+    assert not guards.harm_guard(gains(0.01, 0.001)).held  # worse for sure, and tolerated
+
+
+def test_what_the_newest_window_rewards_the_window_before_stops():
+    spoiled = gains(-0.1, 0.01)  # a batch of wrong labels that the candidate has learned
+    assert not guards.harm_guard(spoiled).held
+    guard = guards.harm_guard(spoiled, gains(0.05, 0.01, seed=1))
+    assert guard.held and "earlier days" in guard.sentence
+    assert not guards.harm_guard(spoiled, gains(0.03, 0.2, seed=2)).held  # not sure enough
+
+
+def test_the_harm_gate_holds_at_the_tolerated_harm_in_95_of_100():
+    passed = sum(not guards.harm_guard(gains(0.02, 0.01, seed=i)).held for i in range(400))
+    assert passed <= 45  # 5 % of 400 is 20; above 45 by chance in less than 1 of 100,000
+
+
+def test_nothing_to_compare_on_is_no_pass():
+    assert guards.harm_guard(()).held
+    assert guards.harm_guard(gains(0, 0.01, days=1)).held
+
+
+def test_divergence_by_hand():
+    p, q = np.array([[0.5, 0.5]]), np.array([[0.25, 0.75]])
+    wanted = 0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75)
+    assert guards.divergence("binary", p, q) == pytest.approx(wanted)
+    assert guards.divergence("regression", np.array([1.0]), np.array([3.0]), 2.0) == 0.5
+    with pytest.raises(GuardError, match="no rows"):
+        guards.divergence("binary", p[:0], q[:0])
+
+
+def test_a_candidate_unlike_earlier_ones_begins_as_a_canary():
+    past = np.array([0.01, 0.012, 0.009, 0.011])
+    assert guards.canary_guard(0.02, past[:3], 1).held
+    assert not guards.canary_guard(0.02, past, 1).held
+    assert guards.canary_guard(0.05, past, 1).held
+    assert not guards.canary_guard(0.05, past, 2).held  # an older champion, so more may change
+
+
+def test_equal_champions_are_taken_back_in_one_of_a_hundred_at_most():
+    rng = np.random.default_rng(0)
+    back = 0
+    for _ in range(2000):
+        past, new = rng.standard_t(3, 40) * 0.01, rng.standard_t(3, 7) * 0.01
+        back += guards.shadow_guard(new, guards.usual_difference(past, 0.3)).held
+    assert back <= 38  # 1 % of 2,000 is 20; above 38 by chance in less than 1 of 10,000
+
+
+def test_a_worse_champion_is_taken_back_within_days():
+    days = np.full(7, 0.05)
+    scale = guards.usual_difference(np.array([0.01, -0.01, 0.005]), 0.4)
+    evalues = guards.shadow_evalues(days, scale)
+    assert (np.diff(evalues) > 0).all()
+    assert guards.shadow_guard(days, scale).held
+    assert not guards.shadow_guard(-days, scale).held
+    assert not guards.shadow_guard(np.full(7, np.nan), scale).held
+    waits = guards.shadow_evalues(np.r_[np.nan, days], scale)
+    np.testing.assert_allclose(waits[1:], evalues)
+    once = guards.shadow_evalues(np.array([10.0]), scale)
+    assert once == pytest.approx(guards.shadow_evalues(np.array([8 * scale]), scale))

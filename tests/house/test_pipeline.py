@@ -16,7 +16,7 @@ EVERYWHERE = {"requirements.lock"}
 STAGES = workspace.stages(ROOT)
 NOTEBOOKS = [name for name in STAGES if name != "index"]
 OTHER_NOTEBOOKS = {"explore", "rollout"}  # no stages: a person asks, a rollout has ended
-PROGRAMS = {"investigate", "rollout", "serve", "update"}  # what runs beside the stages
+PROGRAMS = {"guards", "investigate", "rollout", "serve", "update"}  # what runs beside the stages
 
 
 def named(entries: list | None) -> list[str]:

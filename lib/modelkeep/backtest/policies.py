@@ -9,7 +9,7 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import metrics
 from modelkeep.monitoring.windows import Window
 
-KINDS = ("never", "every", "monitor", "estimate")
+KINDS = ("guarded", "never", "every", "monitor", "estimate")
 
 
 class PolicyError(ModelkeepError, ValueError):
@@ -62,10 +62,42 @@ class Policy:
             "every": "every week" if self.weeks == 1 else f"every {self.weeks} weeks",
             "monitor": "when the monitor says so",
             "estimate": "when the estimate declines",
-        }[self.kind]
+        }.get(self.kind, "")
+        if self.kind == "guarded":
+            return "guarded" if self.weeks == 1 else f"guarded, every {self.weeks} weeks"
         past = f"the last {self.history_days:g} days" if self.history_days else "everything"
         tests = [name for name, on in (("gate", self.gate), ("canary", self.canary)) if on]
         return f"{when}, on {past}" + (f", {' and '.join(tests)}" if tests else "")
+
+
+@dataclass(frozen=True)
+class Week:
+    """One week under a policy: who served (the key of its training), how good it was, and what was done at its beginning. `best_at_hand` is the better of the models that might have served instead."""
+
+    start: np.datetime64
+    champion: tuple[int, float, int]
+    quality: dict[str, float]
+    best_at_hand: dict[str, float]
+    called: str = ""  # why a candidate was asked for
+    state: str = ""  # the monitor's word
+    candidate: str = ""  # the gate's word, `promoted` without a gate
+    canary: str = ""  # how a rollout ended in this week
+    promoted: bool = False
+    learned: int = 0  # rows that the candidate learned from
+    held_by: str = ""  # the guard that held, refused or took back the candidate
+    reason: str = ""  # its sentence
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A policy and the weeks under it."""
+
+    policy: Policy
+    weeks: tuple[Week, ...]
+
+    def course(self, metric: str) -> np.ndarray:
+        """One metric by week."""
+        return np.array([w.quality[metric] for w in self.weeks])
 
 
 def scheduled(policy: Policy, weeks: int) -> list[int]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from modelkeep.backtest import point_in_time, policies, trials
+from modelkeep.backtest import guarded, point_in_time, policies, trials
 from modelkeep.backtest.point_in_time import History, Model
-from modelkeep.backtest.policies import Policy
+from modelkeep.backtest.policies import Policy, Replay, Week
 from modelkeep.backtest.trials import Rollout
 from modelkeep.data import splits
 from modelkeep.evaluation import metrics
@@ -16,7 +16,7 @@ from modelkeep.evaluation.profile import Profile
 from modelkeep.monitoring import decisions, windows
 from modelkeep.predictions import frames
 from modelkeep.rollout import planning
-from modelkeep.training import pipelines, reference, validation
+from modelkeep.training import maintenance, pipelines, reference, validation
 
 EVERY = 4  # oracle chooses among the models of every fourth week
 
@@ -29,34 +29,7 @@ class Rules:
     monitor: Mapping
     rollout: planning.Rules | None = None
     log_days: int = 84
-
-
-@dataclass(frozen=True)
-class Week:
-    """One week under a policy: who served (the key of its training), how good it was, and what was done at its beginning. `best_at_hand` is the better of the models that might have served instead."""
-
-    start: np.datetime64
-    champion: tuple[int, float, int]
-    quality: dict[str, float]
-    best_at_hand: dict[str, float]
-    called: str = ""  # why a candidate was asked for
-    state: str = ""  # the monitor's word
-    candidate: str = ""  # the gate's word, `promoted` without a gate
-    canary: str = ""  # how a rollout ended in this week
-    promoted: bool = False
-    learned: int = 0  # rows that the candidate learned from
-
-
-@dataclass(frozen=True)
-class Replay:
-    """A policy and the weeks under it."""
-
-    policy: Policy
-    weeks: tuple[Week, ...]
-
-    def course(self, metric: str) -> np.ndarray:
-        """One metric by week."""
-        return np.array([w.quality[metric] for w in self.weeks])
+    guards: maintenance.Rules = field(default_factory=maintenance.Rules)
 
 
 @dataclass
@@ -75,6 +48,8 @@ class _Service:
 
 def replay(history: History, policy: Policy, rules: Rules) -> Replay:
     """Every week under a policy, with what was known at its beginning only."""
+    if policy.kind == "guarded":
+        return guarded.replay(history, policy, rules.guards)
     weeks = len(history.starts)
     if not policy.gate:
         ahead = [0, *policies.scheduled(policy, weeks)]

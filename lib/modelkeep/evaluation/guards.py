@@ -14,13 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logit
+from scipy.special import log_ndtr, logit
+
+from modelkeep.evaluation.comparison import Gain
 
 KNOWN_WINDOWS = 4  # past windows before which a guard knows no spread and uses a wide limit
 MAD = 1.48  # median absolute value of a normal variable, times this, is its standard deviation
 LABEL_SDS, LABEL_FLOOR, LABEL_FIRST = 4.0, 0.25, 0.5  # floors in logits, or residual sds
 LOSS_SDS, LOSS_FLOOR, LOSS_FIRST = 5.0, 0.25, 0.5  # floors as shares of the usual loss
 COLUMN_TIMES, COLUMN_FLOOR = 1.5, 0.1  # times the largest past distance, and a distance
+TINY = 1e-15  # a predicted probability below it counts as it
+PRIOR_SHARE, PRIOR_DAYS = 0.03, 20  # day's differences of refits before any is known: share of loss
+MOST = 8.0  # sds that one day's difference counts for at most
 CHANCE = 1e-3  # probability with which rows drawn at random exceed the noise of a distance
 
 
@@ -70,20 +75,21 @@ def label_guard(
     past: np.ndarray,
     error: np.ndarray | float = 0.0,
     names: Sequence[str] = ("label",),
+    sds: float = LABEL_SDS,
 ) -> Guard:
     """Judge the label gap of the newest window by those of past windows.
 
     `gap` (k,), `past` (windows, k), `error` (k,) are of `label_gap`; `names` (k,) are of the label
-    or the classes. The limit of each: 4 sds of the past gaps, 4 sampling errors, or .25, whichever
+    or the classes. The limit of each: `sds` (4) sds of the past gaps, 4 sampling errors, or .25, whichever
     is largest (.5 before four past windows).
     """
     past = np.asarray(past, float).reshape(-1, len(gap))
     past = past[np.isfinite(past).all(axis=1)]
     error = np.broadcast_to(np.asarray(error, float), gap.shape)
-    spread = np.array([_spread(x, LABEL_SDS) for x in np.abs(past).T])
+    spread = np.array([_spread(x, sds) for x in np.abs(past).T])
     known = len(past) >= KNOWN_WINDOWS
     floor = LABEL_FLOOR if known else LABEL_FIRST
-    limits = np.maximum.reduce([spread if known else 0 * error, LABEL_SDS * error, floor + 0 * gap])
+    limits = np.maximum.reduce([spread if known else 0 * error, sds * error, floor + 0 * gap])
     worst = int(np.argmax(np.abs(gap) / limits))
     value, limit = float(abs(gap[worst])), float(limits[worst])
     side = "higher" if gap[worst] > 0 else "lower"
@@ -158,6 +164,7 @@ def column_guard(
     past: np.ndarray,
     noise: np.ndarray | float = 0.0,
     names: Sequence[str] = (),
+    times: float = COLUMN_TIMES,
 ) -> Guard:
     """Judge how far columns are from the weeks before by the largest distance of earlier weeks.
 
@@ -170,7 +177,7 @@ def column_guard(
     if len(past) < KNOWN_WINDOWS or len(distances) == 0:
         sentence = f"columns: {len(past)} past windows, {KNOWN_WINDOWS} are needed"
         return Guard("column guard", np.nan, np.nan, False, sentence)
-    usual = COLUMN_TIMES * past.max(axis=0)
+    usual = times * past.max(axis=0)
     limits = np.maximum.reduce(
         [usual, np.broadcast_to(noise, usual.shape), 0 * usual + COLUMN_FLOOR]
     )
@@ -184,3 +191,102 @@ def column_guard(
         f"from {len(past)} past weeks){several}"
     )
     return Guard("column guard", value, limit, value > limit, sentence)
+
+
+def harm_guard(newest: Sequence[Gain], before: Sequence[Gain] = ()) -> Guard:
+    """Judge a candidate that has learned from the rows on which it is compared with the champion.
+
+    `newest` and `before` are the gains by metric (`comparison.judge`) on the newest 28 days and on
+    the 28 days before; each margin is the harm that is tolerated. Held if the upper one-sided limit
+    of the newest harm is above the margin, or if the mean harm before is above it and its lower
+    limit is above 0. Learned rows flatter the candidate: this bounds harm on them, and is no
+    measure of quality. A candidate that is as harmful as the margin on these rows passes with
+    probability alpha of the limits (5 %) at most; so does one that harmed the days before is held.
+    `value` is the largest harm in margins and `limit` is 1.
+    """
+    parts = [(-g.low / g.margin, g, "newest") for g in newest if np.isfinite(g.low)]
+    if not parts:
+        return Guard("harm gate", np.nan, 1.0, True, "no two labelled days to compare models on")
+    sure = [g for g in before if np.isfinite(g.high)]
+    parts += [(-g.gain / g.margin if g.high < 0 else 0.0, g, "earlier") for g in sure]
+    value, gain, window = max(parts, key=lambda part: part[0])
+    limit = "at most " if window == "newest" else ""
+    harm = -gain.low if window == "newest" else -gain.gain
+    name = gain.metric.replace("_", " ")
+    sentence = (
+        f"harm in {name} on {gain.blocks} {window} days is {limit}{harm:.3g} "
+        f"(limit {gain.margin:.3g}; rows that the candidate has learned from)"
+    )
+    return Guard("harm gate", float(value), 1.0, value > 1, sentence)
+
+
+def divergence(task: str, champion: np.ndarray, candidate: np.ndarray, scale: float = 1.0) -> float:
+    """Return the mean Kullback-Leibler divergence of two models' predictions, in nats a row.
+
+    Predictions are (rows, classes) probabilities, or (rows,) numbers: then normal distributions
+    with the standard deviation `scale` of residuals.
+    """
+    if len(champion) == 0:
+        raise GuardError("no rows: a divergence needs at least one")
+    if task == "regression":
+        return float(np.mean((champion - candidate) ** 2) / (2 * scale**2))
+    p, q = (np.clip(x, TINY, 1) for x in (champion, candidate))
+    return float(np.mean(np.sum(p * np.log(p / q), axis=1)))
+
+
+def canary_guard(value: float, past: np.ndarray, weeks: float, times: float = 4.0) -> Guard:
+    """Judge whether a candidate is unlike earlier ones, so that few requests are to try it first.
+
+    `value` is the divergence of candidate and champion, `past` those of past updates by week of
+    the champion's age, `weeks` the age of this champion. Held (begin as a canary) above `times` the
+    median past divergence at that age, or while fewer than four are known. It refuses nothing: its
+    error costs days of a smaller share, not a model.
+    """
+    past = np.asarray(past, float)
+    past = past[np.isfinite(past)]
+    if len(past) < KNOWN_WINDOWS:
+        sentence = (
+            f"{len(past)} past updates are known, {KNOWN_WINDOWS} are needed to know the risk"
+        )
+        return Guard("canary by risk", value, np.nan, True, sentence)
+    limit = times * float(np.median(past)) * max(weeks, 1.0)
+    sentence = f"predictions diverge by {value:.2g} nats a row (limit {limit:.2g})"
+    return Guard("canary by risk", value, limit, value > limit, sentence)
+
+
+def usual_difference(past: np.ndarray, loss: float) -> float:
+    """Return the scale of a day's mean loss difference between a refit and its predecessor.
+
+    Twice the median absolute difference of `past` days, with 3 % of `loss` worth 20 days.
+    """
+    past = np.asarray(past, float)
+    known = np.abs(past[np.isfinite(past)])
+    return 2 * float(np.median([*known, *[PRIOR_SHARE * loss] * PRIOR_DAYS]))
+
+
+def shadow_evalues(differences: np.ndarray, scale: float) -> np.ndarray:
+    """Return by day the e-value of "the new champion is worse than the old one".
+
+    `differences` (days,) are mean losses of the new less those of the old, on the same rows; days
+    without labels are nan and change nothing. One-sided normal mixture over standardised
+    differences of at most 8: 2 / sqrt(1 + n) * exp(s^2 / (2 (1 + n))) * Phi(s / sqrt(1 + n)), s the
+    sum of n differences (Robbins 1970): under equal or better models it ever reaches 1 / alpha with
+    probability alpha at most, if a day's difference is sub-Gaussian with the given scale.
+    """
+    known = np.isfinite(differences)
+    z = np.where(known, np.clip(np.nan_to_num(differences) / scale, -MOST, MOST), 0.0)
+    s, n = np.cumsum(z), np.cumsum(known)
+    root = np.sqrt(1 + n)
+    return np.exp(np.log(2 / root) + s**2 / (2 * root**2) + log_ndtr(s / root))
+
+
+def shadow_guard(differences: np.ndarray, scale: float, alpha: float = 0.01) -> Guard:
+    """Judge a new champion beside the old one, which answers silently: take it back when held."""
+    evalues = shadow_evalues(np.asarray(differences, float), scale)
+    value, limit = float(evalues.max(initial=0.0)), 1 / alpha
+    days = int(np.isfinite(differences).sum())
+    sentence = (
+        f"e-value of the new champion being worse: {value:.3g} after {days} labelled days "
+        f"(taken back at {limit:.0f})"
+    )
+    return Guard("reverse shadow", value, limit, value >= limit, sentence)

@@ -19,6 +19,7 @@ from modelkeep.data import splits
 from modelkeep.evaluation import metrics
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
+from modelkeep.training import maintenance
 
 AHEAD = 4  # weeks over which a model is worse or not, when a call is judged
 MADE_ANEW = ("source", "as_of", "label_delay_days", "history_days", "test_days", "test_share")
@@ -65,7 +66,7 @@ def rules(root: Path, policy: Policy, past: History) -> Rules:
         rollout = trials.rules(workspace.params(root, "rollout"), task, past.label_delay_days)
     days = workspace.params(root, "collect")["days"]
     bounds, parameters = (workspace.params(root, stage) for stage in ("evaluate", "monitor"))
-    return Rules(bounds, parameters, rollout, days)
+    return Rules(bounds, parameters, rollout, days, maintenance.rules(root))
 
 
 def run(past: History, policy: Policy, by: Rules, block_weeks: int, draws: int, seed: int) -> Found:

@@ -4,6 +4,7 @@
 - `validation`: expected performance, from out-of-fold predictions
 - `baseline`: what a candidate is compared with
 - `reference`: the profile that later windows are compared with
+- `maintenance`: what decides about a refit: guards of its data, the harm gate, canary or not, take-back
 - `manifests`, `bundle`: the files of a model, hashed and read without pickle
 - `engines/`: fast predictors that are proven equal to the pipeline, or left out
 

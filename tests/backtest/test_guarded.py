@@ -1,0 +1,85 @@
+"""The default policy replayed: it keeps the benefit of fresh models, and nothing comes from the future."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import histories
+from histories import RULES, loss, past
+from modelkeep.backtest import guarded, replay
+from modelkeep.backtest.policies import Policy
+from modelkeep.training.maintenance import Rules
+
+GUARDED, NEVER, WEEKLY = Policy("guarded", 1), Policy("never"), Policy("every", 1)
+
+
+def played(history, *policies):
+    return [replay.replay(history, policy, RULES) for policy in policies]
+
+
+def retained(history):
+    ours, never, weekly = (loss(each) for each in played(history, GUARDED, NEVER, WEEKLY))
+    return (never - ours) / (never - weekly)
+
+
+@pytest.mark.parametrize("kind", ["sudden", "slow"])
+def test_most_of_the_weekly_benefit_is_retained(kind):
+    assert retained(past(kind)) > 0.9
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_other_tasks_retain_it_too(task):
+    history = past("sudden", task="regression")
+    if task == "multiclass":
+        classes = pd.cut(history.table["y"], [-np.inf, -1, 1, np.inf], labels=["l", "m", "h"])
+        history = replace(history, table=history.table.assign(y=classes.astype(str)))
+    ours, never, weekly = (each.course(next(iter(each.weeks[0].quality))) for each in played(history, GUARDED, NEVER, WEEKLY))  # fmt: skip
+    assert (never - ours).mean() > 0.85 * (never - weekly).mean() > 0
+
+
+def test_without_drift_it_costs_nothing():
+    ours, never = played(past(), GUARDED, NEVER)
+    assert abs(loss(ours) - loss(never)) < 0.001
+    assert sum(bool(w.held_by) for w in ours.weeks) <= 1
+
+
+@pytest.mark.parametrize("rows", [24])
+def test_few_rows_a_day_are_enough(rows):
+    assert retained(past("sudden", rows=rows)) > 0.8
+
+
+def test_labels_that_come_weeks_late_are_waited_for():
+    (found,) = played(past("sudden", delay=21.0), GUARDED)
+    assert sum(w.promoted for w in found.weeks) >= 10
+    assert loss(found) < loss(played(past("sudden", delay=21.0), NEVER)[0])
+
+
+@pytest.mark.parametrize("delay", [0.0, 7.0])
+def test_the_future_tells_it_nothing(delay):
+    (found,) = played(past("future", delay), GUARDED)
+    assert abs(np.mean(found.course("auc")) - 0.5) < 0.03
+
+
+def test_another_future_changes_nothing_before_it():
+    table = histories.table("sudden")
+    cut = pd.Timestamp(histories.START) + pd.Timedelta(days=7 * 8)
+    other = table.assign(y=np.where(table["at"] >= cut, 1 - table["y"], table["y"]))
+    weeks = [
+        guarded.replay(replace(past(), table=each), GUARDED, Rules()).weeks[:8]
+        for each in (table, other)
+    ]
+    assert weeks[0] == weeks[1]
+
+
+def test_a_spoiled_batch_of_labels_is_held_twice_at_most():
+    table = histories.table()
+    start = pd.Timestamp(histories.START) + pd.Timedelta(days=7 * 5)
+    batch = (table["at"] >= start) & (table["at"] < start + pd.Timedelta(days=28))
+    spoiled = replace(past(), table=table.assign(y=table["y"].where(~batch, 1)))
+    (found,) = played(spoiled, GUARDED)
+    words = [w.candidate for w in found.weeks[6:10]]
+    assert words[:2] == ["held", "held"] and "held" not in words[2:3]
+    assert found.weeks[6].held_by == "label guard"
+    assert "labels of y are higher than predicted" in found.weeks[6].reason
