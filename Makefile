@@ -17,6 +17,7 @@ help:  ## say what there is
 
 run: .venv/made  ## one turn of the loop, then the verdicts
 	dvc repro
+	modelkeep index
 	modelkeep verdicts
 
 backtest: .venv/made  ## what the policy of params/backtest.yaml would have done (some minutes)

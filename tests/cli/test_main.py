@@ -143,6 +143,8 @@ def test_index_tells_the_verdicts_and_the_failures(root, capsys):
     page = (root / "reports" / "index.html").read_text()
     assert "It learned." in page
     assert "failed/monitor.html" in page
+    _, out, _ = told(capsys, "verdicts")
+    assert "monitor: its last run failed; see reports/failed/monitor.html" in out
 
 
 def test_clean_brings_notebooks_to_their_committed_form(root, capsys):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LIB = "lib/modelkeep"
 EVERYWHERE = {"requirements.lock"}
 STAGES = workspace.stages(ROOT)
-NOTEBOOKS = [name for name in STAGES if name != "index"]
+NOTEBOOKS = list(STAGES)
 OTHER_NOTEBOOKS = {"explore", "rollout"}  # no stages: a person asks, a rollout has ended
 PROGRAMS = {"guards", "investigate", "rollout", "serve", "update"}  # what runs beside the stages
 
@@ -24,11 +24,9 @@ def named(entries: list | None) -> list[str]:
 
 
 def code(stage: str) -> ast.Module:
-    """What runs in a stage beyond the library: its notebook's code, or the front page's module."""
-    if stage in NOTEBOOKS:
-        cells = notebooks.read(ROOT / "notebooks" / f"{stage}.ipynb")["cells"]
-        return ast.parse("\n".join(c["source"] for c in cells if c["cell_type"] == "code"))
-    return layers.MODULES["reports.index"]
+    """What runs in a stage beyond the library: its notebook's code."""
+    cells = notebooks.read(ROOT / "notebooks" / f"{stage}.ipynb")["cells"]
+    return ast.parse("\n".join(c["source"] for c in cells if c["cell_type"] == "code"))
 
 
 def needed(stage: str) -> set[str]:
@@ -73,11 +71,6 @@ def test_what_a_stage_reads_and_writes_bears_its_name(stage):
     assert {f"verdicts/{stage}.json": {"cache": False}} in said["outs"]
 
 
-def test_the_index_reads_every_verdict():
-    verdicts = {path for path in STAGES["index"]["deps"] if path.startswith("verdicts/")}
-    assert verdicts == {f"verdicts/{stage}.json" for stage in pages.STAGES}
-
-
 def test_what_is_asked_for_by_name_is_not_in_the_turn():
     turn = (ROOT / "dvc.yaml").read_text()
     assert [stage for stage in pages.BESIDE if re.search(rf"\b{stage}\b", turn)] == []
@@ -92,7 +85,7 @@ def test_every_dep_is_there_or_made_and_no_page_is_one(stage):
         kept = (ROOT / path).exists() or any(line.startswith(path) for line in listed.split("\n"))
         assert kept or path in made_by_stages(), f"{stage}: {path} is neither there nor made"
         assert not path.startswith("reports/"), f"{stage}: {path} is a leaf"
-    assert stage == "index" or set(STAGES[stage]["deps"]) >= EVERYWHERE
+    assert set(STAGES[stage]["deps"]) >= EVERYWHERE
     assert len(set(STAGES[stage]["deps"])) == len(STAGES[stage]["deps"])
 
 

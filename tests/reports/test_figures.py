@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from modelkeep.core import pages
 from modelkeep.evaluation import drift
 from modelkeep.reports import figures
 from modelkeep.reports.figures import BREACH, CURRENT
@@ -33,6 +34,15 @@ CALLS = {
     "quality": lambda x, n: figures.quality(
         x, SIX, SIX, SIX, (SIX / 2, SIX * 2), 0.3, name=n, **TEXT
     ),
+    "roc": lambda _, n: figures.roc(
+        np.column_stack([SIX, SIX**0.5]), (0.3, 0.6), area=n, mark="here", **TEXT
+    ),
+    "importance": lambda _, n: figures.importance(
+        [{"column": n, "added": 0.2, "spread": 0.01}, {"column": "b", "added": 0.1, "spread": 0}],
+        name=n,
+        **TEXT,
+    ),
+    "distribution": lambda _, n: figures.distribution([n, "b"], SIX[:2], SIX[1:3], **TEXT),
     "waiting": lambda *_: figures.waiting(SIX, **TEXT),
 }
 KINDS = tuple(CALLS)
@@ -59,8 +69,10 @@ def test_two_calls_give_the_same_bytes(kind):
 def test_what_is_said_is_escaped(kind):
     markup = drawn(kind)._repr_html_()
     assert "<script>" not in markup and "a < b" not in markup
-    assert "<h4>Is a &lt; b &amp; c?</h4>" in markup
-    assert 'aria-label="Is a &lt; b &amp; c?"' in markup
+    assert '<p class="title">Is a &lt; b &amp; c?</p>' in markup
+    # a reader of screens hears the picture by its title, then the caption: figure is no image
+    assert '<svg role="img" aria-label="Is a &lt; b &amp; c?"' in markup
+    assert "<figure role" not in markup
     if kind != "calibration":  # it says itself what it is made from
         assert "&gt; &#x27;y&#x27; &lt;script&gt;</figcaption>" in markup
 
@@ -156,3 +168,63 @@ def test_drawing_changes_no_setting():
     before = dict(matplotlib.rcParams)
     CALLS["bars"](WEEKS, "n")
     assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_colour_of_a_drawing_follows_the_page(kind):
+    variables = re.findall(r"var\(--[a-z]+, #[0-9a-f]{6}\)", drawn(kind).svg)
+    bare = re.sub(r"var\(--[a-z]+, #[0-9a-f]{6}\)", "", drawn(kind).svg)
+    assert variables and not re.search(r"(?:fill|stroke): #[0-9a-f]{6}", bare)
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a, b):
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_and_marks_stand_out_on_light_and_on_dark_paper():
+    """WCAG 2.1 AA: 4.5 to 1 for text, 3 to 1 for marks."""
+    modes = re.findall(r":root \{(.*?)\}", pages.css(), re.DOTALL)
+    for mode in modes[:2]:
+        found = dict(re.findall(r"--(\w+): (#[0-9a-f]{3,6});", mode))
+        colours = {
+            k: v if len(v) == 7 else "#" + v[1] * 2 + v[2] * 2 + v[3] * 2 for k, v in found.items()
+        }
+        for name in ("ink", "soft", "blue", "orange", "red", "grey"):
+            for ground in ("paper", "wash"):
+                assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+        for name in ("reference", "current", "candidate", "breach", "mild"):
+            assert contrast(colours[name], colours["paper"]) >= 3, name
+    light = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", modes[0]))
+    assert {
+        n: c for c, n in figures.PALETTE.items() if n not in ("paper",)
+    }.items() <= light.items()
+
+
+def test_an_unjudged_row_is_hollow_and_said():
+    rows = [ROWS[0], ROWS[1] | {"judged": False}]
+    figure = figures.forest(rows, name="n", **TEXT)
+    assert "not judged: too few days" in words(figure)
+    assert "not judged: too few days" not in words(figures.forest(ROWS, name="n", **TEXT))
+
+
+def test_a_clipped_line_says_how_far_it_goes():
+    assert "drawn up to here; it reaches 600,000,000" in " ".join(words(drawn("evidence"))) or (
+        "drawn up to here; it reaches 10^9" in words(drawn("evidence"))
+    )
+    low = figures.evidence(WEEKS, {"a": SIX}, 2000, **TEXT)
+    assert not any(word.startswith("drawn up to") for word in words(low))
+
+
+def test_windows_that_wait_for_labels_are_shaded():
+    waiting = np.arange(6) >= 4
+    for x in (WEEKS, np.arange(6)):
+        figure = figures.course(x, SIX, name="n", waiting=waiting, **TEXT)
+        assert "labels still to come" in words(figure)
+    assert "labels still to come" not in words(drawn("course"))

@@ -1,3 +1,4 @@
+import json
 import re
 from html.parser import HTMLParser
 
@@ -92,7 +93,7 @@ def test_code_is_folded():
     assert "parameters of this run" in page
 
 
-def test_the_page_loads_nothing():
+def test_the_page_loads_nothing(tmp_path):
     figure = figures.bars({"a": 1.0}, name="n", title="t", caption="c")
     page = render.render(
         notebook(new_code_cell("f()", outputs=html(figure._repr_html_()))), "train"
@@ -101,7 +102,7 @@ def test_the_page_loads_nothing():
     assert loads == []
     assert not re.search(r"@import|url\(\s*['\"]?(?!#|data:)", page)
     assert "script" not in Page(page).tags and "link" in Page(page).tags
-    assert Page(index.index({})).loads == ["data:,"]
+    assert Page(index.index(tmp_path)).loads == ["data:,"]
 
 
 def test_the_page_is_the_same_each_time():
@@ -127,7 +128,7 @@ def test_a_failure_is_told_on_top_with_its_place():
     page = render.render(notebook(failed), "train")
     text = Page(page).text
     assert text.index("KeyError: 'x'") < text.index("The verdict sentence.")
-    assert "It happened under “ A question ”" in text
+    assert "In the section “ A question ”" in text
     assert '<a href="#cell-cell6">' in page
     assert {"failed", "cell-cell6"} <= set(
         re.findall(r"<section ([^>]*failed[^>]*)>", page)[0].split('"')
@@ -234,21 +235,90 @@ def test_a_count_with_its_noun():
     assert found == ["0 rows", "1 row", "2,000 rows", "1 row"]
 
 
-def test_the_index_tells_each_stage_in_the_order_of_the_loop():
-    told = {"monitor": {"state": "look", "sentence": "Look at <it>."}}
-    told["train"] = {"state": "done", "sentence": "Trained."}
-    page = index.index(told, failed=["evaluate"])
-    text = Page(page).text
-    heads = re.findall(r"<h2>(?:<a [^>]*>)?(\w+)", page)
+def write(root, place, content):
+    path = root / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+@pytest.fixture
+def cycle(tmp_path):
+    """A workspace in which every stage but collect has run."""
+    for stage in ("prepare", "train", "evaluate", "monitor"):
+        state = {"stage": stage, "state": "done", "sentence": f"Look at <{stage}>."}
+        write(tmp_path, f"verdicts/{stage}.json", state)
+        write(tmp_path, f"reports/{stage}.html", "page")
+    write(tmp_path, "metrics/train.json", {"log_loss": 0.5, "auc": 0.7})
+    write(tmp_path, "metrics/monitor.json", {"newest_log_loss": 0.4})
+    write(tmp_path, "plots/quality.csv", "window,log_loss_realised\n2026-01-05,.6\n2026-01-12,.4\n")
+    write(tmp_path, "models/champion.json", {"version": "v1.2.0"})
+    return tmp_path
+
+
+def links(page):
+    return re.findall(r'<a href="([^"#]+)"', page)
+
+
+def test_the_front_page_tells_each_stage_in_the_order_of_the_pipeline(cycle):
+    page = index.index(cycle)
+    heads = re.findall(r"<h3>(?:<a [^>]*>)?(\w+)", page)
     assert tuple(heads) == pages.STAGES
-    assert text.count("This stage has not run yet") == 3
-    assert "Look at &lt;it&gt;." in page and '<a href="train.html">train</a>' in page
-    assert "The last run of evaluate failed: see failed/evaluate.html." in text
+    text = Page(page).text
+    assert text.count("This stage has not run yet") == 1
+    assert text.index("Look at <monitor>.") < text.index("Look at <prepare>.")  # it concludes
+    assert "v1.2.0" in text and "2026-01-05 to 2026-01-12" in text
+    assert "log loss, newest window 0.4 expected 0.5" in text
+    assert page.count('<svg class="spark"') == 1
+
+
+def test_the_front_page_links_every_page_there_is_and_no_other(cycle):
+    for place in ("compare", "backtest", "rollout-7", "investigations/a1", "failed/train"):
+        write(cycle, f"reports/{place}.html", "page")
+    page = index.write(cycle)
+    found = set(links(page.read_text()))
+    assert found >= {"compare.html", "backtest.html", "rollout-7.html", "investigations/a1.html"}
+    assert [link for link in found if not (cycle / "reports" / link).is_file()] == []
+    assert "The last run of train failed" in Page(page.read_text()).text
+
+
+def test_the_front_page_before_any_run(tmp_path):
+    page = index.index(tmp_path)
+    assert "No stage has run yet: `make run`" in Page(page).text and links(page) == []
+
+
+def test_a_failed_page_has_no_dead_link_and_says_what_is_lost():
+    failed = new_code_cell(
+        "boom()", outputs=[new_output("error", ename="E", evalue="x", traceback=["b"])]
+    )
+    later = new_code_cell("later()", id="later")
+    lost = {"lost": ["models/candidate"], "remedy": "dvc checkout train", "missing": ("train",)}
+    page = render.render(notebook(failed, new_markdown_cell("## Later"), later), "train", **lost)
+    assert links(page) == ["../index.html", *(f"../{s}.html" for s in pages.STAGES if s != "train")]
+    text = Page(page).text
+    assert "Not there any more: models/candidate ." in text and "dvc checkout train" in text
+    assert text.count("This section did not run.") == 1
+    whole = render.render(notebook(failed), "train", lost=[])
+    assert "The outputs of the last good run are still there." in Page(whole).text
+
+
+def test_a_page_of_three_questions_has_contents():
+    body = "<h1>T</h1>" + "".join(f"<h2>Question {i}?</h2>" for i in range(3))
+    page = pages.page("T", body)
+    for i in range(3):
+        assert f'<a href="#section-{i + 1}">Question {i}?</a>' in page
+        assert f'<h2 id="section-{i + 1}">' in page
+    assert "On this page" not in pages.page("T", "<h2>One</h2>")
+
+
+def test_a_page_can_be_put_into_another_frame():
+    page = pages.framed_again(pages.page("T", "<p>body</p>"), "<a href='.'>up</a>", "<p>top</p>")
+    text = Page(page.partition("</head>")[2]).text
+    assert text == "up top body" and "prepare" not in text
 
 
 def test_navigation_leads_to_every_other_page():
     page = render.render(notebook(), "train")
-    nav = page[page.index("<nav>") : page.index("</nav>")]
-    assert "<b>train</b>" in nav
+    nav = page[page.index("<nav") : page.index("</nav>")]
+    assert '<b aria-current="page">train</b>' in nav
     for other in ("index", "prepare", "evaluate", "collect", "monitor"):
         assert f'href="{other}.html"' in nav

@@ -27,10 +27,13 @@ def run(root: Path, stage: str, parameters: tuple) -> Output:
     """Run a stage's notebook strictly."""
     from modelkeep.core import runner
     from modelkeep.ops import processes
-    from modelkeep.reports import render
+    from modelkeep.reports import index, render
 
     processes.watch()
-    page = runner.run(stage, root, dict(parameters), render=render.render)
+    try:
+        page = runner.run(stage, root, dict(parameters), render=render.render)
+    finally:  # the front page links a failed run, too
+        index.write(root)
     gc.freeze()  # else the interpreter looks through all objects before it ends: .2 s
     return commands.made(root, page)
 
@@ -39,9 +42,11 @@ def run(root: Path, stage: str, parameters: tuple) -> Output:
 def verdicts(root: Path) -> Output:
     """Print what each stage concluded."""
     from modelkeep.core import verdicts
+    from modelkeep.reports import index
 
-    found = verdicts.read(root)
+    found, failed = verdicts.read(root), index.failed(root)
     lines = [f"{stage}: {verdict['sentence']}" for stage, verdict in found.items()]
+    lines += [f"{stage}: its last run failed; see reports/failed/{stage}.html" for stage in failed]
     lines = lines or ["There are no verdicts yet; `dvc repro` makes them."]
     lines += ["", "reports/index.html has the whole story."]
     return Output("\n".join(lines), found)
@@ -59,14 +64,10 @@ def compare(root: Path, experiments: tuple[str, ...], out: str) -> Output:
 
 @commands.command("index")
 def index(root: Path) -> Output:
-    """Make the front page, reports/index.html, from verdicts/."""
-    from modelkeep.core import files, pages, verdicts
+    """Make the front page, reports/index.html."""
     from modelkeep.reports import index
 
-    failed = [s for s in pages.STAGES if (root / f"reports/failed/{s}.html").exists()]
-    page = root / "reports" / "index.html"
-    files.write_text(page, index.index(verdicts.read(root), failed))
-    return commands.made(root, page)
+    return commands.made(root, index.write(root))
 
 
 @commands.command("clean")

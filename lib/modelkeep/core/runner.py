@@ -9,23 +9,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from modelkeep.core import files, imports, notebooks, parameters
+from modelkeep.core import files, imports, notebooks, parameters, workspace
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.core.pages import STAGES
 
 if TYPE_CHECKING:
-    from jupyter_client.manager import AsyncKernelManager
     from nbformat import NotebookNode
+    from traitlets.config import Config
 
 
-Render = Callable[["NotebookNode", str], str]  # an executed notebook and its title to a page
+Render = Callable[..., str]  # an executed notebook and its title to a page; see reports.render
 PAPERMILL_MARKER = "papermill-error-cell-tag"
-# Nobody steps through a run, and the debugger would be a third of the kernel's start.
-KERNEL = """
-import sys
-sys.modules["debugpy"] = None
-from ipykernel.kernelapp import launch_new_instance
-launch_new_instance()
-"""
 
 
 class NotebookFailed(ModelkeepError, RuntimeError):
@@ -39,15 +33,17 @@ class NotebookFailed(ModelkeepError, RuntimeError):
 def run(
     stage: str, root: Path, overrides: Mapping[str, object] | None = None, *, render: Render
 ) -> Path:
-    """Execute a stage's notebook into `reports/<stage>.ipynb` and the page that it returns; `render` makes the page."""
+    """Execute a stage's notebook into `reports/<stage>.ipynb` and the page that it returns.
+
+    `render` makes the page from the executed notebook and its title (see `reports.render`).
+    """
     root = root.resolve()
     values = parameters.resolve(root, stage, overrides or {})
     nb = notebooks.read(root / "notebooks" / f"{stage}.ipynb")
     imports.check(root, stage, nb)
-    with _surroundings(root) as scratch, _kernel(root, scratch) as kernel:
-        progress = _Progress(stage, nb)
-        output = scratch / "executed.ipynb"
-        executed, error = _execute(root, stage, values, output, progress, kernel)
+    progress = _Progress(stage, nb)
+    with _environment(root) as scratch:
+        executed, error = _execute(root, stage, values, scratch / "executed.ipynb", progress)
     if error is not None:
         raise _failure(root, stage, executed, error, progress, render)
     page = _write(notebooks.normal(executed, root), root / "reports", stage, render)
@@ -87,12 +83,7 @@ class _Progress:
 
 
 def _execute(
-    root: Path,
-    stage: str,
-    values: dict,
-    output: Path,
-    progress: _Progress,
-    kernel: "AsyncKernelManager",
+    root: Path, stage: str, values: dict, output: Path, progress: _Progress
 ) -> tuple[dict, dict | None]:
     import nbformat
     import papermill
@@ -112,7 +103,9 @@ def _execute(
             autosave_cell_every=0,
             coalesce_streams=True,
             on_cell_start=progress,
-            km=kernel,
+            extra_arguments=["--HistoryManager.hist_file=:memory:"],
+            config=_sockets(output.parent),
+            shutdown_kernel="immediate",
         )
     except PapermillExecutionError as raised:
         error = new_output("error", ename=raised.ename, evalue=raised.evalue)
@@ -129,44 +122,29 @@ def _execute(
     return executed, error
 
 
-@contextmanager
-def _kernel(root: Path, scratch: Path) -> Iterator["AsyncKernelManager"]:
-    """A kernel that boots while papermill is imported: each takes a second. It ends by a kill: what it wrote is whole, and its own way out takes another half."""
-    from jupyter_client.manager import AsyncKernelManager
-    from jupyter_core.utils import run_sync
+def _sockets(scratch: Path) -> "Config":
+    """Sockets in the scratch folder: nobody else on the machine can reach the kernel by a port."""
+    from traitlets.config import Config
 
-    path = str(scratch / "kernel.json")
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=path)
-    clients, make = [], kernel.client
-    kernel.client = lambda **options: clients.append(make(**options)) or clients[-1]
-    memory = ["--HistoryManager.hist_file=:memory:"]
-    run_sync(kernel.start_kernel)(cwd=str(root), extra_arguments=memory)
-    try:
-        yield kernel
-    finally:
-        for client in clients:  # nbclient closes only what it opened itself
-            client.stop_channels()
-        run_sync(kernel.shutdown_kernel)(now=True)
+    place = {"transport": "ipc", "connection_file": str(scratch / "kernel.json")}
+    return Config({"AsyncKernelManager": place})
 
 
 @contextmanager
-def _surroundings(root: Path) -> Iterator[Path]:
+def _environment(root: Path) -> Iterator[Path]:
     """A scratch folder, and an environment in which nothing of the user's can change a byte."""
     with TemporaryDirectory(prefix="modelkeep-") as name:
-        scratch, before = Path(name), dict(os.environ)
-        argv = [sys.executable, "-P", "-c", KERNEL, "--log-level=CRITICAL"]
-        argv += ["-f", "{connection_file}"]
-        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
-        files.write_json(scratch / "kernels" / "python3" / "kernel.json", spec)
-        files.write_text(scratch / "matplotlibrc", "")
+        before = dict(os.environ)
+        files.write_text(Path(name, "matplotlibrc"), "")
         path = [str(root / "lib"), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ.update(
-            JUPYTER_PATH=name,  # searched first: this interpreter's kernel, not a namesake
+            JUPYTER_PATH=str(Path(sys.prefix, "share", "jupyter")),  # our kernel, not a namesake
             JUPYTER_RUNTIME_DIR=name,
             IPYTHONDIR=name,
             MATPLOTLIBRC=name,
             MPLBACKEND="module://matplotlib_inline.backend_inline",  # as in JupyterLab
             PYTHONPATH=os.pathsep.join(path),
+            PYTHONSAFEPATH="1",
             PYTHONHASHSEED="0",
             OMP_NUM_THREADS="1",  # sums in parallel round differently on another number of cores
             OPENBLAS_NUM_THREADS="1",
@@ -174,7 +152,7 @@ def _surroundings(root: Path) -> Iterator[Path]:
         )
         os.environ.pop("PYTHONSTARTUP", None)
         try:
-            yield scratch
+            yield Path(name)
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -190,7 +168,10 @@ def _failure(
     if not any(output["output_type"] == "error" for output in begun["outputs"]):
         begun["outputs"].append(error)
     nb = notebooks.normal({"cells": cells}, root)
-    pages = [_write(nb, folder, name, render) for folder, name in _places(root, stage)]
+    lost, remedy = _lost(root, stage)
+    missing = tuple(s for s in STAGES if not (root / "reports" / f"{s}.html").is_file())
+    left = {"lost": lost, "remedy": remedy, "missing": missing}
+    pages = [_write(nb, folder, name, render, **left) for folder, name in _places(root, stage)]
     where = f" in “{progress.heading}”" if progress.heading else ""
     sentence = f"{error['ename']}: {error['evalue']}".splitlines()[0]
     return NotebookFailed(f"{stage} failed{where}: {sentence}; see {pages[-1]}", pages[-1])
@@ -207,9 +188,25 @@ def _places(root: Path, stage: str) -> Iterator[tuple[Path, str]]:
             yield origin, f"{stage}-{experiment}"
 
 
-def _write(nb: dict, folder: Path, name: str, render: Render) -> Path:
+def _lost(root: Path, stage: str) -> tuple[list[str], str]:
+    """The outputs on record that are not there, and the command that brings them back."""
+    lock = root / "dvc.lock"
+    text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+    locked = ((workspace.value(text) or {}).get("stages") or {}).get(stage) or {}
+    gone = [out for out in locked.get("outs", ()) if not (root / out["path"]).exists()]
+    declared = workspace.stages(root).get(stage) or {}
+    entries = [e for kind in ("outs", "metrics") for e in declared.get(kind) or ()]
+    in_git = {next(iter(e)) for e in entries if isinstance(e, dict)}  # those with `cache: false`
+    paths = [out["path"] for out in gone]
+    kept = [path for path in paths if path in in_git]
+    commands = [f"dvc checkout {stage}"] if len(kept) < len(paths) else []
+    commands += [f"git checkout -- {' '.join(kept)}"] if kept else []
+    return paths, " && ".join(commands)
+
+
+def _write(nb: dict, folder: Path, name: str, render: Render, **left: object) -> Path:
     import nbformat
 
     files.write_text(folder / f"{name}.ipynb", notebooks.text(nb))
-    files.write_text(folder / f"{name}.html", render(nbformat.from_dict(nb), name))
+    files.write_text(folder / f"{name}.html", render(nbformat.from_dict(nb), name, **left))
     return folder / f"{name}.html"

@@ -71,8 +71,9 @@ def params(root: Path, stage: str) -> dict[str, object]:
 def provenance(root: Path, stage: str) -> dict[str, object]:
     """Which commit last touched what `stage` is made of, and the hashes of its data.
 
-    Keys: commit (40 hex digits, or why it is unknown), short, changed (since the commit; None:
-    unknown), data (path: the first 12 digits of its SHA-256).
+    Keys: commit (40 hex digits, or why it is unknown), short, date (of the commit, ISO; empty:
+    unknown), changed (since the commit; None: unknown), data (path: the first 12 digits of its
+    SHA-256).
     """
     paths = _made_of(root, stage)
     made = set(_outs(root))
@@ -84,7 +85,8 @@ def provenance(root: Path, stage: str) -> dict[str, object]:
     changed = bool(_git(root, "status", "--porcelain", "--", *committed)) if known else None
     hashes = {path: _hash(root / path) for path in data}
     short = commit[:SHORT] if known else commit
-    return {"commit": commit, "short": short, "changed": changed, "data": hashes}
+    date = (_git(root, "log", "-1", "--format=%cs", commit) or "") if known else ""
+    return {"commit": commit, "short": short, "date": date, "changed": changed, "data": hashes}
 
 
 def meant(name: str, known: list[str]) -> str:

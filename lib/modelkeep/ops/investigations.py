@@ -197,22 +197,13 @@ def told(case: Case) -> str:
 
 def headed(page: str, case: Case) -> str:
     """A page of a stage as the report of an alert: told why it is there, its links leading to the other reports."""
-    page = re.sub(
-        r"<nav>.*?</nav>",
-        lambda _: f'<nav><a href=".">investigations</a> <b>{escape(case.alert)}</b></nav>',
-        page,
-        count=1,
-        flags=re.DOTALL,
-    )
-    at = page.find("<main>") + len("<main>")
-    return page[:at] + told(case) + page[at:]
+    links = f'<a href=".">investigations</a> <b>{escape(case.alert)}</b>'
+    return pages.framed_again(page, links, told(case))
 
 
 def page(title: str, body: str) -> str:
     """A page of ours in the house style."""
-    text = pages.page(f"{title} · Modelkeep", body)
-    before, _, rest = text.partition("<nav>")
-    return f'{before}<nav><a href="/">investigations</a>{rest[rest.find("</nav>") :]}'
+    return pages.page(f"{title} · Modelkeep", body, links='<a href="/">investigations</a>')
 
 
 def awaited(case: Case, before: int) -> str:

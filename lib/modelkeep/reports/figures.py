@@ -1,6 +1,11 @@
-"""Figures that compare policies: courses side by side, and quality kept against retrains spent"""
+"""The figures of pages, one function each: matplotlib to SVG, whose colours follow the page's.
+
+A colour of the palette is written as a CSS variable of the page, so that figures are drawn for light
+and for dark paper alike; outside of a page the colour for light paper is used.
+"""
 
 import io
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,18 +14,32 @@ from html import escape
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-REFERENCE, CURRENT, CANDIDATE, BREACH = "#8b929b", "#0b62a4", "#e08e0b", "#b3001b"
-INK, FAINT = "#1d2733", "#dfe3e8"
+# each has a contrast of 3 to 1 or more with its paper (INK: 7), light here, dark in page.css
+REFERENCE, CURRENT, CANDIDATE, BREACH = "#878e97", "#0b62a4", "#c77700", "#b3001b"
+INK, FAINT, MILD = "#1d2733", "#dfe3e8", "#5a98c7"
+PALETTE = {
+    REFERENCE: "reference",
+    CURRENT: "current",
+    CANDIDATE: "candidate",
+    BREACH: "breach",
+    INK: "ink",
+    FAINT: "line",
+    MILD: "mild",
+    "#ffffff": "paper",
+}
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "modelkeep",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "sans-serif"],
     "font.size": 10.5,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "axes.facecolor": "none",
     "axes.edgecolor": REFERENCE,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -47,9 +66,14 @@ class Figure:
     svg: str
 
     def _repr_html_(self) -> str:
+        # a reader of screens meets title, picture (by its title) and caption; the paper is stated
+        # for notebooks, whose page may be dark and knows none of our variables
+        title = escape(self.title, quote=True)
+        picture = self.svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
         return (
-            f'<figure role="img" aria-label="{escape(self.title, quote=True)}"><h4>{escape(self.title)}</h4>'
-            f"{self.svg}<figcaption>{escape(self.caption)}</figcaption></figure>"
+            f'<figure style="background: var(--paper, #fff); color: var(--ink, {INK})">'
+            f'<p class="title">{title}</p>{picture}'
+            f"<figcaption>{escape(self.caption)}</figcaption></figure>"
         )
 
     def __repr__(self) -> str:
@@ -72,7 +96,14 @@ def finished(axes: Axes, title: str, caption: str) -> Figure:
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             axes.figure.savefig(out, format="svg", metadata=silent)
     text = out.getvalue()
-    return Figure(title, caption, text[text.index("<svg") :].strip())
+    return Figure(title, caption, _themed(text[text.index("<svg") :].strip()))
+
+
+def _themed(svg: str) -> str:
+    """The drawing with the palette's colours as variables of the page around it."""
+    for colour, name in PALETTE.items():
+        svg = re.sub(rf"(?<=[ \"]){colour}\b", f"var(--{name}, {colour})", svg)
+    return svg
 
 
 def shown(text: str, most: int = 36) -> str:
@@ -95,6 +126,18 @@ def on_time(axes: Axes, x: Sequence) -> np.ndarray:
     axes.set_xlabel("part of the file, in its order")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return np.arange(1, len(x) + 1)
+
+
+def shade(axes: Axes, moments: np.ndarray, waiting: np.ndarray | None) -> None:
+    """Shade the parts at `waiting`, whose labels have not all come."""
+    if waiting is None or not waiting.any():
+        return
+    dates = moments.dtype.kind == "M"
+    moments = date2num(moments) if dates else moments.astype(float)
+    step = np.median(np.diff(moments)) / 2 if len(moments) > 1 else 0.5
+    for moment in moments[waiting]:
+        axes.axvspan(moment - step, moment + step, color=REFERENCE, alpha=0.16, linewidth=0)
+    axes.fill_between([], [], color=REFERENCE, alpha=0.16, label="labels still to come")
 
 
 def timeline(x: Sequence, parts: dict[str, np.ndarray], *, title: str, caption: str) -> Figure:
@@ -122,10 +165,13 @@ def course(
     limit: float | None = None,
     limit_name: str = "",
     share: bool = False,
+    waiting: np.ndarray | None = None,
 ) -> Figure:
-    """One number over time against an optional limit."""
+    """One number over time against an optional limit; `waiting` marks parts without all labels."""
     axes = canvas(2.6)
-    axes.plot(on_time(axes, x), values, "o-", color=CURRENT, markersize=4, label=shown(name))
+    moments = on_time(axes, x)
+    shade(axes, moments, waiting)
+    axes.plot(moments, values, "o-", color=CURRENT, markersize=4, label=shown(name))
     if limit is not None:
         axes.axhline(limit, color=BREACH, linestyle="--", label=limit_name)
     if share:
@@ -168,15 +214,22 @@ def forest(
     margin: float | None = None,
     zero: str = "no difference",
 ) -> Figure:
-    """Value and interval a row (keys name, value, low, high, breach); right of zero is better."""
+    """Value and interval a row (keys name, value, low, high, breach, judged); right of zero is
+    better. A row that is not judged is grey and hollow."""
     axes = canvas(1.1 + 0.3 * max(len(rows), 2))
     axes.axvline(0, color=INK, linewidth=1, label=zero)
     if margin is not None:
         axes.axvline(-margin, color=BREACH, linestyle="--", label="margin: worse than this fails")
     for place, row in enumerate(reversed(rows)):
-        colour = BREACH if row.get("breach") else CANDIDATE
-        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3)
-        axes.plot(row["value"], place, "D", color=colour, markeredgecolor=INK, markersize=6)
+        judged = row.get("judged", True)
+        colour = BREACH if row.get("breach") else CANDIDATE if judged else REFERENCE
+        width, fill, edge = (3, colour, INK) if judged else (1, "#ffffff", REFERENCE)
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=width)
+        mark = {"markerfacecolor": fill, "markeredgecolor": edge, "markersize": 6}
+        axes.plot(row["value"], place, "D", color=colour, **mark)
+    if any(not row.get("judged", True) for row in rows):
+        hollow = {"markerfacecolor": "#ffffff", "markeredgecolor": REFERENCE}
+        axes.plot([], [], "D", color=REFERENCE, label="not judged: too few days", **hollow)
     axes.set_yticks(range(len(rows)), [shown(r["name"]) for r in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(shown(name, 70))
@@ -220,7 +273,7 @@ def moved(
     moments = on_time(axes, x)
     levels = dict(sorted(levels.items(), key=lambda item: item[1]))
     floors = list(levels.values())
-    shades = [FAINT, "#9fc3e0", CURRENT, BREACH]
+    shades = [FAINT, MILD, CURRENT, BREACH]
     for place, values in enumerate(reversed(list(effects.values()))):
         grade = np.searchsorted(floors, values, side="right")
         for step, shade in enumerate(shades):
@@ -247,10 +300,25 @@ def evidence(
     top = threshold * 1e3  # beyond that the line says nothing more
     for (name, path), colour, mark in zip(paths.items(), colours, marks, strict=False):
         axes.plot(moments, np.clip(path, 1e-2, top), mark, color=colour, markersize=4, label=name)
+    highest = max(
+        [np.nanmax(path) for path in paths.values() if np.isfinite(path).any()], default=0
+    )
+    if highest > top:
+        axes.axhline(
+            top,
+            color=REFERENCE,
+            linewidth=1,
+            label=f"drawn up to here; it reaches {_power(highest)}",
+        )
     axes.axhline(threshold, color=BREACH, linestyle="--", label=f"{then} at {threshold:,.0f}")
     axes.set_yscale("log")
     axes.set_ylabel("evidence (log scale)")
     return finished(axes, title, caption)
+
+
+def _power(value: float) -> str:
+    """A large number as a reader can compare it: 3,200,000 or 10^12."""
+    return f"{value:,.0f}" if value < 1e7 else f"10^{np.log10(value):.0f}"
 
 
 def quality(
@@ -264,10 +332,12 @@ def quality(
     name: str,
     title: str,
     caption: str,
+    waiting: np.ndarray | None = None,
 ) -> Figure:
     """Three lines: what came true, what the model believed, and that belief corrected by late labels with its band."""
     axes = canvas(3.2)
     moments = on_time(axes, x)
+    shade(axes, moments, waiting)
     axes.fill_between(moments, *band, color=CANDIDATE, alpha=0.18, linewidth=0, label="90 % band")
     axes.plot(moments, estimated, ":", color=REFERENCE, label="estimated")
     axes.plot(
@@ -339,4 +409,54 @@ def frontier(points: Sequence[dict], *, keep: float, name: str, title: str, capt
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set(xlabel="retrains", ylabel=shown(name, 60))
+    return finished(axes, title, caption)
+
+
+def roc(
+    points: np.ndarray,
+    marked: tuple[float, float],
+    *,
+    area: str,
+    mark: str,
+    title: str,
+    caption: str,
+) -> Figure:
+    """The ROC curve by `points` (n, 2) of false and true positive rate, and the chosen threshold."""
+    axes = canvas(3.4)
+    axes.plot([0, 1], [0, 1], "--", color=REFERENCE, label="chance")
+    axes.plot(points[:, 0], points[:, 1], color=CANDIDATE, label=area)
+    axes.plot(*marked, "D", color=CURRENT, markeredgecolor=INK, markersize=6, label=mark)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    return finished(axes, title, caption)
+
+
+def importance(rows: Sequence[dict], *, name: str, title: str, caption: str) -> Figure:
+    """A bar a column with its spread over shuffles (keys column, added, spread), largest on top."""
+    axes = canvas(0.9 + 0.27 * max(len(rows), 2))
+    ordered = [*reversed(rows)]
+    places = range(len(ordered))
+    spread = {"xerr": [row["spread"] for row in ordered], "ecolor": INK}
+    axes.barh(places, [row["added"] for row in ordered], color=CANDIDATE, height=0.62, **spread)
+    axes.set_yticks(places, [shown(row["column"]) for row in ordered])
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_xlabel(shown(name, 70))
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    return finished(axes, title, caption)
+
+
+def distribution(
+    names: Sequence[str], before: np.ndarray, now: np.ndarray, *, title: str, caption: str
+) -> Figure:
+    """The shares of a column's bins, then (grey) and now (blue), side by side."""
+    axes = canvas(2.6)
+    places = np.arange(len(names))
+    axes.bar(places - 0.2, before, width=0.4, color=REFERENCE, label="reference")
+    axes.bar(places + 0.2, now, width=0.4, color=CURRENT, label="now")
+    axes.set_xticks(places, [shown(name, 14) for name in names], rotation=35, ha="right")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylabel("share of rows")
+    axes.grid(axis="x", visible=False)
     return finished(axes, title, caption)

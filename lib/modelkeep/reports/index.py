@@ -1,28 +1,175 @@
-"""The front page."""
+"""The front page: where the model stands, its key figures, and links to every page there is."""
 
+import csv
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import isfinite
+from pathlib import Path
 
-from modelkeep.core.markup import verdict
-from modelkeep.core.pages import STAGES, page
+from modelkeep.core import files, markup, pages, verdicts, workspace
+from modelkeep.core.markup import number
+
+PAGE = "reports/index.html"
+OTHERS = {  # headings, and the pages below reports/ that stand under each
+    "Failed runs": "failed/*.html",
+    "Comparisons": "compare*.html",
+    "Backtest": "backtest*.html",
+    "Rollouts": "rollout*.html",
+    "Investigations of alerts": "investigations/*.html",
+}
 
 
-def index(verdicts: Mapping[str, Mapping], failed: Sequence[str] = ()) -> str:
-    """The front page: the sentence of each stage, in the order of the loop."""
-    items = []
-    for stage in STAGES:
-        told = verdicts.get(stage)
-        if told is None:
-            box = verdict("not run", "This stage has not run yet: `make run` runs all of them.")
-        else:
-            box = verdict(told["state"], told["sentence"])
-        link = f'<a href="{stage}.html">{stage}</a>' if told else stage
-        items.append(f"<li><h2>{link}</h2>{box.markup}</li>")
-    broken = "".join(
-        verdict("failed", f"The last run of {stage} failed: see failed/{stage}.html.").markup
-        for stage in failed
+@dataclass(frozen=True)
+class Card:
+    """A key figure: its name, its value, a small trend (SVG or nothing) and what to hold it against."""
+
+    name: str
+    value: str
+    trend: str
+    note: str
+
+
+def write(root: Path) -> Path:
+    """Make `reports/index.html` from what the stages have left, and return its path."""
+    files.write_text(root / PAGE, index(root))
+    return root / PAGE
+
+
+def index(root: Path) -> str:
+    """The front page of a workspace, whatever of its stages has run."""
+    found = verdicts.read(root)
+    body = pages.template("front").render(
+        name=escape(_name(root)),
+        conclusion=_conclusion(root, found),
+        facts=markup.provenance(_facts(root, found)).markup,
+        cards=_cards(root),
+        stages=[_stage(root, stage, found.get(stage)) for stage in pages.STAGES],
+        others=_others(root),
     )
-    body = (
-        "<h1>One turn of the loop</h1><p>History is prepared, a candidate is trained and judged, its answers and what came true are collected, "
-        f'and the monitor says what to do next.</p>{broken}<ul class="stages">{"".join(items)}</ul>'
+    missing = tuple(s for s in pages.STAGES if not (root / f"reports/{s}.html").exists())
+    return pages.page(f"{_name(root)} · Modelkeep", body, missing=missing)
+
+
+def failed(root: Path) -> list[str]:
+    """The stages whose last run failed."""
+    return [s for s in pages.STAGES if (root / f"reports/failed/{s}.html").exists()]
+
+
+def sparkline(values: Sequence[float], level: float) -> str:
+    """A line without axes, as small as a word: the course of a key figure, its level dashed."""
+    known = [value for value in values if isfinite(value)]
+    if len(known) < 2:
+        return ""
+    low, high = min(*known, level), max(*known, level)
+    step, scale = 114 / (len(known) - 1), 24 / (high - low or 1.0)
+    heights = [27 - scale * (value - low) for value in (*known, level)]
+    points = " ".join(f"{3 + step * i:.1f},{y:.1f}" for i, y in enumerate(heights[:-1]))
+    return (
+        f'<svg class="spark" viewBox="0 0 120 30" aria-hidden="true">'
+        f'<path d="M3 {heights[-1]:.1f}H117" class="level"/><polyline points="{points}"/>'
+        f'<circle cx="117" cy="{heights[-2]:.1f}" r="3"/></svg>'
     )
-    return page("One turn of the loop · Modelkeep", body)
+
+
+def _name(root: Path) -> str:
+    path = root / "params" / "serve.yaml"
+    return (
+        str(workspace.params(root, "serve").get("name", root.name)) if path.exists() else root.name
+    )
+
+
+def _conclusion(root: Path, found: Mapping[str, Mapping]) -> str:
+    """What stands on top: a failure, else the monitor's conclusion, else the last stage's."""
+    if broken := failed(root):
+        sentence = f"The last run of {markup.several(broken)} failed: see below."
+        return markup.verdict("failed", sentence).markup
+    last = next((found[stage] for stage in reversed(pages.STAGES) if stage in found), None)
+    if last is None:
+        return markup.verdict(
+            "not run", "No stage has run yet: `make run` runs all of them."
+        ).markup
+    return markup.verdict(last["state"], last["sentence"]).markup
+
+
+def _facts(root: Path, found: Mapping[str, Mapping]) -> dict[str, object]:
+    """The few facts under the conclusion: champion, candidate, dates."""
+    champion = _json(root / "models/champion.json").get("version")
+    facts: dict[str, object] = {"champion": champion or "none yet"}
+    manifest = root / "models/candidate/manifest.json"
+    if manifest.exists():
+        gate = found.get("evaluate", {}).get("state")
+        state = f", {gate.replace('_', ' ')} at the gate" if gate else ""
+        facts["candidate"] = f"{files.sha256(manifest)[:10]}{state}"
+    if (root / "params/prepare.yaml").exists():
+        known = workspace.params(root, "prepare").get("as_of")
+        facts["history known at"] = known or "the end of the table"
+    windows = _course(root)
+    if windows:
+        facts["monitored windows"] = f"{windows[0]['window']} to {windows[-1]['window']}"
+    return facts
+
+
+def _cards(root: Path) -> list[Card]:
+    """Each metric of the task: newest realised, expected, and its course; then rows and labels."""
+    expected, tested = (_json(root / f"metrics/{s}.json") for s in ("train", "evaluate"))
+    newest, course = _json(root / "metrics/monitor.json"), _course(root)
+    cards = []
+    for name in (key for key in expected if not key.startswith("expected")):
+        text = name.replace("_", " ").replace("auc", "AUC")
+        line = [_number(row.get(f"{name}_realised")) for row in course]
+        value = newest.get(f"newest_{name}")
+        label = f"{text}, newest window" if value is not None else f"{text}, expected"
+        note = f"expected {number(expected[name])}"
+        note += f", on the test rows {number(tested[name])}" if name in tested else ""
+        shown = number(expected[name] if value is None else value)
+        cards.append(Card(label, shown, sparkline(line, expected[name]), note))
+    rows, collected = _json(root / "metrics/prepare.json"), _json(root / "metrics/collect.json")
+    if rows.get("train"):
+        note = f"and {number(rows.get('test'))} to test on, {number(rows.get('quarantined'))} quarantined"
+        cards.append(Card("rows to learn from", number(rows["train"]), "", note))
+    if collected.get("rows"):
+        share = collected["labelled"] / collected["rows"]
+        note = f"{share:.0%} of them with a label"
+        cards.append(Card("predictions collected", number(collected["rows"]), "", note))
+    return cards
+
+
+def _stage(root: Path, stage: str, verdict: Mapping | None) -> str:
+    """A stage's name, linked where its page is there, and its conclusion."""
+    there = (root / f"reports/{stage}.html").exists()
+    name = f'<a href="{stage}.html">{stage}</a>' if there else stage
+    if verdict is None:
+        box = markup.verdict("not run", "This stage has not run yet.")
+    else:
+        box = markup.verdict(verdict["state"], verdict["sentence"])
+    return f"<h3>{name}</h3>{box.markup}"
+
+
+def _others(root: Path) -> dict[str, list[str]]:
+    """Links to the pages that are no stage's, under their headings."""
+    found = {}
+    for heading, pattern in OTHERS.items():
+        paths = sorted((root / "reports").glob(pattern))
+        links = [(path.relative_to(root / "reports").as_posix(), path.stem) for path in paths]
+        if links:
+            found[heading] = [f'<a href="{escape(a)}">{escape(name)}</a>' for a, name in links]
+    return found
+
+
+def _course(root: Path) -> list[dict[str, str]]:
+    path = root / "plots/quality.csv"
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
+def _number(text: str | None) -> float:
+    return float(text) if text else float("nan")
+
+
+def _json(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a page of what is there; the stage itself says what is wrong
+        return {}
+    return found if isinstance(found, dict) else {}
