@@ -308,6 +308,13 @@ def blocks(rows: pd.DataFrame, of: Schema) -> np.ndarray:
     return rows[of.time].to_numpy().astype("datetime64[D]")
 
 
+def period(rows: pd.DataFrame, schema: Schema) -> str:
+    """The first and the last day of rows, as a page states them."""
+    if schema.time is None or rows.empty:
+        return "rows have no time" if schema.time is None else "no rows"
+    return f"{rows[schema.time].min():%Y-%m-%d} to {rows[schema.time].max():%Y-%m-%d}"
+
+
 def weeks(rows: pd.DataFrame, of: Schema) -> tuple[np.ndarray, np.ndarray]:
     """The starts of the weeks, or twenty equal parts of the file, and which one each row is in."""
     if of.time is None:

@@ -153,6 +153,7 @@ def slice_figure(judged: comparison.Verdict) -> Figure | Html:
     ordered = sorted(judged.slices, key=lambda r: r["gain"])[:20]
     rows = [
         {"name": r["slice"], "breach": r["verdict"] == "worse"}
+        | {"judged": r["verdict"] != "insufficient"}
         | {part: r[name] for part, name in PARTS.items()}
         for r in ordered
     ]
@@ -163,6 +164,71 @@ def slice_figure(judged: comparison.Verdict) -> Figure | Html:
         title="For whom is the candidate better or worse?",
         caption=f"{count(len(rows), 'slice')} of {len(judged.slices)}, worst first, each with at least {SLICE_ROWS} rows; 95 % intervals by block. "
         f"Worse for sure: {several([r['name'] for r in rows if r['breach']]) or 'none'}.",
+    )
+
+
+def errors(schema: Schema, y: np.ndarray, predictions: np.ndarray) -> Figure | Html:
+    """The ROC curve of the last class, and the rows of each class by predicted class.
+
+    Two classes: the threshold is the one at which as many rows are predicted as are of the class.
+    """
+    if schema.task == "regression":
+        return markup.table([], "A number has no classes to confuse.")
+    score, positive = predictions[:, -1], y == predictions.shape[1] - 1
+    if not 0 < positive.sum() < len(y):
+        return markup.table([], f"The test rows are all of one class of {schema.label}.")
+    order = np.argsort(-score, kind="stable")
+    hits, wrong = np.cumsum(positive[order]), np.cumsum(~positive[order])
+    points = np.column_stack([wrong / wrong[-1], hits / hits[-1]])
+    shown = np.unique(np.linspace(0, len(y) - 1, 200).astype(int))
+    cut = int(positive.sum()) - 1
+    threshold = float(score[order[cut]])
+    name = f"{schema.label} = {schema.classes[-1]}"
+    area = metrics.auc(positive.astype(int), np.column_stack([1 - score, score]))
+    caption = (
+        f"{len(y):,} test rows, {positive.sum():,} of them {name}. With the threshold {number(threshold)}, "
+        f"{points[cut, 1]:.1%} of these are found, and {points[cut, 0]:.1%} of the others are predicted so, too."
+    )
+    figure = figures.roc(
+        np.vstack([[0, 0], points[shown]]),
+        tuple(points[cut]),
+        area=f"candidate, AUC {area:.3f}",
+        mark=f"threshold {number(threshold)}",
+        title=f"How many rows of {name} are found, at the price of how many others?",
+        caption=caption,
+    )
+    binary = len(schema.classes) == 2
+    chosen = (score >= threshold).astype(int) if binary else predictions.argmax(axis=1)
+    table = _confusion(schema, y, chosen)
+    return Html(figure._repr_html_() + table.markup, f"{figure!r}\n{table!r}")
+
+
+def _confusion(schema: Schema, y: np.ndarray, chosen: np.ndarray) -> Html:
+    counts = np.zeros((len(schema.classes),) * 2, int)
+    np.add.at(counts, (y, chosen), 1)
+    return markup.table(
+        [
+            {schema.label: name}
+            | {f"predicted {k}": int(n) for k, n in zip(schema.classes, row, strict=True)}
+            for name, row in zip(schema.classes, counts, strict=True)
+        ]
+    )
+
+
+def importance(lines: list[dict], schema: Schema) -> Figure:
+    """How much each column is used: the loss that is added once its values are shuffled."""
+    loss = metrics.NAMES[metrics.METRICS[schema.task][0]]
+    most = lines[0]
+    unused = [row["column"] for row in lines if row["added"] <= 2 * row["spread"]]
+    caption = (
+        f"Shuffling {most['column']} adds {number(most['added'])} to the {loss} of the test rows"
+    )
+    caption += f"; indistinguishable from unused: {several(unused)}." if unused else "."
+    return figures.importance(
+        lines[:20],
+        name=f"{loss} added by shuffling the column",
+        title="Which columns does the candidate use?",
+        caption=f"{caption} Mean and standard deviation over shuffles (permutation importance).",
     )
 
 

@@ -67,8 +67,7 @@ def moved(seen: Seen) -> Figure | Html:
         return markup.table([], "There is no window to look at.")
     names = [c.name for c in seen.moves[0].columns]
     effects = {
-        name: np.array([m.columns[i].effect if m.columns[i].alarm else 0 for m in seen.moves])
-        for i, name in enumerate(names)
+        name: np.array([_drawn(m.columns[i]) for m in seen.moves]) for i, name in enumerate(names)
     }
     ordered = dict(sorted(effects.items(), key=lambda item: -item[1].max())[:SHOWN])
     first, rows = seen.moves[0], [m.rows for m in seen.moves]
@@ -80,6 +79,11 @@ def moved(seen: Seen) -> Figure | Html:
         caption=f"{_how_many(seen)} Effect by window of {min(rows):,} to {max(rows):,} rows against {first.rows_before:,} rows of the reference; "
         f"coloured where the move is more than chance ({first.fdr:.0%} false discoveries a window). In the newest, {seen.moves[-1].why}.",
     )
+
+
+def _drawn(column: drift.Column) -> float:
+    """The effect, at least that of a note where a finding has a name, 0 where nothing drifted."""
+    return max(column.effect, drift.LEVELS["note"]) if column.alarm else 0.0
 
 
 def _how_many(seen: Seen) -> str:
@@ -143,10 +147,17 @@ def quality(seen: Seen, metric: str) -> Figure | Html:
         (line("low"), line("high")),
         promised,
         name=metrics.NAMES[metric],
+        waiting=_waiting(windows),
         title=f"Is {metrics.NAMES[metric]} still as it was promised?",
         caption=f"{labelled:,} labels in {count(len(windows), 'window')}; promised {number(promised)}, newest realised {number(_newest(real))}; "
         f"the corrected estimate missed by {number(miss)} on average. Estimates assume that the link from inputs to outcome has not moved.",
     )
+
+
+def _waiting(windows: Sequence[Window]) -> np.ndarray:
+    """Which windows may still be waiting for labels: the two newest, where some are missing."""
+    late = np.arange(len(windows)) >= len(windows) - 2
+    return late & np.array([w.labelled < w.rows for w in windows], dtype=bool)
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -174,6 +185,7 @@ def labels(seen: Seen, least: float) -> Figure | Html:
         limit=least,
         limit_name="at least",
         share=True,
+        waiting=_waiting(seen.now),
     )
 
 

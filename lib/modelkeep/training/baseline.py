@@ -127,7 +127,10 @@ def plain(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
 
 
 def slices(rows: pd.DataFrame, schema: Schema, named: Sequence[str]) -> dict[str, np.ndarray]:
-    """Which rows are in each named slice; only values with enough rows are compared."""
+    """Which rows are in each named slice; only values with enough rows are compared.
+
+    Without names, the values of small categories, of those that have enough days to be judged.
+    """
     known = {c.name: c for c in schema.columns if c.kind == "category"}
     for name in named:
         if name not in known:
@@ -135,9 +138,12 @@ def slices(rows: pd.DataFrame, schema: Schema, named: Sequence[str]) -> dict[str
                 f"slices: {name!r} is not a category among the features; there is: {', '.join(known) or 'none'}"
             )
     chosen = named or [k for k, c in known.items() if len(c.categories) <= SLICE_NAMES]
-    return {
+    found = {
         f"{name} {value}": (rows[name] == value).to_numpy()
         for name in chosen
         for value in known[name].categories
         if (rows[name] == value).sum() >= SLICE_ROWS
     }
+    blocks, least = splits.blocks(rows, schema), comparison.MINIMUM_BLOCKS
+    enough = {name: len(np.unique(blocks[inside])) >= least for name, inside in found.items()}
+    return {name: inside for name, inside in found.items() if named or enough[name]}
