@@ -10,7 +10,7 @@ from modelkeep.monitoring.windows import Window
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        ({"kind": "sometimes"}, "`policy` is 'sometimes'; it must be one of never, every"),
+        ({"kind": "sometimes"}, "`policy` is 'sometimes'; it must be one of guarded, never, every"),
         ({"kind": "every", "weeks": 0}, "`weeks` is 0; it must be 1 or more"),
         ({"kind": "every", "history_days": -1}, "`history_days` is -1"),
         ({"kind": "every", "gate": True, "history_days": 14}, "above test_days .30. with a gate"),

@@ -14,7 +14,7 @@ from modelkeep.backtest.point_in_time import DAY, History, Model
 from modelkeep.backtest.policies import Policy, Replay, Week
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation.guards import Guard
-from modelkeep.serving.models import chosen
+from modelkeep.serving.models import in_canary
 from modelkeep.training import maintenance, pipelines
 from modelkeep.training.maintenance import Checked, Predict, Record, Rules
 
@@ -214,7 +214,7 @@ def answer(
     if new.canary:
         first = day < rules.canary_days
         salt = f"week {week}"
-        few[first] = [chosen(salt, str(n), rules.canary_share) for n in names[first]]
+        few[first] = [in_canary(salt, str(n), rules.canary_share) for n in names[first]]
     by_new, taken = np.zeros(len(rows), bool), None
     for each in range(WEEK_DAYS):
         taken = (settle(history, rules, state, WEEK_DAYS * week + each) if each else None) or taken
