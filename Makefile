@@ -65,4 +65,8 @@ clean:  ## forget the environment; data, models and reports stay
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	mkdir -p .venv/etc/jupyter
 	cp lib/modelkeep/core/jupyter_server_config.json .venv/etc/jupyter/
+	@# outputs of notebooks stay out of Git whichever editor saves; files that a run makes do not stop a merge
+	-git config filter.notebooks.clean '"$(CURDIR)/.venv/bin/python" -P -c "from modelkeep.core import notebooks; notebooks.filtered()"'
+	-git config merge.made.name 'keep ours; dvc repro makes it again'
+	-git config merge.made.driver true
 	touch .venv/made

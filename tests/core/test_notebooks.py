@@ -14,6 +14,7 @@ import modelkeep
 import tiny
 from modelkeep.core import notebooks
 
+REPOSITORY = Path(__file__).parents[2]
 FIXTURES = sorted(tiny.NOTEBOOKS.glob("*.ipynb"))
 
 
@@ -51,16 +52,90 @@ def test_canonical_drops_all_but_sources_and_tags():
     assert nb["metadata"]["kernelspec"]["name"] == "python3"
 
 
-def test_jupyter_saves_canonical_inside_notebooks_only(tmp_path):
+def test_jupyter_saves_only_the_notebooks_of_stages_canonical(tmp_path):
     root = tiny.workspace(tmp_path / "clone", hello="")
     executed = notebooks.read(tiny.NOTEBOOKS / "executed.ipynb")
     bare = notebooks.canonical(executed)
-    assert saved(root, "notebooks/a.ipynb") == bare
-    assert saved(root / "notebooks", "/a.ipynb") == bare
-    assert saved(tmp_path, "clone/notebooks/deep/a.ipynb") == bare
-    assert saved(root, "reports/a.ipynb") == executed
-    assert saved(tmp_path, "a.ipynb") == executed
-    assert saved(root, "notebooks/a.ipynb", kind="file") == executed
+    assert saved(root, "notebooks/hello.ipynb") == bare
+    assert saved(root / "notebooks", "/hello.ipynb") == bare
+    assert saved(tmp_path, "clone/notebooks/hello.ipynb") == bare
+    for mine in ("notebooks/mine.ipynb", "notebooks/deep/hello.ipynb", "reports/hello.ipynb"):
+        assert saved(root, mine) == executed
+    assert saved(tmp_path, "hello.ipynb") == executed
+    assert saved(root, "notebooks/hello.ipynb", kind="file") == executed
+
+
+FILTER = "from modelkeep.core import notebooks; notebooks.filtered()"
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A Git repository set up as `make` does it, with one notebook of a user's own."""
+    root = tiny.workspace(tmp_path / "clone", hello="")
+    tiny.run(root, "git", "init", "-q", "-b", "main").check_returncode()
+    shutil.copy(REPOSITORY / ".gitattributes", root)
+    command = f'"{sys.executable}" -P -c "{FILTER}"'
+    tiny.run(root, "git", "config", "filter.notebooks.clean", command).check_returncode()
+    tiny.run(root, "git", "config", "merge.made.driver", "true").check_returncode()
+    shutil.copy(tiny.NOTEBOOKS / "executed.ipynb", root / "notebooks" / "mine.ipynb")
+    return root
+
+
+def git(root, *words):
+    done = tiny.run(root, "git", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_git_takes_a_notebook_without_its_outputs_and_leaves_the_file(repository):
+    mine = repository / "notebooks" / "mine.ipynb"
+    before = mine.read_bytes()
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "Start")
+    committed = git(repository, "show", "HEAD:notebooks/mine.ipynb")
+    assert committed == notebooks.text(notebooks.canonical(notebooks.read(mine)))
+    assert mine.read_bytes() == before
+    # another editor opens it, runs it and writes its own metadata
+    nb = json.loads(before)
+    nb["metadata"] = {"kernelspec": {"display_name": "venv (3.12)", "name": "venv"}, "vscode": {}}
+    nb["cells"][-1]["metadata"]["collapsed"] = True
+    mine.write_text(json.dumps(nb))
+    assert git(repository, "diff") == ""
+    notebooks.after_save(os_path=str(mine), model={"type": "notebook"})
+    assert git(repository, "status", "--porcelain") == ""
+    nb["cells"][1]["source"] = "print(2)"
+    mine.write_text(json.dumps(nb))
+    notebooks.after_save(os_path=str(mine), model={"type": "notebook"})
+    assert git(repository, "status", "--porcelain") == " M notebooks/mine.ipynb\n"
+    new = repository / "notebooks" / "new.ipynb"
+    new.write_text(json.dumps(nb))
+    notebooks.after_save(os_path=str(new), model={"type": "notebook"})
+    assert git(repository, "status", "--porcelain").endswith("?? notebooks/new.ipynb\n")
+    mine.write_text("no notebook")
+    git(repository, "add", "-A")
+    assert git(repository, "show", ":notebooks/mine.ipynb") == "no notebook"
+
+
+def test_two_branches_that_both_ran_merge_and_the_run_is_made_again(repository):
+    made = ("dvc.lock", "metrics/train.json", "verdicts/train.json", "plots/quality.csv")
+
+    def ran(value):
+        for name in made:
+            (repository / name).parent.mkdir(exist_ok=True)
+            (repository / name).write_text(f"{value}\n")
+        (repository / "params" / f"{value}.yaml").write_text("x: 1\n")
+        git(repository, "add", "-A")
+        git(repository, "commit", "-qm", value)
+
+    ran("start")
+    git(repository, "switch", "-qc", "other")
+    ran("theirs")
+    git(repository, "switch", "-q", "main")
+    ran("ours")
+    git(repository, "merge", "-q", "--no-edit", "other")
+    assert {(repository / name).read_text() for name in made} == {"ours\n"}
+    assert (repository / "params" / "theirs.yaml").exists()
+    assert git(repository, "status", "--porcelain") == ""
 
 
 def test_normal_joins_what_the_kernel_cut_and_hides_where_it_ran(tmp_path):
@@ -143,7 +218,7 @@ def jupyter(folder, tmp_path):
 def test_saving_an_executed_notebook_in_jupyter_leaves_the_file_as_it_was(tmp_path):
     root = tiny.workspace(tmp_path / "clone", hello="")
     executed = notebooks.read(tiny.NOTEBOOKS / "executed.ipynb")
-    source, report = root / "notebooks" / "executed.ipynb", root / "reports" / "executed.ipynb"
+    source, report = root / "notebooks" / "hello.ipynb", root / "reports" / "executed.ipynb"
     report.parent.mkdir()
     for path in (source, report):
         path.write_text(notebooks.text(notebooks.canonical(executed)))

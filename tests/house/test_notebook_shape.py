@@ -1,7 +1,9 @@
 """Notebooks are letters: one order, little code, no outputs, nothing that belongs to the library."""
 
 import ast
+import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,10 +47,19 @@ def problems(sources: list[str]) -> list[str]:
     return found
 
 
-@every
-def test_it_is_committed_without_outputs(path):
+@stages
+def test_a_stage_is_saved_without_outputs(path):
     clean = notebooks.text(notebooks.canonical(notebooks.read(path)))
     assert path.read_text() == clean, f"run `modelkeep clean` to mend notebooks/{path.name}"
+
+
+@every
+def test_it_is_committed_without_outputs(path):
+    words = ["git", "show", f":notebooks/{path.relative_to(FOLDER).as_posix()}"]
+    shown = subprocess.run(words, cwd=FOLDER, capture_output=True, text=True)
+    if shown.returncode == 0:  # your own may not be in Git
+        clean = notebooks.text(notebooks.canonical(json.loads(shown.stdout) | {}))
+        assert shown.stdout == clean, "run `make`, which sets up Git's filter, and add it again"
 
 
 @every

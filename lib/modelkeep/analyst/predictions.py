@@ -27,12 +27,13 @@ class PredictionLog:
         """Predictions with their labels, a line each: id, time, features, label, prediction.
 
         `days` before `until` (default: the newest prediction); `model` takes those of one model by
-        its short name. `answered_by` names the model, `labelled_at` says when the label came.
+        its short name. `answered_by` names the model, `labelled_at` says when the label came;
+        `result.attrs["quarantined"]` counts the rows that do not fit its schema.
         """
         schema = (self.model or models.candidate(self.root)).schema
         found = sources.logged(self.url, self.root, schema, days, until, model)
         table = tables.readable(found.rows, schema)
-        table.attrs["notes"] = list(found.notes) or ([found.empty] if found.rows.empty else [])
+        table.attrs["quarantined"] = len(found.quarantine)
         return table
 
     def newest(self) -> pd.Timestamp | None:

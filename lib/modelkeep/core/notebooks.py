@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,16 +70,52 @@ def headings(nb: dict) -> list[str]:
 
 
 def on_save(model: dict, path: str, contents_manager: object, **_: object) -> None:
-    """Jupyter's `pre_save_hook`: what lies in a workspace's notebooks/ is saved canonical."""
+    """Jupyter's `pre_save_hook`: the notebook of a stage is saved canonical.
+
+    Others keep their outputs on disk; `filtered` keeps those out of Git.
+    """
     if model.get("type") != "notebook" or not model.get("content"):
         return
-    folder = Path(contents_manager.root_dir, path.strip("/")).resolve().parent
+    place = Path(contents_manager.root_dir, path.strip("/")).resolve()
     try:
-        inside = folder.is_relative_to(workspace.root(folder) / "notebooks")
-    except workspace.NoWorkspace:
+        root = workspace.root(place.parent)
+        stage = place.parent == root / "notebooks" and place.stem in workspace.stages(root)
+    except (workspace.NoWorkspace, workspace.BadParams):  # saving goes before checking
         return
-    if inside:
+    if stage:
         model["content"] = canonical(model["content"])
+
+
+def after_save(os_path: str, model: dict, **_: object) -> None:
+    """Jupyter's `post_save_hook`: let `git status` see at once that only outputs have changed.
+
+    Git takes a file of another size for changed until it has compared what the filter leaves.
+    """
+    if model.get("type") != "notebook" or not Path(os_path).is_file():
+        return
+    folder, name = Path(os_path).parent, Path(os_path).name
+    same = ["git", "-C", str(folder), "diff", "--quiet", "--", name]
+    if subprocess.run(same, capture_output=True).returncode == 0:
+        tracked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "--", name]
+        if subprocess.run(tracked, capture_output=True).returncode == 0:
+            subprocess.run(["git", "-C", str(folder), "add", "--", name], capture_output=True)
+
+
+def filtered() -> None:
+    """Git's clean filter for notebooks/: standard input, canonical, to standard output.
+
+    It also evens out what an editor writes on opening (the kernel's name and version), so that a
+    notebook that was only read is not changed. What is no notebook passes as it is.
+    """
+    raw = sys.stdin.buffer.read()
+    try:
+        nb = json.loads(raw)
+        for cell in nb["cells"]:
+            cell["source"] = "".join(cell["source"])
+        raw = text(canonical(nb)).encode()
+    except (ValueError, KeyError, TypeError):
+        pass
+    sys.stdout.buffer.write(raw)
 
 
 def _document(cells: list[dict]) -> dict:
