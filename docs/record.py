@@ -1,8 +1,9 @@
-"""Draw docs/pages.png, the picture of the README, from the pages of the last run: python docs/picture.py
+"""Bring README.md up to the last run: the sentences of the stages, and docs/pages.png: python docs/record.py
 
-Needs Chromium. The pages are those in reports/; run `make run` first, so that the picture shows what the code of now says.
+Needs Chromium. Run `make run` first, so that both show what the code of now says.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from modelkeep.core import workspace
+from modelkeep.core import pages, verdicts, workspace
 
 PAGES = ("index", "evaluate", "monitor")
 WIDTH, HEIGHT, SHOWN = 900, 1150, 560  # of a page in pixels; and its width in the picture
@@ -31,6 +32,7 @@ OPTIONS = (
 
 def main() -> None:
     root = workspace.root(Path(__file__).parent)
+    sentences(root)
     browser = shutil.which("chromium") or sys.exit("Chromium is not installed; install it first")
     with tempfile.TemporaryDirectory() as folder:
         shots = [shot(browser, root / "reports" / f"{page}.html", Path(folder)) for page in PAGES]
@@ -39,6 +41,18 @@ def main() -> None:
     for i, each in enumerate(shots):
         picture.paste(each, (GAP + i * (SHOWN + GAP), GAP))
     picture.quantize(64).save(root / "docs" / "pages.png", optimize=True)
+
+
+def sentences(root: Path) -> None:
+    """Write what each stage concluded into the README's block."""
+    readme = root / "README.md"
+    found = verdicts.read(root)
+    lines = {stage: found[stage]["sentence"] for stage in pages.STAGES}
+    text = readme.read_text()
+    for stage, sentence in lines.items():
+        text, times = re.subn(rf"^{stage}: .*$", f"{stage}: {sentence}", text, flags=re.MULTILINE)
+        assert times == 1, f"README.md has {times} lines of {stage}"
+    readme.write_text(text)
 
 
 def shot(browser: str, page: Path, folder: Path) -> Image.Image:
