@@ -1,4 +1,4 @@
-"""kill -9 before every write of unattended turns: is anything torn, lost or counted twice, and does the next turn complete it?
+"""kill -9 before every write of unattended updates: is anything torn, lost or counted twice, and does the next one complete it?
 
 Example: PYTHONPATH=tests/support python -P benchmarks/update_kills.py      prints a line a scene, and exits with 1 if something was wrong
 """
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="from this write on (1)")
     parser.add_argument("--scene", default="", help="rows, candidate or ends (all)")
     arguments = parser.parse_args()
-    update._monitor = lambda turn: "fine"  # it writes nothing but its page
+    update._monitor = lambda cycle: "fine"  # it writes nothing but its page
     wrong = 0
     with tempfile.TemporaryDirectory() as folder, released.surroundings(Path(folder)):
         place = Path(folder).resolve()

@@ -1,14 +1,12 @@
 """Unattended turns: what they do with rows, candidates and rollouts, what they refuse, and what a kill leaves."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 
 import pandas as pd
-import psutil
 import pytest
 
 import kills
@@ -54,9 +52,21 @@ def root(template, tmp_path):
 @pytest.fixture
 def monitor(monkeypatch):
     """What the monitor is made to say; its notebooks run in the whole turn only."""
-    said = ["fine"]
-    monkeypatch.setattr(update, "_monitor", lambda turn: said[0])
+    said = Monitor(["fine"])
+
+    def monitored(_):
+        said.during()
+        return said[0]
+
+    monkeypatch.setattr(update, "_monitor", monitored)
     return said
+
+
+class Monitor(list):
+    """The state that it reports, and what happens meanwhile."""
+
+    def during(self):
+        """Nothing, unless a test says so."""
 
 
 def seen(root):
@@ -66,13 +76,13 @@ def seen(root):
     return refs, workspaces.content(root, *places)
 
 
-def alarmed(root, words, at=NOW, **more):
-    """The turn ends in an alarm with these words, and nothing has changed."""
+def refused(root, words, at=NOW, **more):
+    """The cycle fails with these words, and nothing has changed."""
     before = seen(root)
     found = update.run(root, at, **more)
-    assert found["code"] == 3 and found["json"]["state"] == "alarm"
+    assert found["code"] == 21 and found["json"]["state"] == "failed"
     assert words in found["json"]["sentence"]
-    assert found["text"].splitlines()[-1] == f"alarm: {found['json']['sentence']}"
+    assert found["text"].splitlines()[-1] == f"failed: {found['json']['sentence']}"
     assert json.loads(found["text"].splitlines()[-2]) == found["json"]
     assert seen(root) == before
 
@@ -91,9 +101,9 @@ def test_the_first_turn_releases_and_promotes_and_the_next_takes_the_rows_once(r
     turned.settle(root, "update", retrain="never")
     workspaces.commit(root, "Never")
     said = turn(root)
-    assert (said["state"], said["rows"]["rows"]) == ("same", len(turned.asked()))
+    assert (said["state"], said["rows"]["rows"]) == ("unchanged", len(turned.asked()))
     assert turn(root)["rows"] | {"known": 0} == dict.fromkeys(said["rows"], 0)
-    assert subjects(root)[0].startswith("Take 411 rows") and is_clean(root)
+    assert subjects(root)[0].startswith(f"Take {len(turned.asked())} rows") and is_clean(root)
     rows, whole = turned.history(root), turned.table()
     assert sorted(rows["key"]) == sorted(whole["key"])
     both = rows.set_index("key").sort_index()
@@ -148,22 +158,22 @@ def test_late_doubled_and_corrected_labels_bring_each_row_once(root, monitor):
 def begun(root, state="better"):
     """A turn in the midst of traffic that trains another bundle."""
     turned.busy(root, NOW).log.close()
-    released.made(root, turned.parts_of(root), 1, state)
+    turned.made(root, 1, state)
     return turn(root)
 
 
 def test_a_better_candidate_is_released_tried_and_in_the_end_champion(root, monitor):
     said = begun(root)
-    assert (said["state"], said["gate"], said["version"]) == ("waiting", "better", "v1.1.0")
+    assert (said["state"], said["gate"], said["version"]) == ("in_progress", "better", "v1.1.0")
     assert released.pointer(root)["canary"]["version"] == "v1.1.0"
-    world, states = rollouts.World(root, {}, NOW + 1), ["waiting"]
-    while states[-1] == "waiting" and len(states) < 12:
+    world, states = rollouts.World(root, {}, NOW + 1), ["in_progress"]
+    while states[-1] == "in_progress" and len(states) < 12:
         world.traffic(2500)
         world.now += 2
         said = turn(root, world.now)
         states.append(said["state"])
     world.log.close()
-    assert set(states[:-1]) == {"waiting"} and states[-1] == "better", said
+    assert set(states[:-1]) == {"in_progress"} and states[-1] == "promoted", said
     assert record.read(root).champion.version == "v1.1.0"
     assert released.load(root).sha256 == released.sha256(root, 1)
     assert "The canary was promoted" in said["sentence"]
@@ -175,23 +185,23 @@ def test_a_better_candidate_is_released_tried_and_in_the_end_champion(root, moni
 def test_a_candidate_that_fails_the_gate_is_on_record_and_changes_nothing(root, monitor, word):
     before = released.pointer(root)
     said = begun(root, state=word)
-    assert (said["state"], said["gate"]) == ("same", word)
+    assert (said["state"], said["gate"]) == ("unchanged", word)
     assert f"the candidate is {word}" in said["sentence"]
     assert subjects(root)[0] == f"Train a candidate: {word}" and is_clean(root)
     assert released.pointer(root) == before and list(record.read(root).versions) == ["v1.0.0"]
-    assert turn(root, NOW + 60)["state"] == "same" and len(record.read(root).versions) == 1
+    assert turn(root, NOW + 60)["state"] == "unchanged" and len(record.read(root).versions) == 1
 
 
 def test_when_the_gate_cannot_tell_a_shadow_does_and_then_a_canary(root, monitor):
     said = begun(root, state="inconclusive")
-    assert said["state"] == "waiting" and "heard by nobody" in said["sentence"]
+    assert said["state"] == "in_progress" and "has begun as shadow" in said["sentence"]
     assert released.pointer(root)["shadow"]["sha256"] == released.sha256(root, 1)
     world = rollouts.World(root, {}, NOW + 2)
-    assert turn(root, world.now)["state"] == "waiting"
+    assert turn(root, world.now)["state"] == "in_progress"
     world.whisper(days=40, wrong=0.1)
     world.log.close()
     said = turn(root, world.now + 3700)
-    assert (said["state"], said["version"]) == ("waiting", "v1.1.0")
+    assert (said["state"], said["version"]) == ("in_progress", "v1.1.0")
     forced = record.evidence(record.read(root).versions["v1.1.0"])["forced"]
     assert forced.startswith("shadow ") and "better" in forced
     assert released.pointer(root)["canary"]["version"] == "v1.1.0"
@@ -201,27 +211,35 @@ def test_when_the_gate_cannot_tell_a_shadow_does_and_then_a_canary(root, monitor
 def test_whether_to_train_hangs_on_the_decision_and_on_the_time_since(root, monitor):
     turned.settle(root, "update", retrain="on_decision", rollout=False)
     workspaces.commit(root, "Decide")
-    for word in ("fine", "look"):
-        monitor[0] = word
-        said = turn(root)
-        assert said["state"] == "same" and said["sentence"].endswith(f"the monitor says {word}.")
-    monitor[0] = "retrain"
-    said = begun(root)
-    assert said["sentence"].startswith("v1.1.0 is released and waits for a person")
-    said = turn(root, NOW + DAY)
-    assert said["sentence"].endswith("1.0 days old, and every_days is 7.")
-
-
-def test_a_plan_that_is_refused_is_an_alarm_at_every_turn_and_history_grows(root, monitor):
-    released.made(root, turned.parts_of(root), 1)
     said = turn(root)
-    assert said["state"] == "alarm"
+    assert said["state"] == "unchanged" and said["sentence"].endswith("the monitor says fine.")
+    monitor[0] = "look"
+    assert turn(root)["state"] == "needs_attention"
+    monitor[0] = "retrain"
+    assert begun(root)["sentence"].startswith("v1.1.0 is released and waits for a person")
+
+
+def test_a_version_that_waits_for_a_person_calls_one_and_no_second_joins_it(root, monitor):
+    turned.settle(root, "update", retrain="every_days", every_days=0.0, rollout=False)
+    workspaces.commit(root, "By hand")
+    for at in (NOW, NOW + DAY):
+        turned.made(root, 1 + (at > NOW))
+        said = turn(root, at)
+        assert said["state"] == "needs_attention"
+        assert said["sentence"].startswith("v1.1.0 is released and waits for a person")
+    assert [*record.read(root).versions] == ["v1.0.0", "v1.1.0"]
+
+
+def test_a_plan_that_is_refused_calls_a_person_each_time_and_history_grows(root, monitor):
+    turned.made(root, 1)
+    said = turn(root)
+    assert said["state"] == "needs_attention"
     assert "v1.1.0 cannot begin as canary: 0.0 answers a second" in said["sentence"]
     added(root, "new", NOW - 5 * DAY)
     said = turn(root, NOW + 60)
-    assert (said["state"], said["rows"]["rows"]) == ("alarm", 1)
+    assert (said["state"], said["rows"]["rows"]) == ("needs_attention", 1)
     turned.busy(root, NOW + 99).log.close()
-    assert turn(root, NOW + 99)["state"] == "waiting"
+    assert turn(root, NOW + 99)["state"] == "in_progress"
 
 
 def added(root, id, at):
@@ -232,13 +250,14 @@ def added(root, id, at):
     book.close()
 
 
-def test_a_stage_that_fails_is_an_alarm_and_leaves_the_last_commit(root, monitor):
+def test_a_stage_that_fails_leaves_the_last_commit(root, monitor):
     turn(root)  # the rows, and a candidate that is there already
-    released.made(root, turned.parts_of(root), 1)
+    turned.made(root, 1)
     (root / "made/verdict.json").unlink()
+    workspaces.commit(root, "Broken")
     before = released.pointer(root)
     said = turn(root, NOW + 8 * DAY)
-    assert said["state"] == "alarm" and "made/verdict.json" in said["sentence"]
+    assert said["state"] == "failed" and "made/verdict.json" in said["sentence"]
     assert is_clean(root) and released.pointer(root) == before
     assert released.sha256(root, 0) == files.sha256(root / "models/candidate/manifest.json")
 
@@ -251,23 +270,22 @@ def test_as_of_is_set_on_its_line_and_all_else_stays(root):
     ((old, new),) = [pair for pair in lines if pair[0] != pair[1]]
     assert workspace.params(root, "prepare")["as_of"] == "2020-05-01T00:00:00"
     assert new.partition("#")[2] == old.partition("#")[2] and old.startswith("as_of: ")
-    commits.restore(root)
-    assert path.read_text() == before
 
 
 def test_a_dry_run_says_each_step_and_changes_nothing(root, monitor):
-    released.made(root, turned.parts_of(root), 1)
+    turned.made(root, 1)
     before = seen(root)
     found = update.run(root, NOW, dry=True)
     assert found["code"] == 0 and found["json"]["dry_run"] is True
     assert [s.split(" (")[0] for s in found["json"]["steps"]] == [
-        "Would take 411 rows for history.",
+        f"Would take {len(turned.asked())} rows for history.",
         "Would train a candidate",
     ]
     assert seen(root) == before
-    begun(root)
+    turned.busy(root, NOW).log.close()
+    assert turn(root)["state"] == "in_progress"
     before = seen(root)
-    assert update.run(root, NOW + 9, dry=True)["json"]["steps"][0].startswith("Would take one look")
+    assert update.run(root, NOW + 9, dry=True)["json"]["steps"][0].startswith("Would analyse")
     assert seen(root) == before
 
 
@@ -280,28 +298,11 @@ def test_two_at_once_is_one_and_the_other_is_told_who(root):
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 4, done.stderr
+        assert done.returncode == 11, done.stderr
         assert seen(root) == before
     line, words = done.stdout.splitlines()[-2:]
-    assert json.loads(line)["state"] == "waiting"
-    assert "is at a turn here since" in words and "one turn at a time" in words
-
-
-def test_a_turn_knows_since_when_the_ones_before_it_were_killed(root):
-    """A lock of Git's that the first of two has left is older than the second."""
-    place = root / ".git" / commits.LOCK
-    with commits.hold(root, NOW) as mark:
-        assert mark.since == 0
-        first = place.read_bytes()
-    assert place.read_bytes() == b""
-    place.write_bytes(first + first.replace(b'"since": ', b'"since": 9'))
-    with commits.hold(root, NOW) as mark:
-        assert mark.since == json.loads(first)["since"]
-        mark.whole = False
-    assert len(place.read_bytes().splitlines()) == 3
-    place.write_bytes(b'{"pid')
-    with commits.hold(root, NOW) as mark:
-        assert mark.since == 1.0
+    assert json.loads(line)["state"] == "in_progress"
+    assert "has run a cycle here since" in words
 
 
 def test_a_rollback_ends_a_canary_though_no_controller_lives(root, monitor):
@@ -348,7 +349,7 @@ def changed_history(root):
 
 
 def changed_params(root):
-    turned.settle(root, "serve", max_rows=10)
+    turned.settle(root, "prepare", test_days=10)
 
 
 def detached(root):
@@ -378,7 +379,7 @@ def foreign_tag(root):
         (without_ids, "id_column is '' in params/prepare.yaml"),
         (not_pulled, "`dvc pull data/history` brings it"),
         (changed_history, "data/history/first.parquet of history is not as data/history.dvc"),
-        (changed_params, "params/serve.yaml has uncommitted changes"),
+        (changed_params, "params/prepare.yaml has uncommitted changes"),
         (detached, "HEAD is detached"),
         (misspelt, "did you mean `on_decision`?"),
         (foreign_tag, "flights@v7.0.0 holds no evidence"),
@@ -386,11 +387,11 @@ def foreign_tag(root):
 )
 def test_what_no_turn_can_begin_from_is_a_sentence_and_nothing_changes(root, wrong, words):
     wrong(root)
-    alarmed(root, words)
+    refused(root, words)
 
 
 def test_a_moment_before_the_last_one_is_refused(root):
-    alarmed(root, "is before as_of '2020-02-10'", at=NOW - 60 * DAY)
+    refused(root, "is before as_of '2020-02-10'", at=NOW - 60 * DAY)
 
 
 def test_a_shallow_clone_and_a_folder_without_commits_are_refused(root, tmp_path):
@@ -403,7 +404,7 @@ def test_a_shallow_clone_and_a_folder_without_commits_are_refused(root, tmp_path
             shutil.copytree(root / "params", tmp_path / "empty/params")
         found = update.run(tmp_path / name, NOW)
         said = {"shallow": "git fetch --unshallow --tags", "empty": "no commit yet"}[name]
-        assert found["code"] == 3 and said in found["json"]["sentence"]
+        assert found["code"] == 21 and said in found["json"]["sentence"]
 
 
 def test_kinds_of_columns_of_history_are_kept():
@@ -455,58 +456,49 @@ def test_two_whole_turns_with_the_real_stages_and_a_real_server(tmp_path):
         code, said = command(root)
         assert server.ask("GET", "/health/ready")[0] == 200
     assert (code, said["rows"]["rows"]) == (0, len(rows)), said
-    assert said["state"] in ("same", "waiting") and said["gate"] and said["monitor"]
+    assert said["state"] in ("unchanged", "in_progress") and said["gate"] and said["monitor"]
     assert "v1.0.0" in (root / "reports/update.html").read_text() or said["monitor"]
-    assert is_clean(root) or said["state"] == "waiting"
+    assert is_clean(root) or said["state"] == "in_progress"
     history = turned.history(root)
     assert len(history) == 3000 and history["key"].is_unique
     code, said = command(root, "--dry-run")
     assert code == 0 and said["dry_run"]
 
 
-def test_what_a_killed_turn_had_staged_is_taken_out_again(root, monitor):
-    """Killed between `git add` and `git commit`, as at the line of `as_of`."""
-    turned.settle(root, "prepare", as_of="2020-03-11")
-    run(root, "git", "add", "params/prepare.yaml")
-    commits.restore(root)
-    assert is_clean(root)
+def test_what_somebody_has_not_committed_is_no_part_of_a_cycle_and_stays(root, monitor):
+    (root / "params/train.yaml").write_text("trees: 2\n")
+    (root / "mine.txt").write_text("mine")
+    said = turn(root)
+    assert said["state"] == "unchanged" and "params/train.yaml" in said["steps"][0]
+    assert "trees: 2" in (root / "params/train.yaml").read_text()
+    assert run(root, "git", "show", "HEAD:params/train.yaml") == "trees: 1\n"
+    changed = run(root, "git", "status", "--porcelain").splitlines()
+    assert changed == [" M params/train.yaml", "?? mine.txt"]
 
 
-def test_dvc_runs_again_though_it_was_killed_before_a_record_of_its_run(root, monitor):
-    released.made(root, turned.parts_of(root), 1)
-    commits.dvc(root, "repro", "-q", "train")
-    for record_of_run in (root / ".dvc/cache/runs").glob("*/*/*"):
-        record_of_run.unlink()
-    commits.restore(root)
-    commits.dvc(root, "repro", "-q", "train")
+def test_a_moment_far_after_the_newest_request_is_refused_before_anything_is_committed(root):
+    refused(root, "days after the newest request in the log", at=NOW + 30 * DAY)
+    refused(root, "days after the newest request in the log", at=NOW + 30 * DAY, dry=True)
 
 
-def holder(root, process, older=0.0):
-    """DVC's lock as a process that writes history leaves it, so many seconds ago."""
-    path = root / ".dvc/tmp/rwlock"
-    said = {"write": {str(root / turned.SOURCE): {"pid": process.pid, "cmd": "dvc add"}}}
-    files.write_json(path, {"read": {}, **said})
-    os.utime(path, (time.time() - older,) * 2)
-    return path
+def test_without_a_log_or_without_labels_a_person_is_called(root, monitor):
+    turned.settle(root, "update", retrain="never", silence_days=5.0)
+    workspaces.commit(root, "Silence")
+    said = turn(root)
+    assert said["state"] == "needs_attention" and "No label has come for long" in said["sentence"]
+    (root / "data/log/predictions.db").unlink()
+    said = turn(root)
+    assert said["state"] == "needs_attention" and "no prediction log" in said["sentence"]
 
 
-def test_what_a_killed_dvc_held_is_free_though_nobody_has_reaped_it(root, monitor):
-    """In a container whose first process is no init, the dead stay on the list of processes."""
-    dead = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
-    path = holder(root, dead)
-    assert psutil.Process(dead.pid).status() == psutil.STATUS_ZOMBIE
-    commits.restore(root)
-    assert not path.exists()
-    with subprocess.Popen(["sleep", "60"]) as other:  # it has the number of one that was killed
-        path = holder(root, other, older=60)
-        commits.restore(root)
-        assert not path.exists()
-        path = holder(root, other)
-        commits.restore(root)
-        assert path.exists()
-        other.kill()
-    dead.wait()
+def test_a_commit_of_somebody_else_in_the_middle_of_a_cycle_stops_its_landing(root, monitor):
+    monitor.during = lambda: run(root, "git", "commit", "-q", "--allow-empty", "-m", "Mine")
+    said = turn(root)
+    assert said["state"] == "failed" and "committed to this branch meanwhile" in said["sentence"]
+    assert subjects(root)[0] == "Mine" and is_clean(root)
+    assert len(turned.history(root)) < len(turned.table())
+    monitor.during = lambda: None
+    assert turn(root)["rows"]["rows"] == len(turned.asked())
 
 
 def test_killed_at_a_write_nothing_is_torn_lost_or_doubled_and_the_next_turn_completes_it(

@@ -19,7 +19,7 @@ import races
 import released
 import workspaces
 from modelkeep.core import git, workspace
-from modelkeep.registry import evidence, record, releases, store, tags, timeline
+from modelkeep.registry import evidence, record, releases, store, timeline
 from modelkeep.registry.evidence import NotFit
 from modelkeep.registry.record import RecordError, UnknownVersion
 from modelkeep.registry.releases import NotServable, Overtaken
@@ -429,7 +429,7 @@ def test_a_canary_beside_the_champion_is_left_alone_by_what_changes_nothing(root
 
 
 def test_a_lock_that_a_killed_git_left_is_taken_away(root, monkeypatch):
-    monkeypatch.setattr(tags, "STALE_TENTHS", 2)
+    monkeypatch.setattr(git, "PATIENCE", 0.2)
     left = root / ".git/refs/tags/flights#champion#1.lock"
     left.touch()
     assert promote(root, "v1.0.0").tag == "flights#champion#1"

@@ -14,6 +14,10 @@ TAG = "parameters"
 FORM = "`name: type = default  # meaning`"
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
+RENAMED = {  # parameters of before, and what they are called now
+    "wait_days": "label_wait_days",
+}
+
 
 class WrongParameters(ModelkeepError, ValueError):
     """Parameters do not fit what the notebook declares; the message lists every problem."""
@@ -159,14 +163,19 @@ def _comments(source: str) -> dict[int, str]:
 
 
 def _unknown(lines: dict[str, Parameter], given: Mapping, where: str) -> list[str]:
-    free = [name for name in lines if name not in given]
-    listed = f"; its parameters are {', '.join(lines) or 'none'}"
     return [
-        f"{where}: `{name}` is not a parameter"
-        f"{workspace.meant(str(name), free) or workspace.meant(str(name), list(lines)) or listed}"
+        f"{where}: `{name}` is not a parameter{_remedy(str(name), lines, given)}"
         for name in given
         if name not in lines
     ]
+
+
+def _remedy(name: str, lines: dict[str, Parameter], given: Mapping) -> str:
+    if RENAMED.get(name) in lines:
+        return f"; it was renamed to `{RENAMED[name]}`"
+    free = [name for name in lines if name not in given]
+    hint = workspace.meant(name, free) or workspace.meant(name, list(lines))
+    return hint or f"; its parameters are {', '.join(lines) or 'none'}"
 
 
 def _missing(lines: dict[str, Parameter], given: Mapping, where: str) -> list[str]:

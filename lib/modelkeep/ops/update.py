@@ -1,181 +1,220 @@
-"""One unattended turn of the loop: it ends in a better model, the same model, or a clear alarm"""
+"""One unattended cycle: it ends in a better model, the same model, or a call for a person."""
 
+import itertools
 import json
 import subprocess
 import tempfile
 import traceback
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-from modelkeep.core import files, git, verdicts, workspace
+from modelkeep.core import files, verdicts, workspace
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.core.markup import several
-from modelkeep.ops import candidates, commits, cycle, investigations
-from modelkeep.ops.cycle import ALARM, BETTER, SAME, WAITING, Turn
+from modelkeep.ops import candidates, commits, cycle, investigations, worktree
+from modelkeep.ops.cycle import FAILED, IN_PROGRESS, NEEDS_ATTENTION, PROMOTED, UNCHANGED, Cycle
 from modelkeep.predictions import history, log
 from modelkeep.registry import record, releases, timeline
 from modelkeep.reports import rollout
 from modelkeep.rollout import control, journal
-from modelkeep.rollout.journal import PROMOTED, Journal
 
-HELD = 4  # the exit code of who finds another one at work
 PAGE = "reports/update.html"
-PUSH = "git push --follow-tags origin HEAD && dvc push"  # what shares a turn; it shares nothing by itself
+PUSH = "dvc push && git push --follow-tags origin HEAD"  # what shares a cycle; it shares nothing itself
 STAGES = ("prepare", "train", "evaluate")
+DAY = 86_400.0
+GAP_DAYS = 60  # of the log in which the usual gap between requests is looked for
+GAPS = 3  # so many times the largest of them, and a day, may have passed since the newest request
+CALM = ("", "ok", "fine", "retrain")  # states of the monitor that need no person
+ENDED = {journal.PROMOTED: PROMOTED, "stop": NEEDS_ATTENTION}  # other ends leave the champion
 
 
 class UpdateError(ModelkeepError, ValueError):
-    """What no turn can begin from, or a step of it that failed."""
+    """What no cycle can begin from, or a step of it that failed."""
 
 
 def run(root: Path, now: float, dry: bool = False) -> dict:
-    """Take a turn at `now` (seconds since 1970); what fails is an alarm, and nothing that serves has changed then. `dry` only says what it would do."""
-    turn = Turn(root, now, dry)
+    """Run a cycle at `now` (seconds since 1970); `dry` only says what it would do.
+
+    What fails ends it as `failed`, and nothing that serves has changed then. Returns the result as
+    JSON and as text, and the exit code.
+    """
+    turn = Cycle(root, now, dry)
     try:
         turn.settings = cycle.settings(root)
-        _held(turn)
-    except commits.Held as error:
-        turn.end(WAITING, f"Nothing was done: {error}")
-        return turn.told() | {"code": HELD}
+        commits.ready(root)
+        with commits.hold(root, now), ExitStack() as turn.stack:
+            _steps(turn)
+    except commits.AlreadyRunning as error:
+        turn.end(IN_PROGRESS, f"Nothing was done: {error}.")
     except Exception as error:  # nobody is there: a defect of ours too ends in the two lines
         if not isinstance(error, ModelkeepError):
             traceback.print_exc()
-        turn.end(ALARM, " ".join(str(error).split()) or type(error).__name__)
-    return turn.told()
+        turn.end(FAILED, " ".join(str(error).split()) or type(error).__name__)
+    return turn.result()
 
 
-def _held(turn: Turn) -> None:
-    """The turn under its lock: first what a killed one left, and at a failure what this one leaves."""
-    root = turn.root
-    commits.ready(root)
-    if turn.dry:
-        commits.free(root)
-        return None if _goes_on(turn) else _steps(turn, _source(turn))
-    with commits.hold(root, turn.now) as mark:
-        if mark.since:
-            mark.whole = False
-            commits.restore(root, mark.since)
-            mark.whole = True
-            turn.step("A turn was killed; what it had not committed was taken back.")
-        if _goes_on(turn):
-            return None
-        source = _source(turn)
-        mark.whole = False
-        try:
-            _steps(turn, source)
-        except BaseException:
-            commits.restore(root)
-            mark.whole = True
-            raise
-        mark.whole = True
-    return None
-
-
-def _goes_on(turn: Turn) -> bool:
-    """Take one look at the rollout that goes on, if there is one; whether it still does."""
-    found = _newest(turn)
-    if found is None or found.end:
-        return False
-    id = turn.facts["rollout"] = found.opening.id
-    if turn.dry:
-        turn.end(WAITING, f"Would take one look at {id}: {rollout.verdict(found).sentence}")
-        return True
-    with closing(control.open_log(turn.root)) as book:
-        controller = control.Controller(turn.root, book, lambda: turn.now, id)
-        found = control.run(controller, lambda _: None, lambda _: None, once=True)
-    if not found.end:
-        said = rollout.verdict(found)
-        turn.end(WAITING, f"{id}: {said.sentence} {'; '.join(said.reasons)}".rstrip())
-    return not found.end
-
-
-def _newest(turn: Turn) -> Journal | None:
-    path = journal.newest(turn.root)
-    return journal.read(path) if path else None
-
-
-def _source(turn: Turn) -> str:
-    """The folder of history; UpdateError and others where no turn can begin, before anything has changed."""
-    root, prepare = turn.root, workspace.params(turn.root, "prepare")
-    source = history.folder(root, prepare)
-    if turn.now < _moment(prepare["as_of"]):
-        raise UpdateError(
-            f"--at {turn.at} is before as_of {prepare['as_of']!r} of {commits.PREPARE}, which the last candidate knew; take a later moment"
-        )
-    commits.clean(root)
-    ours = f"{source}/{history.OURS}"
-    said = commits.changes(root, source)
-    if others := [p for p, how in said.items() if how != "added" or not p.startswith(ours)]:
-        raise UpdateError(
-            f"{several(others)} of history is not as {source}.dvc has it; `dvc add {source} && git commit -m History {source}.dvc` keeps that, "
-            f"`dvc checkout --force {source}.dvc` takes it back"
-        )
-    return source
-
-
-def _moment(as_of: object) -> float:
-    return float(timeline.moment(str(as_of))) if as_of else 0.0
-
-
-def _steps(turn: Turn, source: str) -> None:
-    """What a turn does when no rollout goes on."""
+def _steps(turn: Cycle) -> None:
+    if not turn.dry:
+        if worktree.finish(turn.root):
+            turn.step("A killed cycle had landed; what was left of it is done now.")
+        worktree.sweep(turn.root, "update")
+    turn.refresh()
+    _check_clock(turn)
+    if _advance(turn):
+        return
+    source = _source(turn)
     if not turn.dry:
         turn.facts["push"] = PUSH
         _settle(turn)
     if candidates.finish(turn):
         return
     _collect(turn, source)
-    said = _monitor(turn) if record.read(turn.root).champion else ""
-    due, why = _due(turn, said)
+    try:
+        _improve(turn)
+    except ModelkeepError:
+        turn.land()  # the rows are sound, whatever became of the rest
+        raise
+
+
+def _improve(turn: Cycle) -> None:
+    """Monitor the champion, and train where that is due."""
+    word = _monitor(turn) if turn.state.record.champion else ""
+    if word not in CALM:
+        sentence = turn.facts.get("monitor", word)
+        turn.end(NEEDS_ATTENTION, f"The monitor of {turn.state.champion} says {sentence}")
+    due, why = _due(turn, word)
     if not due:
-        turn.end(SAME, f"{turn.champion} stays: {why}.")
+        turn.land()
+        turn.end(UNCHANGED, f"{turn.state.champion} stays: {why}.")
     elif turn.dry:
-        turn.end(SAME, f"Would train a candidate ({why}), ask the gate, commit, and go on as it says.")  # fmt: skip
+        turn.end(
+            UNCHANGED,
+            f"Would train a candidate ({why}), ask the gate, commit, and go on as it says.",
+        )
     else:
-        candidates.judge(turn, _retrain(turn, why))
+        _retrain(turn, why)
+        candidates.judge(turn, word == "retrain")
 
 
-def _settle(turn: Turn) -> None:
-    """Bring what serves to the record, and commit what has ended since the last turn."""
-    root, found = turn.root, _newest(turn)
-    if found:
+def _check_clock(turn: Cycle) -> None:
+    """Raise UpdateError where the moment is before what the last candidate knew, or farther after
+    the newest request than requests usually are apart: what is committed at such a moment would
+    count everything as known, and stop the cycles until it has come."""
+    as_of = turn.state.prepare["as_of"]
+    if turn.now < _moment(as_of):
+        raise UpdateError(
+            f"the moment {turn.at} is before as_of {as_of!r} of {commits.PREPARE}, which the last "
+            "candidate knew; take a later --at"
+        )
+    if turn.state.record.champion is None:
+        return
+    try:
+        with closing(control.open_log(turn.root)) as book:
+            newest = book.newest()
+            ago = (turn.now - newest / 1e6) / DAY if newest else 0.0
+            if ago <= 1 or ago <= (usual := 1 + GAPS * _largest_gap(book, newest)):
+                return
+    except log.LogMissing:
+        return  # without a log there is a call for a person anyway
+    raise UpdateError(
+        f"the moment {turn.at} is {ago:.1f} days after the newest request in the log, which is at "
+        f"most {usual:.1f} days ago as requests usually come; if the clock (or --at) is right, "
+        "requests have stopped or are not logged: see to that, then run the next cycle"
+    )
+
+
+def _largest_gap(book: log.Log, newest: int) -> float:
+    """Days without a request, the most in a row, before the newest one."""
+    since = newest - int(GAP_DAYS * DAY * 1e6)
+    times = [call.at for call in book.calls(since, newest + 1)]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    return max(gaps, default=0) / 1e6 / DAY
+
+
+def _moment(as_of: object) -> float:
+    return float(timeline.moment(str(as_of))) if as_of else 0.0
+
+
+def _advance(turn: Cycle) -> bool:
+    """Analyse the rollout that goes on, if there is one and it is due; whether it still does."""
+    last = turn.state.last
+    if last is None or last.end:
+        return False
+    id = turn.facts["rollout"] = last.opening.id
+    if turn.dry:
+        turn.end(IN_PROGRESS, f"Would analyse {id}: {rollout.verdict(last).sentence}")
+        return True
+    with closing(control.open_log(turn.root)) as book:
+        controller = control.Controller(turn.root, book, lambda: turn.now, id)
+        found = control.run(controller, lambda _: None, lambda _: None, once=True)
+    turn.refresh()
+    if not found.end:
+        stuck = found.verdicts and found.verdicts[-1].word == "hold"
+        verdict = rollout.verdict(found)
+        sentence = f"{id}: {verdict.sentence} {'; '.join(verdict.reasons)}".rstrip()
+        turn.end(NEEDS_ATTENTION if stuck else IN_PROGRESS, sentence)
+    return not found.end
+
+
+def _source(turn: Cycle) -> str:
+    """The folder of history; raises where no cycle can begin, before anything has changed."""
+    source = history.folder(turn.root, turn.state.prepare)
+    if unseen := commits.check_clean(turn.root, source):
+        turn.step(f"Uncommitted changes are no part of this cycle: {', '.join(unseen[:5])}.")
+    return source
+
+
+def _settle(turn: Cycle) -> None:
+    """Bring what serves to the record, and commit what has ended since the last cycle."""
+    root, last, at = turn.root, turn.state.last, turn.state.record
+    if last:
         with control.lock(control.folder(root)):
-            control.settle(root, found)
-    at = record.read(root)
+            control.settle(root, last)
+        at = turn.refresh().record
     if at.champion:
         releases.resume(root, at)
-    subject, body, state = f"Compare with {at.model}'s champion of now", "", SAME
-    if found and git.run(root, "status", "--porcelain", "--", journal.FOLDER).strip():
-        said = rollout.verdict(found)
-        subject, body = f"Rollout {found.opening.id}: {said.state.replace('_', ' ')}", said.sentence
-        state = BETTER if found.end == PROMOTED else SAME
-        body = "\n".join([body, *said.reasons])
-    if commits.commit(root, commits.FOLLOWS, f"{subject}\n\n{body}", turn.now):
-        turn.end(state, f"{subject}. {body}".replace("\n", " "))
+    paths = turn.following()
+    if not any(path.startswith(f"{journal.FOLDER}/") for path in paths):
+        turn.follow(paths, f"Compare with {at.model}'s champion of now")
+        return
+    verdict = rollout.verdict(last)
+    title = f"Rollout {last.opening.id}: {verdict.state.replace('_', ' ')}"
+    turn.follow(paths, "\n".join([title, "", verdict.sentence, *verdict.reasons]))
+    reasons = " ".join(verdict.reasons)
+    turn.end(ENDED.get(last.end, UNCHANGED), f"{title}. {verdict.sentence} {reasons}".rstrip())
 
 
-def _collect(turn: Turn, source: str) -> None:
-    """Take the rows that came true since the last turn into history, and commit them."""
-    root, prepare = turn.root, workspace.params(turn.root, "prepare")
+def _collect(turn: Cycle, source: str) -> None:
+    """Take the rows whose labels have come since the last cycle into history."""
+    prepare = turn.state.prepare
     try:
-        with closing(control.open_log(root)) as book:
-            found = history.find(root, prepare, book, turn.now, turn.settings.wait_days)
+        with closing(control.open_log(turn.root)) as book:
+            wait = turn.settings.label_wait_days
+            found = history.find(turn.root, prepare, book, turn.now, wait)
     except log.LogMissing as error:
-        return turn.step(f"No rows for history: {error}.")
+        status = NEEDS_ATTENTION if turn.state.record.champion else UNCHANGED
+        turn.end(status, f"There is no prediction log to learn from: {error}.")
+        return
     turn.facts["rows"] = found.counts
     turn.step(f"{'Would take' if turn.dry else 'Takes'} {found.sentence}.")
-    if finding := found.finding(_quarantined_share(root)):
-        turn.step(finding)
+    if finding := found.finding(_quarantined_share(turn.root)):
+        turn.end(NEEDS_ATTENTION, finding)
+    silent = (turn.now - found.labelled_until) / DAY
+    if turn.state.record.champion and silent > turn.settings.silence_days + wait:
+        turn.end(
+            NEEDS_ATTENTION,
+            f"No label has come for long: the newest labelled row is {silent:.1f} days old, "
+            f"silence_days is {turn.settings.silence_days:g}; see whether labels are delivered.",
+        )
     if turn.dry:
-        return None
-    history.keep_quarantine(root, found)
-    if len(found.rows):
-        history.add(root, source, found, str(prepare["time_column"]))
-    if commits.changes(root, source):  # also what a killed turn had added
-        commits.dvc(root, "add", source)
+        return
+    history.keep_quarantine(turn.root, found)
+    if not len(found.rows):
+        return
+    commits.dvc(turn.work, "checkout", f"{source}.dvc")
+    history.add(turn.work, source, found, str(prepare["time_column"]))
+    commits.dvc(turn.work, "add", source)
     subject = f"Take {len(found.rows):,} rows that were served into history"
-    commits.commit(root, [f"{source}.dvc"], f"{subject}\n\n{found.sentence}.", turn.now)
-    return None
+    turn.commit([f"{source}.dvc"], f"{subject}\n\n{found.sentence}.")
 
 
 def _quarantined_share(root: Path) -> float:
@@ -186,18 +225,18 @@ def _quarantined_share(root: Path) -> float:
     return counts.get("quarantined", 0) / known if known else 0.0
 
 
-def _monitor(turn: Turn) -> str:
-    """What the monitor says of the champion on the log: fine, look or retrain; its page is left in reports/."""
-    root, at = turn.root, record.read(turn.root)
+def _monitor(turn: Cycle) -> str:
+    """The monitor's state of the champion on the log; its page is left in reports/."""
+    root, at = turn.root, turn.state.record
     version = at.champion.version
-    said = record.evidence(at.versions[version])
+    evidence = record.evidence(at.versions[version])
     if not turn.dry:
-        releases.fetch(root, at.versions[version], said)
+        releases.fetch(root, at.versions[version], evidence)
     case = investigations.Case(
         id="update",
         alert="update",
         version=version,
-        sha256=said["hashes"]["bundle"],
+        sha256=evidence["hashes"]["bundle"],
         began=turn.at,
         asked=turn.now,
         days=int(workspace.params(root, "collect")["days"]),
@@ -206,7 +245,7 @@ def _monitor(turn: Turn) -> str:
     with tempfile.TemporaryDirectory(prefix="modelkeep-") as beside:
         work = investigations.copy(root, control.folder(root), case, Path(beside) / "work")
         for command in investigations.commands(case, address, ""):
-            page, sentence = _told(command, work, version)
+            page, sentence = _reported(command, work, version)
     if not turn.dry:
         files.write_text(root / PAGE, page)
     turn.facts["monitor"] = sentence
@@ -214,44 +253,47 @@ def _monitor(turn: Turn) -> str:
     return sentence.partition(":")[0]
 
 
-def _told(command: list[str], work: Path, version: str) -> tuple[str, str]:
+def _reported(command: list[str], work: Path, version: str) -> tuple[str, str]:
     env = investigations.surroundings(work, "")
     done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True)
-    printed = (done.stdout + done.stderr or "it said nothing") if done.returncode else ""
+    printed = (done.stdout + done.stderr or "it printed nothing") if done.returncode else ""
     page, sentence = investigations.finish(work, command[5], printed)
     if printed:
         raise UpdateError(f"{command[5]} of the champion {version} failed: {sentence}")
     return page, sentence
 
 
-def _due(turn: Turn, said: str) -> tuple[bool, str]:
+def _due(turn: Cycle, word: str) -> tuple[bool, str]:
     """Whether a candidate is to be trained, and why or why not."""
-    asked, days = turn.settings.retrain, turn.settings.every_days
-    age = (turn.now - _moment(workspace.params(turn.root, "prepare")["as_of"])) / 86_400
-    if asked == "never":
+    setting, days = turn.settings.retrain, turn.settings.every_days
+    age = (turn.now - _moment(turn.state.prepare["as_of"])) / DAY
+    if setting == "never":
         return False, "retrain is never"
-    if not candidates.bundle(turn):
+    if version := candidates.waiting(turn):
+        return False, f"{version} waits for a person"
+    if not turn.state.candidate:
         return True, "there is no candidate yet"
     if age < days:
         return False, f"the last candidate is {age:.1f} days old, and every_days is {days:g}"
-    if asked == "every_days" or not said:
+    if setting == "every_days" or not word:
         return True, f"the last candidate is {age:.1f} days old"
-    return said == "retrain", f"the monitor says {said}"
+    return word == "retrain", f"the monitor says {word}"
 
 
-def _retrain(turn: Turn, why: str) -> str:
-    """Train a candidate on what is known, ask the gate, commit; the gate's word."""
-    root = turn.root
+def _retrain(turn: Cycle, why: str) -> None:
+    """Train a candidate on what is known, ask the gate, commit both, and land."""
     turn.step(f"Trains a candidate: {why}.")
-    commits.set_as_of(root, turn.at)
-    commits.dvc(root, "repro", *STAGES)
-    said = verdicts.read(root)["evaluate"]
-    word = turn.facts["gate"] = said["state"]
-    turn.facts["candidate"] = candidates.bundle(turn)[:10]
-    text = (
-        f"Train a candidate: {word.replace('_', ' ')}\n\n{said['sentence']}\nTrained because {why}."
-    )
-    trailer = {candidates.NAME: f"{word} {candidates.bundle(turn)}"}
-    commits.commit(root, [commits.PREPARE, *commits.MADE], text, turn.now, **trailer)
-    turn.step(said["sentence"])
-    return word
+    source, work = str(turn.state.prepare["source"]).rstrip("/"), turn.work
+    commits.set_as_of(work, turn.at)
+    champion = [path for path in commits.FOLLOWS[:1] if (work / path).is_file()]
+    commits.dvc(work, "checkout", f"{source}.dvc", *champion)
+    commits.dvc(work, "repro", *STAGES)
+    verdict = verdicts.read(work)["evaluate"]
+    gate = turn.facts["gate"] = verdict["state"]
+    bundle = cycle.bundle(work)
+    turn.facts["candidate"] = bundle[:10]
+    title = f"Train a candidate: {gate.replace('_', ' ')}"
+    text = f"{title}\n\n{verdict['sentence']}\nTrained because {why}."
+    turn.commit([commits.PREPARE, *commits.MADE], text, **{cycle.CANDIDATE: f"{gate} {bundle}"})
+    turn.land()
+    turn.step(verdict["sentence"])

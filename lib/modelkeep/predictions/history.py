@@ -36,6 +36,7 @@ class NewRows:
     known: int  # they are in history already
     unlabelled: int  # old enough, and no label has come (yet)
     corrected: int  # of the known: in history with another label than the log has now
+    labelled_until: float = 0.0  # when the newest labelled row happened, in seconds since 1970
 
     @property
     def counts(self) -> dict[str, int]:
@@ -118,7 +119,9 @@ def find(root: Path, prepare: Mapping, log: PredictionLog, now: float, wait_days
         counts["corrected"] += _differ(rows[old], there)
         parts.append(rows[~old])
     new = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=READ)
-    return NewRows(*_fitted(new, history, prepare), **counts)
+    rows, quarantine = _fitted(new, history, prepare)
+    newest = [_newest(each, str(prepare["time_column"])) for each in (history, rows)]
+    return NewRows(rows, quarantine, **counts, labelled_until=max(newest))
 
 
 def add(root: Path, source: str, new: NewRows, time_column: str) -> str:
@@ -138,6 +141,12 @@ def keep_quarantine(root: Path, new: NewRows) -> None:
     (root / QUARANTINE).unlink(missing_ok=True)
     if len(new.quarantine):
         splits.write(new.quarantine, root / QUARANTINE)
+
+
+def _newest(rows: pd.DataFrame, time_column: str) -> float:
+    """When the newest row happened, in seconds since 1970; 0 without rows."""
+    times, _ = as_times(rows[time_column])
+    return times.max().timestamp() if times.notna().any() else 0.0
 
 
 def _differ(rows: pd.DataFrame, there: pd.Series) -> int:

@@ -84,15 +84,22 @@ def _sorted(rows: "pd.DataFrame") -> str:
 
 
 def on_a_branch(root: Path) -> str:
-    """The commit of HEAD; NotFit if HEAD is on no branch."""
+    """The commit of HEAD; NotFit if HEAD is on no branch.
+
+    In a linked worktree it is enough that the commit is on some branch.
+    """
+    commit = git.run(root, "rev-parse", "HEAD").strip()
     try:
         git.run(root, "symbolic-ref", "--quiet", "HEAD")
     except git.GitError:
+        linked = git.run(root, "rev-parse", "--git-dir", "--git-common-dir").split("\n")
+        if linked[0] != linked[1] and git.run(root, "branch", "--all", "--contains", commit):
+            return commit
         raise NotFit(
             "HEAD is detached, so what comes after this version would be on no branch; "
             "`git switch -c NAME` makes one here, then try again"
         ) from None
-    return git.run(root, "rev-parse", "HEAD").strip()
+    return commit
 
 
 def changed(root: Path) -> list[str]:

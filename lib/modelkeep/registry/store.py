@@ -1,14 +1,13 @@
 """The sealed store that serves: bundles by content hash, and one small file that says which of them answers."""
 
-import fcntl
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from modelkeep.core import files
 from modelkeep.core.errors import ModelkeepError
@@ -105,12 +104,9 @@ def point(store: Path, new: Now) -> Now:
     return new
 
 
-@contextmanager
-def changing(store: Path) -> Iterator[None]:
-    """Hold the pointer while what is to be there is made from what is there; a killed holder holds it no more."""
-    with open(store / "now.lock", "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def changing(store: Path) -> FileLock:
+    """Hold the pointer while it is changed; the lock of a killed holder is free."""
+    return FileLock(store / "now.lock")
 
 
 def sweep(store: Path, keep: set[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """Git tags in GTO's format: all of one model's read at once, and one more added that nobody else has."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +9,6 @@ from modelkeep.core.git import GitError
 
 FIELDS = ("refname:strip=2", "objecttype", "objectname", "*objectname", "creatordate:unix")
 FIELDS += ("taggername", "taggeremail", "contents")
-STALE_TENTHS = (
-    30  # of a second; a lock of one tag, whose name is ours alone, is held for milliseconds
-)
 
 
 class TagExists(ModelkeepError, RuntimeError):
@@ -73,7 +69,7 @@ def add(root: Path, called: str, commit: str, message: str, at: int) -> None:
     except GitError:
         if exists(root, called):
             raise TagExists(f"the tag {called} is there already") from None
-        if not _unlocked(root, called):
+        if not git.unlock(root, f"refs/tags/{called}"):
             raise
         _tag(root, called, commit, message, at)
 
@@ -92,17 +88,3 @@ def _meant(tag: Tag, parsed: dict) -> Tag:
 def _tag(root: Path, called: str, commit: str, message: str, at: int) -> None:
     options = ("--annotate", "--cleanup=verbatim", "--file=-")
     git.run(root, "tag", *options, called, commit, text=message, at=at)
-
-
-def _unlocked(root: Path, called: str) -> bool:
-    """Whether a killed Git's lock of that one tag was in the way, and is there no more."""
-    common = root / git.run(root, "rev-parse", "--git-common-dir").strip()
-    left = common / "refs" / "tags" / f"{called}.lock"
-    if not left.exists():
-        return False
-    for _ in range(STALE_TENTHS):
-        if not left.exists():
-            return True
-        time.sleep(0.1)
-    left.unlink(missing_ok=True)
-    return True

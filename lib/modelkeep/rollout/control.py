@@ -1,10 +1,11 @@
 """A rollout: observe, ask the judge, write it down, change the share; what the record's last line says is what serves"""
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+
+from filelock import FileLock
 
 from modelkeep.core import workspace
 from modelkeep.core.errors import ModelkeepError
@@ -241,13 +242,10 @@ def run(
         sleep(max(0.05, min(controller.due - controller.clock(), found.rules.look)))
 
 
-@contextmanager
-def lock(place: Path) -> Iterator[None]:
-    """Hold what one command at a time may hold; a killed holder holds it no more."""
+def lock(place: Path) -> FileLock:
+    """What one command at a time may hold in a store; the lock of a killed one is free."""
     place.mkdir(parents=True, exist_ok=True)
-    with open(place / "rollout.lock", "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return FileLock(place / "rollout.lock")
 
 
 def _rules(root: Path) -> tuple[Rules, float]:
