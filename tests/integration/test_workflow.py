@@ -14,7 +14,7 @@ import workspaces
 from modelkeep.registry import record
 from workspaces import REPOSITORY, run
 
-JOB = yaml.safe_load((REPOSITORY / ".github/workflows/update.yml").read_text())["jobs"]["turn"]
+JOB = yaml.safe_load((REPOSITORY / ".github/workflows/update.yml").read_text())["jobs"]["update"]
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_a_night_of_the_workflow_is_shared_and_the_next_checkout_goes_on_from_it
     pd.testing.assert_frame_equal(turned.history(elsewhere), turned.history(runner))
 
 
-def test_an_alarm_fails_the_night_and_what_there_is_is_shared_all_the_same(runner):
+def test_a_failed_cycle_fails_the_night_and_what_there_is_is_shared_all_the_same(runner):
     turned.settle(runner, "update", retrain="sometimes")
     workspaces.commit(runner, "A word that does not exist")
     (failed,) = steps(runner)
-    assert failed.startswith("One turn") and "retrain" in failed
+    assert failed.startswith("One cycle") and "retrain" in failed
     assert run(runner, "git", "rev-parse", "origin/main") == run(runner, "git", "rev-parse", "HEAD")

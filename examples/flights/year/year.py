@@ -102,8 +102,8 @@ class Year:
         began = time.monotonic()
         said = self.clone.turn(at)
         self.happened(at, "turn", **said | {"seconds": round(time.monotonic() - began)})
-        if said["state"] == "alarm" and self.server is None:
-            raise YearError(f"the first turn ended in an alarm: {said['sentence']}")
+        if said["state"] == "failed" and self.server is None:
+            raise YearError(f"the first cycle failed: {said['sentence']}")
         self.follow()
 
     def plant(self, at: int) -> None:

@@ -22,7 +22,8 @@ RETRAIN = ("on_decision", "every_days", "never")
 SHADOWS = ("if_unsure", "always", "never")
 # how a cycle ends, the graver later; and its exit code: from 20 on a person is needed
 CODES = {"unchanged": 0, "promoted": 10, "in_progress": 11, "needs_attention": 20, "failed": 21}
-STATES = UNCHANGED, PROMOTED, IN_PROGRESS, NEEDS_ATTENTION, FAILED = tuple(CODES)
+STATES = (*CODES,)
+UNCHANGED, PROMOTED, IN_PROGRESS, NEEDS_ATTENTION, FAILED = STATES
 CANDIDATE = "Candidate"  # the trailer of its commit: the gate's state, and its bundle
 
 

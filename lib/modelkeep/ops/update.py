@@ -122,7 +122,7 @@ def _check_clock(turn: Cycle) -> None:
     )
 
 
-def _largest_gap(book: log.Log, newest: int) -> float:
+def _largest_gap(book: log.PredictionLog, newest: int) -> float:
     """Days without a request, the most in a row, before the newest one."""
     since = newest - int(GAP_DAYS * DAY * 1e6)
     times = [call.at for call in book.calls(since, newest + 1)]
