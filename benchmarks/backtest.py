@@ -22,6 +22,7 @@ from modelkeep.reports import backtest
 
 METRICS = ("auc", "log_loss")
 POLICIES = (
+    Policy("guarded", 1),
     *(Policy("every", n) for n in (4, 5, 6, 8, 13)),
     *(Policy("every", 4, history_days=days) for days in (56, 112, 168)),
     Policy("every", 4, gate=True),

@@ -3,6 +3,7 @@
 - `point_in_time`: what was known when, and the models that could be trained then
 - `policies`, `replay`: when to retrain, and the weeks lived through
 - `guarded`: the default policy replayed, with the functions of `training.maintenance`
+- `planted`: bad candidates planted into that replay, and which guard stops them
 - `trials`: gate and canary within a replay
 - `frontier`: quality against retrains, and the choice
 - `cache`: results on disk by what they were computed from

@@ -126,7 +126,10 @@ def read(text: str, name: str, retrains: int) -> dict[str, Course]:
     cells = [line.split(",") for line in lines[1:]]
     values = {k: np.array([float(row[i] or "nan") for row in cells]) for i, k in enumerate(head) if i}  # fmt: skip
     spent = {"policy": retrains, "never": 0, "weekly": len(cells) - 1, "oracle": 0}
+    spent["monthly"] = (len(cells) - 1) // 4
     named = {"policy": name, "never": NEVER, "weekly": WEEKLY, "oracle": "oracle"}
+    named["monthly"] = "every 4 weeks"
+    spent = {k: n for k, n in spent.items() if f"{head[1].rpartition('_')[0]}_{k}" in head}
     metrics = [k.removesuffix("_policy") for k in head if k.endswith("_policy")]
     return {k: Course(named[k], spent[k], {m: values[f"{m}_{k}"] for m in metrics}) for k in spent}
 

@@ -100,8 +100,8 @@ class History:
         key = (week, history_days, held)
         if key not in self._models:
             start = self.starts[week]
-            rows = self._content(self._times[0], start)
-            name = cache.name(self._made_of, str(start), history_days, held, rows)
+            rows = self.content(self._times[0], start)
+            name = cache.name(self.made_of, str(start), history_days, held, rows)
             self._models[key] = self._recalled(key, name) or self._trained(key, name)
         return self._models[key]
 
@@ -133,7 +133,8 @@ class History:
         return {key: model.seconds for key, model in self._models.items()}
 
     @cached_property
-    def _made_of(self) -> list:
+    def made_of(self) -> list:
+        """What decides about every result: code, columns, parameters."""
         columns = self.table.dtypes.astype(str).to_dict()
         return [cache.code(), columns, self.asked, self.learning, self.label_delay_days]
 
@@ -141,8 +142,10 @@ class History:
     def _hashes(self) -> np.ndarray:
         return pd.util.hash_pandas_object(self.table, index=False).to_numpy()
 
-    def _content(self, first: np.datetime64, last: np.datetime64) -> str:
-        """One hash over the rows of a stretch of time."""
+    def content(self, first: np.datetime64 | None = None, last: np.datetime64 | None = None) -> str:
+        """One hash over the rows of a stretch of time, or over all."""
+        if first is None:
+            return sha256(self._hashes.tobytes()).hexdigest()
         inside = slice(*np.searchsorted(self._times, [first, last]))
         return sha256(self._hashes[inside].tobytes()).hexdigest()
 
@@ -202,7 +205,7 @@ class History:
         """How good a model was in a week, by all labels that ever came."""
         if (key := (model.key, week)) not in self._scores:
             start = self.starts[week]
-            name = cache.name(model.name, str(start), self._content(start, start + WEEK))
+            name = cache.name(model.name, str(start), self.content(start, start + WEEK))
             if not (content := self.shelf.get(name)):
                 found = realised(*self.answered(model, week), model.schema)
                 content = json.dumps(found).encode()

@@ -1,14 +1,16 @@
-"""What the page of `backtest` says: what a maintenance policy would have kept of the quality that was to be had, and at what price"""
+"""The page of `backtest`: the benefit that a maintenance policy would have retained, its price, and what its guards stop."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from modelkeep.backtest import frontier, trials
+from modelkeep.backtest import frontier, guarded, planted, trials
 from modelkeep.backtest.cache import Shelf
 from modelkeep.backtest.frontier import Course, Interval
+from modelkeep.backtest.planted import Planted
 from modelkeep.backtest.point_in_time import History
 from modelkeep.backtest.policies import Policy
 from modelkeep.backtest.replay import Replay, Rules, Week, oracle, replay
@@ -23,18 +25,25 @@ from modelkeep.training import maintenance
 
 AHEAD = 4  # weeks over which a model is worse or not, when a call is judged
 MADE_ANEW = ("source", "as_of", "label_delay_days", "history_days", "test_days", "test_share")
-TOLD = {"never": "never updating", "weekly": "retraining every week", "oracle": "oracle's best"}  # fmt: skip
+MATERIAL = 0.002  # a policy is better on a table if it is so for sure, by this share of the loss
+ALTERNATIVES = {
+    "never": "never updating",
+    "weekly": "every week without guards",
+    "monthly": "every 4 weeks without guards",
+    "oracle": "the oracle",
+}
 
 
 @dataclass(frozen=True)
-class Found:
-    """A policy's replay, what it is compared with, and the weeks that were drawn for the intervals."""
+class Backtest:
+    """A policy's replay, what it is compared with, the weeks drawn for intervals, planted faults."""
 
     task: str
     replay: Replay
-    courses: dict[str, Course]  # policy, never, weekly, oracle
+    courses: dict[str, Course]  # policy, never, weekly, monthly, oracle
     drawn: np.ndarray
     counts: dict[str, int]
+    planted: tuple[Planted, ...] = ()
 
     @property
     def starts(self) -> np.ndarray:
@@ -58,33 +67,49 @@ def _clone(root: Path) -> Path:
     return next(outer, root)
 
 
-def rules(root: Path, policy: Policy, past: History) -> Rules:
+def rules(root: Path, policy: Policy, history: History) -> Rules:
     """What production goes by: the params of evaluate, monitor, collect and rollout."""
     rollout = None
     if policy.canary:
-        task = past.learn(0).schema.task
-        rollout = trials.rules(workspace.params(root, "rollout"), task, past.label_delay_days)
+        task = history.learn(0).schema.task
+        rollout = trials.rules(workspace.params(root, "rollout"), task, history.label_delay_days)
     days = workspace.params(root, "collect")["days"]
     bounds, parameters = (workspace.params(root, stage) for stage in ("evaluate", "monitor"))
     return Rules(bounds, parameters, rollout, days, maintenance.rules(root))
 
 
-def run(past: History, policy: Policy, by: Rules, block_weeks: int, draws: int, seed: int) -> Found:
-    """Replay a policy, and what it is compared with."""
-    drawn = frontier.bootstrap_weeks(len(past.starts), block_weeks, draws, seed)
+def run(
+    history: History,
+    policy: Policy,
+    rules: Rules,
+    block_weeks: int,
+    bootstrap_samples: int,
+    seed: int,
+    planted_every: int = 0,
+) -> Backtest:
+    """Replay a policy and what it is compared with; plant faults in every so many weeks (0: none)."""
+    drawn = frontier.bootstrap_weeks(len(history.starts), block_weeks, bootstrap_samples, seed)
     references = {"never": Policy("never"), "weekly": Policy("every", 1)}
-    plain = {name: replay(past, each, by) for name, each in references.items()}
+    references["monthly"] = Policy("every", 4)
+    plain = {name: replay(history, each, rules) for name, each in references.items()}
     same = [name for name, each in references.items() if each == policy]
-    ours = plain[same[0]] if same else replay(past, policy, by)
-    task = past.learn(0).schema.task
+    faults: tuple[Planted, ...] = ()
+    if policy.kind == "guarded":
+        states: dict = {}
+        ours = guarded.replay(history, policy, rules.guards, states)
+        if planted_every:
+            faults = planted.plant(history, policy, rules.guards, states, planted_every, seed)
+    else:
+        ours = plain[same[0]] if same else replay(history, policy, rules)
+    task = history.learn(0).schema.task
     names = metrics.METRICS[task]
     courses = {"policy": _course(policy.name, ours, names)}
-    courses |= {k: _course(TOLD[k], each, names) for k, each in plain.items()}
-    best = oracle(past, ours)
+    courses |= {k: _course(ALTERNATIVES[k], each, names) for k, each in plain.items()}
+    best = oracle(history, ours)
     values = {m: np.array([week[m] for week in best]) for m in names}
-    courses["oracle"] = Course(TOLD["oracle"], 0, values)
-    counts = _counts(past, ours, plain["weekly"], by.bounds["margin_loss"])
-    return Found(task, ours, courses, drawn, counts)
+    courses["oracle"] = Course(ALTERNATIVES["oracle"], 0, values)
+    counts = _counts(history, ours, plain["weekly"], rules.bounds["margin_loss"])
+    return Backtest(task, ours, courses, drawn, counts, faults)
 
 
 def _course(name: str, played: Replay, names: Sequence[str]) -> Course:
@@ -92,10 +117,10 @@ def _course(name: str, played: Replay, names: Sequence[str]) -> Course:
     return Course(name, retrains, {m: played.course(m) for m in names})
 
 
-def _counts(past: History, ours: Replay, weekly: Replay, margin: float) -> dict[str, int]:
+def _counts(history: History, ours: Replay, weekly: Replay, margin: float) -> dict[str, int]:
     """What the policy spent, and how often its calls were wrong."""
-    weeks, first = ours.weeks, metrics.METRICS[past.learn(0).schema.task][0]
-    gap = np.array([False, *(_mendable(past, ours, weekly, w, first, margin) for w in range(1, len(weeks)))])  # fmt: skip
+    weeks, first = ours.weeks, metrics.METRICS[history.learn(0).schema.task][0]
+    gap = np.array([False, *(_mendable(history, ours, weekly, w, first, margin) for w in range(1, len(weeks)))])  # fmt: skip
     called, alarm = (np.array([bool(w.called) for w in weeks]) for _ in range(2))
     if not ours.policy.watches:
         alarm[:] = False  # what is due by the calendar is no alarm
@@ -105,7 +130,8 @@ def _counts(past: History, ours: Replay, weekly: Replay, margin: float) -> dict[
         "retrains": sum(w.learned > 0 for w in weeks),
         "rows_learned": sum(w.learned for w in weeks),
         "promotions": sum(w.promoted for w in weeks),
-        "refused": sum(bool(w.candidate) and w.candidate not in passed for w in weeks),
+        "refused": sum(bool(w.candidate) and w.candidate not in (*passed, "held") for w in weeks),
+        "held": sum(w.candidate == "held" for w in weeks),
         "rolled_back": sum(w.canary in ("roll_back", "stop") for w in weeks),
         "false_alarms": int((alarm & ~gap).sum()),
         "missed_declines": int((missed & ~np.r_[False, missed[:-1]]).sum()),
@@ -115,123 +141,214 @@ def _counts(past: History, ours: Replay, weekly: Replay, margin: float) -> dict[
 
 
 def _mendable(
-    past: History, ours: Replay, weekly: Replay, week: int, metric: str, margin: float
+    history: History, ours: Replay, weekly: Replay, week: int, metric: str, margin: float
 ) -> bool:
     """Whether the model that served until then would have been worse, over the next weeks, than models trained every week, by more than the gate's margin."""
-    champion = past.learn(*ours.weeks[week - 1].champion)
+    champion = history.learn(*ours.weeks[week - 1].champion)
     ahead = range(week, min(week + AHEAD, len(weekly.weeks)))
-    stale = np.nanmean([past.quality(champion, w)[metric] for w in ahead])
+    stale = np.nanmean([history.quality(champion, w)[metric] for w in ahead])
     fresh = np.nanmean([weekly.weeks[w].quality[metric] for w in ahead])
     return bool(stale > fresh * (1 + margin))
 
 
-def benefit_retained(found: Found, metric: str) -> tuple[Interval, float]:
+def benefit_retained(result: Backtest, metric: str) -> tuple[Interval, float]:
     """The share of weekly retraining's gain that the policy kept, and how often it kept enough."""
-    c = found.courses
-    return frontier.benefit_retained(metric, c["policy"], c["never"], c["weekly"], found.drawn)
+    c = result.courses
+    return frontier.benefit_retained(metric, c["policy"], c["never"], c["weekly"], result.drawn)
 
 
-def difference(found: Found, metric: str, other: str) -> Interval:
+def difference(result: Backtest, metric: str, other: str) -> Interval:
     """By how much the policy is better than `never`, `weekly` or `oracle`, by week on average."""
-    ours, theirs = (found.courses[k].quality[metric] for k in ("policy", other))
-    return frontier.interval(frontier.gains(metric, ours, theirs), found.drawn)
+    ours, theirs = (result.courses[k].quality[metric] for k in ("policy", other))
+    return frontier.interval(frontier.gains(metric, ours, theirs), result.drawn)
 
 
-def verdict(found: Found) -> Verdict:
-    """What the policy would have kept, and for how much."""
-    first, mean = metrics.METRICS[found.task][0], _means(found)
+def verdict(result: Backtest) -> Verdict:
+    """What the policy would have retained, for how much, and whether another one is better here."""
+    first, mean = metrics.METRICS[result.task][0], _means(result)
     parts = [
-        f"{metrics.NAMES[m]} {number(mean['policy'][m])} by week (never {number(mean['never'][m])}, every week {number(mean['weekly'][m])})"
-        for m in metrics.METRICS[found.task]
+        f"{metrics.NAMES[m]} {number(mean['policy'][m])} (never {number(mean['never'][m])}, "
+        f"every week {number(mean['weekly'][m])})"
+        for m in metrics.METRICS[result.task]
     ]
-    spent = count(found.counts["retrains"], "retrain")
-    sentence = f"{found.replay.policy.name.capitalize()}: with {spent} in {count(len(found.starts), 'week')} it would have had {' and '.join(parts)}."
-    share, enough = benefit_retained(found, first)
-    gain = difference(found, first, "never")
+    spent, weeks = (count(result.counts["retrains"], "retrain"), count(len(result.starts), "week"))
+    name = result.replay.policy.name
+    sentence = f"{name.capitalize()}: {' and '.join(parts)} by week, for {spent} in {weeks}."
+    better = _better(result, first)
+    if better:
+        sentence += f" {better.capitalize()} is better on this table."
+    reasons = (*_benefit(result, first), _choice(result, first), *_faults(result), _counted(result))
+    apart = {
+        m: {k: asdict(difference(result, m, k)) for k in ALTERNATIVES}
+        for m in metrics.METRICS[result.task]
+    }
+    evidence = {**stage_metrics(result), "better_than": apart}
+    return Verdict("backtest", "investigate" if better else "ok", sentence, reasons, evidence)
+
+
+def _better(result: Backtest, metric: str) -> str:
+    """The best alternative that is better than the policy for sure, and by enough to matter."""
+    loss = float(np.nanmean(result.courses["policy"].quality[metric]))
+    apart = {k: difference(result, metric, k) for k in ("never", "weekly", "monthly")}
+    sure = {k: d.value for k, d in apart.items() if d.high < 0 and -d.value > MATERIAL * loss}
+    return ALTERNATIVES[min(sure, key=sure.get)] if sure else ""
+
+
+def _benefit(result: Backtest, metric: str) -> list[str]:
+    name, gain = metrics.NAMES[metric], difference(result, metric, "never")
     reasons = [
-        f"{metrics.NAMES[first]} is better by {between(gain.value, gain.low, gain.high)} than never updating"
+        f"{name} is better by {between(gain.value, gain.low, gain.high)} than never updating"
     ]
-    if np.isfinite(share.value):
-        reasons.append(
-            f"it keeps {share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of what retraining every week gains, "
-            f"and at least {frontier.ENOUGH:.0%} in {enough:.0%} of draws of whole stretches of weeks"
+    for m in metrics.METRICS[result.task]:
+        share, enough = benefit_retained(result, m)
+        if np.isfinite(share.value):
+            reasons.append(
+                f"{metrics.NAMES[m]}: {share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of the "
+                f"benefit of retraining every week is retained, at least {frontier.ENOUGH:.0%} in "
+                f"{enough:.0%} of bootstrap samples"
+            )
+        else:
+            reasons.append(f"{metrics.NAMES[m]}: retraining every week has no benefit here")
+    return reasons
+
+
+def _choice(result: Backtest, metric: str) -> str:
+    c = result.courses
+    chosen = frontier.choose(
+        metric, [c["policy"], c["monthly"]], c["never"], c["weekly"], result.drawn
+    )
+    spent = next(x.retrains for x in c.values() if x.name == chosen.name)
+    return (
+        f"by {metrics.NAMES[metric]}, choose {chosen.name}: of {c['policy'].name}, never, every 4 weeks "
+        f"and every week the cheapest that retains {frontier.ENOUGH:.0%} ({count(spent, 'retrain')}); "
+        f"{chosen.probability:.0%} of bootstrap samples choose the same"
+    )
+
+
+def _faults(result: Backtest) -> list[str]:
+    bad = [p for p in result.planted if p.bad]
+    if not bad:
+        return []
+    before = sum(not p.served for p in bad) / len(bad)
+    back = sum(bool(p.stopped_by) for p in bad) / len(bad)
+    share = sum(p.answered for p in bad) / sum(p.rows for p in bad)
+    sound = [w for w in result.replay.weeks if w.called]
+    stopped = sum(bool(w.held_by) for w in sound)
+    return [
+        f"of {len(bad)} planted candidates that are more than {planted.HARMFUL:.0%} worse, "
+        f"{before:.1%} were stopped before they served, {back:.1%} with take-back; they answered "
+        f"{share:.1%} of the rows of two weeks",
+        f"of {len(sound)} updates on the history as it is, {stopped} were held, refused or taken back",
+    ]
+
+
+def _counted(result: Backtest) -> str:
+    return several([f"{name.replace('_', ' ')} {value:,}" for name, value in result.counts.items() if name != "retrains"], 10)  # fmt: skip
+
+
+def faults(result: Backtest) -> Html:
+    """What was planted, by kind: how many were bad, what stopped them, how many rows they answered."""
+    rows = []
+    for kind in planted.FAULTS:
+        bad = [p for p in result.planted if p.kind == kind and p.bad]
+        stops = Counter(p.stopped_by or "nothing" for p in bad)
+        total = sum(p.rows for p in bad)
+        rows.append(
+            {
+                "fault": kind,
+                "planted": sum(p.kind == kind for p in result.planted),
+                f"more than {planted.HARMFUL:.0%} worse": len(bad),
+                "stopped before service": sum(not p.served for p in bad),
+                "by": ", ".join(f"{name} {n}" for name, n in stops.most_common()) or "–",
+                "share of rows answered": f"{sum(p.answered for p in bad) / total:.1%}"
+                if total
+                else "–",
+            }
         )
-    else:
-        reasons.append("retraining every week gains nothing here, so there is nothing to keep")
-    reasons.append(several([f"{name.replace('_', ' ')} {value:,}" for name, value in found.counts.items() if name != "retrains"], 9))  # fmt: skip
-    apart = {m: {k: asdict(difference(found, m, k)) for k in TOLD} for m in metrics.METRICS[found.task]}  # fmt: skip
-    evidence = {**stage_metrics(found), "better_than": apart}
-    return Verdict("backtest", "ok", sentence, tuple(reasons), evidence)
+    none = "Nothing was planted: set policy to guarded and planted_every above 0."
+    return markup.table(rows if result.planted else [], none)
 
 
-def _means(found: Found) -> dict[str, dict[str, float]]:
+def _means(result: Backtest) -> dict[str, dict[str, float]]:
     return {
         k: {m: float(np.nanmean(values)) for m, values in c.quality.items()}
-        for k, c in found.courses.items()
+        for k, c in result.courses.items()
     }
 
 
-def stage_metrics(found: Found) -> dict:
-    """The numbers for `dvc metrics` and for a sweep: the price, quality, and what of the weekly gain is kept."""
-    told: dict = dict(found.counts)
-    for name, mean in _means(found)["policy"].items():
-        share, enough = benefit_retained(found, name)
-        parts = {"": mean, "_kept": share.value, "_kept_low": share.low, "_kept_high": share.high}
-        parts["_kept_enough"] = enough
-        told |= {f"{name}{part}": None if x != x else x for part, x in parts.items()}
-    return told
+def stage_metrics(result: Backtest) -> dict:
+    """The numbers for `dvc metrics` and for a sweep: price, quality, benefit retained, faults stopped."""
+    values: dict = dict(result.counts)
+    for name, mean in _means(result)["policy"].items():
+        share, enough = benefit_retained(result, name)
+        retained = {"": share.value, "_low": share.low, "_high": share.high, "_enough": enough}
+        values[name] = mean
+        values |= {f"{name}_benefit_retained{part}": x for part, x in retained.items()}
+    if bad := [p for p in result.planted if p.bad]:
+        values["faults_harmful"] = len(bad)
+        values["faults_stopped_before_service"] = sum(not p.served for p in bad)
+        values["faults_stopped"] = sum(bool(p.stopped_by) for p in bad)
+    return {k: None if x != x else x for k, x in values.items()}
 
 
-def course(found: Found, metric: str) -> Figure:
+def course(result: Backtest, metric: str) -> Figure:
     """One metric by week under the policy and under what it is compared with."""
-    weeks, mean = found.replay.weeks, _means(found)
-    lines = {"this policy": found.courses["policy"].quality[metric]}
-    lines |= {TOLD[k]: found.courses[k].quality[metric] for k in TOLD}
+    weeks, mean = result.replay.weeks, _means(result)
+    lines = {"this policy": result.courses["policy"].quality[metric]}
+    drawn = [k for k in ALTERNATIVES if k != "monthly"]  # a fifth line hides the others
+    lines |= {ALTERNATIVES[k]: result.courses[k].quality[metric] for k in drawn}
     marks = {"a new model": np.array([w.promoted for w in weeks])}
     marks["refused"] = np.array([w.learned > 0 and not w.promoted for w in weeks])
     name = metrics.NAMES[metric]
-    each = ", ".join(f"{label} {number(mean[k][metric])}" for k, label in {"policy": "this policy", **TOLD}.items())  # fmt: skip
+    each = ", ".join(f"{label} {number(mean[k][metric])}" for k, label in {"policy": "this policy", **ALTERNATIVES}.items())  # fmt: skip
     caption = f"{len(weeks)} weeks; on average {each}."
-    return figures.courses(found.starts, lines, marks, name=name, title=f"How good was {name}, week by week?", caption=caption)  # fmt: skip
+    return figures.courses(result.starts, lines, marks, name=name, title=f"How good was {name}, week by week?", caption=caption)  # fmt: skip
 
 
-def differences(found: Found, metric: str) -> Figure:
+def differences(result: Backtest, metric: str) -> Figure:
     """How much better the policy is than each reference, with intervals by blocks of weeks."""
     rows = [
-        {"name": TOLD[k], "value": d.value, "low": d.low, "high": d.high, "breach": d.high < 0}
-        for k in TOLD
-        for d in [difference(found, metric, k)]
+        {
+            "name": ALTERNATIVES[k],
+            "value": d.value,
+            "low": d.low,
+            "high": d.high,
+            "breach": d.high < 0,
+        }
+        for k in ALTERNATIVES
+        for d in [difference(result, metric, k)]
     ]
     name = metrics.NAMES[metric]
-    probability = difference(found, metric, "never").probability
+    probability = difference(result, metric, "never").probability
     return figures.forest(
         rows,
         name=f"gain in {name} by week",
         title=f"By how much does {name} differ from the alternatives?",
-        caption=f"Means of {len(found.starts)} weeks with 95 % intervals ({len(found.drawn):,} draws of whole stretches of weeks); better than never updating in {probability:.0%} of draws.",
+        caption=f"Means of {len(result.starts)} weeks with 95 % intervals ({len(result.drawn):,} bootstrap samples of blocks of weeks); better than never updating in {probability:.0%} of them.",
     )
 
 
-def price(found: Found) -> Html:
+def price(result: Backtest) -> Html:
     """What was spent and what went wrong, line by line."""
     meaning = {
         "retrains": "models that were trained",
         "rows_learned": "rows that they learned from in all, which their computing time goes with",
         "promotions": "of them went into service",
-        "refused": "were stopped by the gate",
-        "rolled_back": "were stopped by the canary's judge",
+        "refused": "were stopped by a gate",
+        "held": "updates were held by label or column guard, before training",
+        "rolled_back": "were rolled back as a canary, or taken back by the reverse shadow",
         "false_alarms": f"calls though the model in service was as good as a fresh one over the next {AHEAD} weeks",
         "missed_declines": f"stretches of weeks without a call though it was worse over the next {AHEAD} weeks",
         "weeks_of_missed_decline": "how many weeks these were",
         "days_worse_than_at_hand": "days on a model while a better one, replaced or refused, was at hand",
     }
-    rows = [{"": k.replace("_", " "), "number": found.counts[k], "what it counts": text} for k, text in meaning.items()]  # fmt: skip
+    rows = [{"": k.replace("_", " "), "number": result.counts[k], "what it counts": text} for k, text in meaning.items()]  # fmt: skip
     return markup.table(rows)
 
 
-def acts(found: Found) -> Html:
+def acts(result: Backtest) -> Html:
     """The weeks in which something was done, and why."""
-    rows = [_act(w) for w in found.replay.weeks if w.called or w.promoted or w.canary]
+    rows = [_act(w) for w in result.replay.weeks if w.called or w.promoted or w.canary]
     return markup.table(rows, "Nothing was done in any week.")
 
 
@@ -240,6 +357,8 @@ def _act(w: Week) -> dict:
     return {
         "week": str(w.start),
         "called because": w.called or "–",
+        "stopped by": w.held_by or "–",
+        "reason": w.reason or "–",
         "learned from": f"{w.learned:,} rows" if w.learned else "–",
         "word": done or "–",
         "canary": w.canary.replace("_", " ") or "–",
@@ -247,17 +366,17 @@ def _act(w: Week) -> dict:
     }
 
 
-def course_csv(found: Found) -> str:
+def course_csv(result: Backtest) -> str:
     """Each metric by week under the policy and each reference, for `dvc plots` and for a sweep's page."""
-    columns = [(m, k) for m in metrics.METRICS[found.task] for k in found.courses]
+    columns = [(m, k) for m in metrics.METRICS[result.task] for k in result.courses]
     lines = ["week," + ",".join(f"{m}_{k}" for m, k in columns)]
-    for i, start in enumerate(found.starts):
-        values = [found.courses[k].quality[m][i] for m, k in columns]
+    for i, start in enumerate(result.starts):
+        values = [result.courses[k].quality[m][i] for m, k in columns]
         lines.append(",".join([str(start), *("" if np.isnan(v) else f"{v:.6g}" for v in values)]))
     return "\n".join(lines) + "\n"
 
 
-def times(past: History, root: Path) -> None:
+def times(history: History, root: Path) -> None:
     """Seconds of computing by model, beside what reproduces: no two runs take the same."""
-    spent = [{"week": str(past.starts[key[0]]), "history_days": key[1], "held_days": key[2], "seconds": round(s, 2)} for key, s in sorted(past.spent.items())]  # fmt: skip
+    spent = [{"week": str(history.starts[key[0]]), "history_days": key[1], "held_days": key[2], "seconds": round(s, 2)} for key, s in sorted(history.spent.items())]  # fmt: skip
     files.write_json(root / "data" / "backtest" / "times.json", spent)
