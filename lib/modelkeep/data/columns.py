@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -38,6 +39,8 @@ MOMENTS = (
 WHEN = "a date or time: the model learns from numbers and categories"
 RULES = {"kind": ("number", "category"), "missing": ("impute", "reject")}
 RULES |= {"unseen": ("other", "reject"), "low": (), "high": ()}
+WRITTEN = ("decimal", "thousands", "strip")  # how a CSV file writes the numbers of one column
+UNFIT_NAME = r'["\\\x00-\x1f\x7f]'  # what a request cannot name plainly
 
 
 class SchemaError(ModelkeepError, ValueError):
@@ -130,8 +133,10 @@ def check_rules(name: str, rules: Mapping[str, object]) -> None:
     """Raise SchemaError for a rule of the column `name` that is unknown or cannot hold."""
     for rule, value in rules.items():
         where = f"rules.{name}.{rule}"
+        if rule in WRITTEN and isinstance(value, str):
+            continue
         if rule not in RULES:
-            raise SchemaError(f"{where}: no such rule{did_you_mean(rule, RULES)}")
+            raise SchemaError(f"{where}: no such rule{did_you_mean(rule, (*RULES, *WRITTEN))}")
         if RULES[rule] and value not in RULES[rule]:
             raise SchemaError(f"{where}: {value!r} is not one of {', '.join(RULES[rule])}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -142,14 +147,29 @@ def check_rules(name: str, rules: Mapping[str, object]) -> None:
         raise SchemaError(f"rules.{name}: low {low} is above high {high}; swap them")
 
 
+def check_name(role: str, name: str) -> None:
+    """Raise SchemaError for a name that a request to the server cannot hold plainly."""
+    if re.search(UNFIT_NAME, name):
+        raise SchemaError(
+            f"{role}: the column {name!r} has a quote, a backslash or a control character in its "
+            "name, which no request can name; rename it in the table, or add it to `drop`"
+        )
+
+
+def stated_kind(rules: Mapping[str, object]) -> object:
+    """The kind that rules state: how its numbers are written makes a column a number."""
+    written = any(rule in rules for rule in WRITTEN)
+    return rules.get("kind", "number" if written else None)
+
+
 def learn_column(values: pd.Series, rules: Mapping[str, object]) -> Column | str:
     """Return the column as a feature, or the reason why it is none; a stated kind keeps it."""
     kind, why = _guess(values)
-    if why and "kind" not in rules:
+    if why and not stated_kind(rules):
         return why
-    stated = {rule: value for rule, value in rules.items() if rule != "kind"}
+    stated = {rule: value for rule, value in rules.items() if rule not in ("kind", *WRITTEN)}
     stated |= {rule: float(stated[rule]) for rule in ("low", "high") if rule in stated}
-    kind, name = rules.get("kind", kind), str(values.name)
+    kind, name = stated_kind(rules) or kind, str(values.name)
     for rule in {"number": ("unseen",), "category": ("low", "high")}[kind]:
         if rule in stated:
             raise SchemaError(f"rules.{name}.{rule}: the column is a {kind}; take the rule off")

@@ -6,7 +6,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from runpy import run_path
 from typing import IO
@@ -17,7 +17,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.data.columns import MISFITS, did_you_mean
+from modelkeep.data.columns import MISFITS, WRITTEN, did_you_mean, stated_kind
 
 PACKED = ("", ".gz", ".zip", ".zst")
 CSV = (*[kind + packed for kind in (".csv", ".tsv") for packed in PACKED],)
@@ -44,14 +44,30 @@ class Format:
     encoding: str = ""  # '' is UTF-8
     na_values: Sequence[str] = ()  # () takes those of pandas
     texts: Sequence[str] = ()  # ids, entities and columns whose kind is stated
-    numbers: Sequence[str] = ()  # columns that are stated to be numbers
+    rules: Mapping[str, Mapping] = field(default_factory=dict)  # by column, see `columns.RULES`
+    raw: bool = False  # every column of a CSV file as text, nothing missing but the empty text
 
     def __post_init__(self) -> None:
-        for name, value, most in (("decimal", self.decimal, 1), ("thousands", self.thousands, 1)):
-            if len(value) > most or (name == "decimal" and not value):
-                raise TableError(f"{name}: {value!r} is not one character; mend it in {PARAMS}")
-        if self.decimal == self.thousands:
-            raise TableError(f"thousands: {self.thousands!r} is the decimal too; mend {PARAMS}")
+        for where, (decimal, thousands, _) in {"": self.of(""), **self.own}.items():
+            if len(decimal) != 1 or len(thousands) > 1 or decimal == thousands:
+                raise TableError(
+                    f"{where}decimal {decimal!r} and thousands {thousands!r} must be two marks of "
+                    f"one character; mend {PARAMS}"
+                )
+
+    @property
+    def own(self) -> dict[str, tuple[str, str, str]]:
+        """The columns with marks of their own."""
+        return {name: self.of(name) for name, r in self.rules.items() if set(r) & set(WRITTEN)}
+
+    def of(self, name: str) -> tuple[str, str, str]:
+        """Decimal mark, mark between thousands, and what is stripped, of a column's numbers."""
+        rule, usual = self.rules.get(name, {}), (self.decimal, self.thousands, "")
+        return tuple(rule.get(k, v) for k, v in zip(WRITTEN, usual, strict=True))
+
+    def stated(self, name: str) -> object:
+        """The kind that is stated for a column."""
+        return stated_kind(self.rules.get(name, {}))
 
 
 def read(
@@ -72,6 +88,7 @@ def read(
     na_values: Sequence[str] = (),
     drop: Sequence[str] = (),
     only: Sequence[str] = (),
+    raw: bool = False,
 ) -> pd.DataFrame:
     """Read a file below `root`, a folder of them, or one with a `table.py` whose `table()` makes the rows.
 
@@ -81,10 +98,9 @@ def read(
     """
     roles = (label, time_column, entity_column, id_column)
     columns = list(only) or ([*roles, *features] if features else [])
-    kinds = {name: rule.get("kind") for name, rule in (rules or {}).items()}
-    numbers = [name for name, kind in kinds.items() if kind == "number"]
-    texts = [entity_column, id_column, *(name for name, kind in kinds.items() if kind)]
-    form = Format(separator, decimal, thousands, encoding, tuple(na_values), texts, numbers)
+    rules = rules or {}
+    texts = [entity_column, id_column, *(name for name in rules if stated_kind(rules[name]))]
+    form = Format(separator, decimal, thousands, encoding, tuple(na_values), texts, rules, raw)
     if is_made(root / source):
         table = run_path(str(root / source / MAKER))["table"]()
         table = table[_known(columns, list(table), source)]
@@ -120,7 +136,8 @@ def _read_parts(
     if table.empty:
         raise TableError(f"source {source!r} has no rows; point source at a table with rows")
     if not any(_ends(part, CSV) for part in parts):
-        typed = table.select_dtypes("str").columns.difference([*roles, *form.numbers])
+        typed = table.select_dtypes("str").columns.difference(roles)
+        typed = [name for name in typed if form.stated(name) != "number"]
         table = table.astype(dict.fromkeys(typed, "category"))
     return table
 
@@ -199,16 +216,18 @@ def _read_csv(path: Path, columns: Sequence[str], form: Format) -> pd.DataFrame:
     with _open(path) as file:
         first = pd.read_csv(file, header=None, nrows=1, dtype="str", **options).iloc[0]
     names = _single(first.dropna().tolist(), path)
-    options["dtype"] = {name: "str" for name in form.texts if name in names}
+    texts = names if form.raw else [name for name in form.texts if name in names]
+    options["dtype"] = dict.fromkeys(texts, "str")
     options["usecols"] = _known(columns, names, path.name) if columns else None
     options |= {"decimal": form.decimal} if form.decimal.isascii() else {}
-    options |= {"thousands": form.thousands or None} if form.thousands.isascii() else {}
     with warnings.catch_warnings(), _open(path) as file:
         # Without this pandas shifts or drops fields where a line is longer than the header.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         missing = _missing(form)
         table = pd.read_csv(file, index_col=False, low_memory=False, **options, **missing)
-    return _with_plain_numbers(table, form)
+    for name in table.select_dtypes("str").columns:
+        table[name] = table[name].str.strip()
+    return table if form.raw else _with_plain_numbers(table, form)
 
 
 def _separator(path: Path, header: str) -> str:
@@ -216,7 +235,9 @@ def _separator(path: Path, header: str) -> str:
 
 
 def _missing(form: Format) -> dict[str, object]:
-    return {"keep_default_na": False, "na_values": ["", *form.na_values]} if form.na_values else {}
+    if not form.na_values and not form.raw:
+        return {}
+    return {"keep_default_na": False, "na_values": ["", *form.na_values]}
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -236,19 +257,24 @@ def _open(path: Path) -> IO[bytes]:
 
 def _with_plain_numbers(table: pd.DataFrame, form: Format) -> pd.DataFrame:
     """Numbers in columns of text, written as `form` says, as Python writes them."""
-    if (form.decimal, form.thousands) == (".", ""):
-        return table
-    mark, point = re.escape(form.thousands), re.escape(form.decimal)
-    whole = rf"(?:\d+|\d{{1,3}}(?:{mark}\d{{3}})+)" if mark else r"\d+"
-    pattern = rf"[+-]?{whole}(?:{point}\d*)?(?:[eE][+-]?\d+)?"
     for name in table.select_dtypes("str").columns:
-        text = table[name].str.strip()
-        fits = text.str.fullmatch(pattern).fillna(False).astype(bool)
-        stated = name in form.numbers
-        if stated or (name not in form.texts and fits.sum() >= (1 - MISFITS) * text.count() > 0):
-            plain = text.str.replace(form.thousands, "", regex=False) if mark else text
-            table[name] = table[name].mask(fits, plain.str.replace(form.decimal, ".", regex=False))
+        decimal, thousands, strip = form.of(name)
+        if (decimal, thousands, strip) == (".", "", ""):
+            continue
+        text = table[name].str.strip(f"{strip} ") if strip else table[name]
+        fits = text.str.fullmatch(number_pattern(decimal, thousands)).fillna(False).astype(bool)
+        usual = name not in form.texts and fits.sum() >= (1 - MISFITS) * text.count() > 0
+        if usual or form.stated(name) == "number":
+            plain = text.str.replace(thousands, "", regex=False) if thousands else text
+            table[name] = table[name].mask(fits, plain.str.replace(decimal, ".", regex=False))
     return table
+
+
+def number_pattern(decimal: str, thousands: str) -> str:
+    """A regular expression of numbers that are written so; thousands stand in groups of three."""
+    mark, point = re.escape(thousands), re.escape(decimal)
+    whole = rf"(?:\d+|\d{{1,3}}(?:{mark}\d{{3}})+)" if thousands else r"\d+"
+    return rf"[+-]?(?:{whole}(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?"
 
 
 def _single(names: list[str], path: Path) -> list[str]:

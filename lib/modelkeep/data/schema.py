@@ -71,6 +71,8 @@ def learn(
     rules = rules or {}
     _check_rules(rows, wanted, rules)
     task, classes = _classes(rows[label], task)
+    for role, name in [*roles.items(), *(("features", name) for name in wanted)]:
+        columns.check_name(role, name or "")
     learned = {name: columns.learn_column(rows[name], rules.get(name, {})) for name in wanted}
     ignored = {name: why for name, why in learned.items() if isinstance(why, str)}
     kept = tuple(column for column in learned.values() if isinstance(column, Column))
