@@ -22,6 +22,7 @@ def group() -> Sections:
     """All commands, section by section."""
     sections = {
         "Pipeline": [
+            pipeline.init,
             pipeline.run,
             pipeline.verdicts,
             pipeline.compare,

@@ -38,6 +38,32 @@ def run(root: Path, stage: str, parameters: tuple) -> Output:
     return commands.made(root, page)
 
 
+@commands.command("init sales.csv --label late --time sold_at --id order --yes")
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--label", required=True, help="The column to predict.")
+@click.option("--time", default="", help="The column that says when a row happened.")
+@click.option("--id", default="", help="The column that names a row.")
+@click.option("--entity", default="", help="The person or thing that a row belongs to.")
+@click.option("--name", default="", help="The model's name; else the table's.")
+@click.option("--encoding", default="", help="Of CSV files; else UTF-8.")
+@click.option("--separator", default="", help="Between columns of CSV files; else guessed.")
+@click.option("--yes", is_flag=True, help="Take the safe choice of each doubt, and write.")
+@click.option("--dry-run", is_flag=True, help="Write nothing.")
+def init(root: Path, table: Path, name: str, yes: bool, dry_run: bool, **stated: str) -> Output:
+    """Point the workspace at a table: write every setting, list what is doubtful."""
+    from modelkeep.data.inspect import Roles
+    from modelkeep.ops import init
+
+    roles = Roles(**{role: stated.pop(role) for role in ("label", "time", "id", "entity")})
+    planned = init.plan(root, table, roles, name=name, yes=yes, **stated)
+    done = [] if dry_run else init.write(root, planned)
+    lines = [str(planned), "", *(f"wrote {each}" for each in done)]
+    lines += [] if dry_run else ["", "`dvc repro` runs the pipeline."]
+    data = {"settings": planned.settings, "problem": planned.problem, "wrote": done}
+    data["doubts"] = [vars(doubt) for doubt in planned.left]
+    return Output("\n".join(lines), data)
+
+
 @commands.command("verdicts --json")
 def verdicts(root: Path) -> Output:
     """Print what each stage concluded."""

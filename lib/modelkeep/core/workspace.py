@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.core.files import sha256
+from modelkeep.core.files import sha256, write_text
 
 # One turn; and what DVC sees only after `make backtest` has switched it on: a stage that was never run would be missing in each status and checkout.
 PIPELINES = ("dvc.yaml", "backtest/stage.yaml")
@@ -66,6 +68,32 @@ def params(root: Path, stage: str) -> dict[str, object]:
     if dates:  # a date object would reach the notebook as something else than the text
         raise BadParams(f"params/{stage}.yaml has dates without quotes; write {', '.join(dates)}")
     return values
+
+
+def set_params(root: Path, name: str, values: Mapping[str, object]) -> None:
+    """Change values on lines of `params/<name>.yaml`; everything else stays as it is, comments too."""
+    path = root / "params" / f"{name}.yaml"
+    text = path.read_text(encoding="utf-8")
+    for key, new in values.items():
+        line = re.compile(rf"^({re.escape(key)}: )(.*?)(?:( +)(#.*))?$", re.MULTILINE)
+        text, times = line.subn(partial(_line, written(new)), text)
+        if times != 1:
+            raise BadParams(f"params/{name}.yaml has {times} lines `{key}: ...`; write one")
+    write_text(path, text)
+
+
+def _line(new: str, found: re.Match) -> str:
+    """The line with its comment where it was, if the value leaves room."""
+    key, old, space, comment = found.groups(default="")
+    return key + new + (" " * max(len(old + space) - len(new), 1) + comment if comment else "")
+
+
+def written(plain: object) -> str:
+    """A plain value as YAML on one line."""
+    if not isinstance(plain, str):
+        return json.dumps(plain, ensure_ascii=False)
+    bare = re.fullmatch(r"\w[\w./:-]*", plain) and value(plain) == plain
+    return plain if bare else "'" + plain.replace("'", "''") + "'"
 
 
 def provenance(root: Path, stage: str) -> dict[str, object]:

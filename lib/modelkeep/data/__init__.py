@@ -1,7 +1,9 @@
 """Tables: read, typed, cleaned, and cut by time.
 
-- `io`: CSV and Parquet files, or folders of them, as columns of text or numbers
+- `io`: CSV, Parquet, Feather and Excel files, or folders of them, as columns of text or numbers
 - `columns`: what one column must look like: read its values, learn it, fit values to it
 - `schema`: what a row must look like; rows that do not fit are quarantined with the reason
+- `time_axis`: which times belong to the table, so that an odd one stretches nothing
 - `splits`: what was known at a moment, the train and test parts, blocks and weeks of time
+- `inspect`: what is doubtful about a table, each with the params that settle it
 """
