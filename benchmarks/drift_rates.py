@@ -81,7 +81,7 @@ def row_rates(rows: pa.Table, runs: int, seed: int) -> Iterator[str]:
         for i, size in enumerate(SIZES):
             window = rows.take(order[REFERENCE : REFERENCE + size])
             found = drift.compare(reference, profile.count(reference.bins, window))
-            any_moved[i] += any(c.moved for c in found.columns)
+            any_moved[i] += any(c.drifted for c in found.columns)
             alarms[i] += found.alarm
     yield "| rows in the window | any column moved (p) | alarm (p and effect) |\n|---|---|---|"
     for size, p, alarm in zip(SIZES, any_moved / runs, alarms / runs, strict=True):
@@ -102,7 +102,7 @@ def power(rows: pa.Table, runs: int, seed: int) -> Iterator[str]:
             for name, change in planted.items():
                 counts = profile.count(reference.bins, change(window, rng))
                 found = drift.compare(reference, counts)
-                p[name][i] += any(c.moved for c in found.columns)
+                p[name][i] += any(c.drifted for c in found.columns)
                 alarm[name][i] += found.alarm
     yield "| one column changed | p, n = 500 / 2,000 / 10,000 | p and effect |\n|---|---|---|"
     for name in planted:
@@ -135,7 +135,7 @@ def block_rates(rows: pa.Table, days: np.ndarray, runs: int, seed: int) -> Itera
                 found = drift.compare(
                     reference, profile.window(rest, start, start + 7), by=by, seed=run
                 )
-                np.add(kept, [any(c.moved for c in found.columns), found.alarm], out=kept)
+                np.add(kept, [any(c.drifted for c in found.columns), found.alarm], out=kept)
     yield "| 7 shuffled days against 90 | any column moved (p) | alarm (p and effect) |\n|---|---|---|"
     for by, kept in counts.items():
         yield f"| {by} | {kept[0] / total:.3f} | {kept[1] / total:.3f} |"
@@ -151,11 +151,11 @@ def looks(rows: pa.Table, runs: int, seed: int) -> Iterator[str]:
         reference = profile.learn(rows.take(order[:20_000]), KINDS)
         parts = [rows.take(order[20_000 + 100 * i :][:100]) for i in range(100)]
         windows = [profile.count(reference.bins, part) for part in parts]
-        tested += any(any(c.moved for c in drift.compare(reference, w).columns) for w in windows)
-        pages += drift.detect(reference, windows, windows_a_year=100).page is not None
+        tested += any(any(c.drifted for c in drift.compare(reference, w).columns) for w in windows)
+        pages += drift.detect(reference, windows, windows_per_year=100).first_alarm is not None
         late = [profile.count(reference.bins, shift(part, rng)) for part in parts[50:70]]
         past = functools.reduce(profile.add, windows[:40], reference)
-        page = drift.detect(past, windows[40:50] + late, windows_a_year=100).page
+        page = drift.detect(past, windows[40:50] + late, windows_per_year=100).first_alarm
         waits.append(np.inf if page is None else page - 9)
     yield "| a look each 100 rows, 100 looks | |\n|---|---|"
     yield f"| a 5 % test at each look reports drift in | {tested / runs:.3f} of runs |"
@@ -179,12 +179,14 @@ def weeks(rows: pa.Table, days: np.ndarray, runs: int, seed: int) -> Iterator[st
         first, late = when < when[0] + 90, when >= when[0] + 90 + 20 * 7
         reference = profile.learn(mixed.filter(first), KINDS, when[first])
         early = cut(profile.count(reference.bins, mixed.filter(~first), when[~first]), 39)
-        pages += drift.detect(reference, early, windows_a_year=52, seed=run).page is not None
+        pages += (
+            drift.detect(reference, early, windows_per_year=52, seed=run).first_alarm is not None
+        )
         past = functools.reduce(profile.add, early[:15], reference)
         for name, change in planted.items():
             after = profile.count(reference.bins, change(mixed.filter(late), rng), when[late])
             windows = early[15:20] + cut(after, 8)
-            page = drift.detect(past, windows, windows_a_year=52, seed=run).page
+            page = drift.detect(past, windows, windows_per_year=52, seed=run).first_alarm
             waits[name].append(np.inf if page is None else page - 4)
     yield "| weekly windows of shuffled days | |\n|---|---|"
     yield f"| nothing changed, 39 weeks: pages in | {pages / runs:.3f} of years |"

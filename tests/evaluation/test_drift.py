@@ -39,7 +39,7 @@ def pair(now: pa.Table, size: int = 20_000) -> tuple[profile.Profile, profile.Pr
     return reference, profile.count(reference.bins, now)
 
 
-def column(found: drift.Drift, name: str) -> drift.Column:
+def column(found: drift.Drift, name: str) -> drift.ColumnDrift:
     return next(c for c in found.columns if c.name == name)
 
 
@@ -82,8 +82,8 @@ def test_independent_rows_without_drift_rarely_alarm(size):
     for _ in range(runs):
         reference = profile.learn(rows(rng, 5_000), KINDS)
         found = drift.compare(reference, profile.count(reference.bins, rows(rng, size)))
-        moved += any(c.moved for c in found.columns)
-        assert all(c.level == "none" for c in found.columns if not c.moved)
+        moved += any(c.drifted for c in found.columns)
+        assert all(c.level == "none" for c in found.columns if not c.drifted)
     assert moved <= most(runs, 0.05)
 
 
@@ -98,7 +98,7 @@ def test_days_alike_without_drift_rarely_alarm_by_blocks():
         for by in moved:
             found = drift.compare(reference, window, by=by)
             assert found.by == ("blocks" if by == "auto" else "rows")
-            moved[by] += any(c.moved for c in found.columns)
+            moved[by] += any(c.drifted for c in found.columns)
     assert moved["auto"] <= most(runs, 0.05)
     assert moved["rows"] > runs / 2
 
@@ -141,7 +141,7 @@ def test_days_show_a_change():
     assert found != drift.compare(reference, window, seed=1)
 
 
-def test_draws_suffice_for_many_columns():
+def test_permutations_suffice_for_many_columns():
     rng = np.random.default_rng(5)
     names = [f"x{i}" for i in range(60)]
     values = rng.normal(size=(5_000, 60))
@@ -150,9 +150,9 @@ def test_draws_suffice_for_many_columns():
     reference = profile.learn(table.slice(0, 4_000), dict.fromkeys(names, "number"), days[:4_000])
     later = table.slice(4_000).set_column(0, "x0", pa.array(values[4_000:, 0] + 2))
     window = profile.count(reference.bins, later, days[4_000:])
-    found = drift.compare(reference, window, draws=99)
-    assert found.draws >= 60 / 0.05
-    assert column(found, "x0").moved
+    found = drift.compare(reference, window, permutations=99)
+    assert found.permutations >= 60 / 0.05
+    assert column(found, "x0").drifted
 
 
 def test_missing_share_is_a_finding_whatever_its_effect():
@@ -193,7 +193,7 @@ def test_small_moves_of_many_rows_are_no_alarm():
     table = rows(np.random.default_rng(9), 100_000)
     shifted = table.set_column(0, "x", pa.array(table["x"].to_numpy() + 0.05))
     x = column(drift.compare(*pair(shifted)), "x")
-    assert x.moved
+    assert x.drifted
     assert not x.alarm
     assert x.level == "none"
 
@@ -316,9 +316,9 @@ def test_the_path_of_evidence_by_hand():
     moved = rows(np.random.default_rng(19), 200)
     moved = moved.set_column(0, "x", pa.array(moved["x"].to_numpy() + 3))
     windows = [same, nothing, same, profile.count(reference.bins, moved)]
-    found = drift.detect(reference, windows, windows_a_year=52)
+    found = drift.detect(reference, windows, windows_per_year=52)
     assert found.threshold == 52 / 0.05
-    assert found.page == 3
+    assert found.first_alarm == 3
     first, third, last = found.e[0], found.e[2], found.e[3]
     assert math.isnan(found.e[1])
     assert math.isnan(found.p[1])
@@ -326,7 +326,7 @@ def test_the_path_of_evidence_by_hand():
         [first, first, (1 + first) * third, (1 + (1 + first) * third) * last]
     )
     assert [drift.evalue(p) for p in (found.p[0], found.p[3])] == [first, last]
-    assert drift.detect(reference, [], windows_a_year=52).page is None
+    assert drift.detect(reference, [], windows_per_year=52).first_alarm is None
 
 
 @pytest.mark.parametrize("by", ["rows", "blocks"])
@@ -336,9 +336,9 @@ def test_each_window_is_compared_with_all_before(by):
     reference, first, second = (
         profile.window(whole, days[0] + a, days[0] + b) for a, b in ((0, 30), (30, 37), (37, 44))
     )
-    both = drift.detect(reference, [first, second], windows_a_year=52, by=by)
-    later = drift.detect(profile.add(reference, first), [first, second], windows_a_year=52, by=by)
-    alone = drift.detect(profile.add(reference, first), [second], windows_a_year=52, by=by)
+    both = drift.detect(reference, [first, second], windows_per_year=52, by=by)
+    later = drift.detect(profile.add(reference, first), [first, second], windows_per_year=52, by=by)
+    alone = drift.detect(profile.add(reference, first), [second], windows_per_year=52, by=by)
     assert both.by == by
     assert both.p[0] != later.p[0]
     assert both.p[1] == pytest.approx(alone.p[0], abs=0.05 if by == "blocks" else 1e-12)
@@ -350,11 +350,11 @@ def test_looking_all_the_time_rarely_pages_by_rows():
     for _ in range(runs):
         reference = profile.learn(rows(rng, 3_000), KINDS)
         windows = [profile.count(reference.bins, rows(rng, 100)) for _ in range(40)]
-        pages += drift.detect(reference, windows, windows_a_year=40).page is not None
+        pages += drift.detect(reference, windows, windows_per_year=40).first_alarm is not None
         looks = [drift.compare(reference, w) for w in windows]
-        tested += any(c.moved for look in looks for c in look.columns)
+        tested += any(c.drifted for look in looks for c in look.columns)
         moved = [profile.count(reference.bins, rows(rng, 100, day=0.5)) for _ in range(10)]
-        page = drift.detect(reference, windows[:10] + moved, windows_a_year=40).page
+        page = drift.detect(reference, windows[:10] + moved, windows_per_year=40).first_alarm
         late.append(math.inf if page is None else page - 9)
     assert pages <= most(runs, 0.05)
     assert tested > most(runs, 0.05)
@@ -371,13 +371,13 @@ def test_looking_all_the_time_rarely_pages_by_blocks():
         reference = profile.learn(table.filter(pa.array(first)), KINDS, days[first])
         rest = profile.count(reference.bins, table.filter(pa.array(~first)), days[~first])
         weeks = [profile.window(rest, day, day + 7) for day in rest.blocks[::7]]
-        found = drift.detect(reference, weeks, windows_a_year=20, draws=499)
+        found = drift.detect(reference, weeks, windows_per_year=20, permutations=499)
         assert found.by == "blocks"
-        pages += found.page is not None
+        pages += found.first_alarm is not None
         moved, when = by_day(rng, 42, 50, alike=0.5, later=2.0)
         after = profile.count(reference.bins, moved, when + 1_000)
         weeks = weeks[:5] + [profile.window(after, day, day + 7) for day in after.blocks[::7]]
-        page = drift.detect(reference, weeks, windows_a_year=20, draws=499).page
+        page = drift.detect(reference, weeks, windows_per_year=20, permutations=499).first_alarm
         late.append(math.inf if page is None else page - 4)
     assert pages <= most(runs, 0.05)
     assert np.median(late) <= 4

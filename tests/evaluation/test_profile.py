@@ -211,7 +211,7 @@ kinds = {"x": "number", "n": "number", "c": "category"}
 for days in (None, profile.starts(rows["time"])):
     reference = profile.learn(rows, kinds, days)
     drift.compare(reference, profile.count(reference.bins, rows, days))
-    drift.detect(reference, [reference], windows_a_year=52)
+    drift.detect(reference, [reference], windows_per_year=52)
 profile.stream(reference.bins, rows.to_batches(), "time")
 profile.from_json(profile.to_json(reference))
 print([name for name in sys.modules if name.split(".")[0] in ("pandas", "scipy")])

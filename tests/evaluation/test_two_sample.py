@@ -3,23 +3,8 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from counts import counted
 from modelkeep.evaluation import profile, two_sample
-from modelkeep.evaluation.binning import Bins
-from modelkeep.evaluation.profile import Profile
-
-
-def counted(counts, kind: str = "number", once: int = 0, blocks: bool = False) -> Profile:
-    """Make a profile of one column from its counts (blocks x bins)."""
-    counts = np.atleast_2d(np.array(counts, np.int64))
-    width = counts.shape[1]
-    if kind == "number":
-        bins = Bins("x", kind, edges=tuple(float(i) for i in range(width - 2)))
-    else:
-        bins = Bins("x", kind, categories=tuple(str(i) for i in range(width - 3)), once=once)
-    assert len(bins.labels) == width
-    when = np.datetime64("2013-01-01") + np.arange(len(counts)) if blocks else None
-    sizes = {"x": np.zeros((len(counts), 2), np.int64)}
-    return Profile((bins,), when, counts.sum(axis=1), {"x": counts}, sizes)
 
 
 def spread(counts: np.ndarray) -> np.ndarray:
@@ -97,69 +82,6 @@ def test_unseen_categories_have_a_test_of_their_own():
         assert (found.p < 0.05) == (unseen == 3)
     often = counted([5_000, 4_980, 20, 0, 0], "category", once=20)
     assert two_sample.row_tests(often.bins[0], often, window).unseen > 0.3
-
-
-def blocked(rng, blocks: int, shares, rows: int = 100, alike: float = 20.0) -> np.ndarray:
-    """Draw counts of blocks whose rows are alike: each block has shares of its own."""
-    sizes = rng.poisson(rows, blocks) + 1
-    own = rng.dirichlet(alike * np.asarray(shares), blocks)
-    return np.array([rng.multinomial(n, p) for n, p in zip(sizes, own, strict=True)])
-
-
-def test_blocks_are_exact_where_rows_mislead():
-    rng = np.random.default_rng(2)
-    shares, runs = np.array([1e-6, 0.2, 0.4, 0.3, 0.1, 1e-6, 0.05]), 150
-    shares /= shares.sum()
-    small = {"rows": 0, "blocks": 0}
-    for _ in range(runs):
-        reference = counted(blocked(rng, 30, shares), blocks=True)
-        window = counted(blocked(rng, 7, shares), blocks=True)
-        b = reference.bins[0]
-        (tests,) = two_sample.block_tests(reference, window, 199, rng)
-        small["blocks"] += tests.p <= 0.05
-        small["rows"] += two_sample.row_tests(b, reference, window).p <= 0.05
-    assert small["blocks"] <= stats.binom.isf(1e-5, runs, 0.05)
-    assert small["rows"] > runs / 2
-
-
-def test_blocks_find_what_moved():
-    rng = np.random.default_rng(3)
-    shares = np.array([0.01, 0.3, 0.4, 0.2, 0.04, 0.01, 0.04])
-    later = np.array([0.01, 0.15, 0.3, 0.3, 0.19, 0.01, 0.04])
-    lost = np.array([0.01, 0.2, 0.3, 0.2, 0.04, 0.01, 0.24])
-    reference = counted(blocked(rng, 60, shares, alike=200), blocks=True)
-    for now, named in ((later, False), (lost, True)):
-        window = counted(blocked(rng, 7, now, alike=200), blocks=True)
-        (tests,) = two_sample.block_tests(reference, window, 999, rng)
-        assert tests.p == 1 / 1_000
-        assert (tests.missing == 1 / 1_000) == named
-        assert two_sample.joint_p(reference, window, "blocks", 999, rng) == 1 / 1_000
-        assert two_sample.joint_p(reference, window, "rows", 999, rng) < 1e-6
-
-
-def test_unseen_categories_are_counted_in_blocks():
-    days, now = [[50, 40, 2, 0, 0]] * 40, [[50, 40, 2, 0, 0]] * 6
-    reference = counted(days, "category", blocks=True)
-    rng = np.random.default_rng(4)
-    for where, low, high in (([90, 0, 0], 0.05, 0.2), ([30, 30, 30], 0, 0.01)):
-        new = [[50, 40, 2, n, 0] for n in where]
-        (tests,) = two_sample.block_tests(
-            reference, counted(new + now[3:], "category", blocks=True), 999, rng
-        )
-        assert low < tests.unseen < high
-
-
-def test_columns_without_any_difference():
-    same = counted([[0, 9, 0, 0]] * 30, blocks=True)
-    rng = np.random.default_rng(5)
-    (tests,) = two_sample.block_tests(same, same, 99, rng)
-    assert (tests.p, tests.missing, tests.outside) == (1, 1, 1)
-    assert two_sample.row_tests(same.bins[0], same, same).p > 0.89
-    gone = counted([[0, 0, 0, 9]] * 30, blocks=True)
-    (tests,) = two_sample.block_tests(gone, gone, 99, rng)
-    assert tests.p == 1
-    (tests,) = two_sample.block_tests(same, gone, 99, rng)
-    assert tests.p == tests.missing == 1 / 100
 
 
 def test_a_profile_learned_from_rows_can_be_tested():

@@ -191,8 +191,8 @@ def test_windows_that_became_too_small_to_be_judged():
 
 
 def move(*findings):
-    column = drift.Column(
-        "size", "number", 0.01, True, 0.02, "note", True, 0, 0.1, 0, 0, 0, findings
+    column = drift.ColumnDrift(
+        "size", "number", 0.01, True, 0.02, "note", True, 0, 0.1, 0, 0, 0, findings, 900
     )
     return drift.Drift((column,), "rows", "rows are taken as independent", 0.05, 99, 10, 10)
 

@@ -1,13 +1,14 @@
-"""Say which columns moved between two profiles, how far, and when it is time to page somebody."""
+"""Which columns have drifted between two profiles, how far, and when to raise an alarm."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.evaluation import profile, two_sample
+from modelkeep.evaluation import permutation, profile, two_sample
 from modelkeep.evaluation.binning import Bins
 from modelkeep.evaluation.profile import Profile
 from modelkeep.evaluation.two_sample import Tests, evalue
@@ -16,7 +17,7 @@ LEVELS = {"severe": 0.25, "warn": 0.1, "note": 0.01}
 ALWAYS = ("missing share rose", "missing share fell", "unseen category")  # whatever the effect
 UNIT_CHANGE = 5  # times larger or smaller from which we name it
 TYPICAL_ROWS = 20  # nonzero numbers needed on either side for that
-LEAST_BLOCKS = 20  # in reference and window together, to shuffle whole blocks
+LEAST_BLOCKS = 20  # in reference and window together, to permute whole blocks
 
 
 class DriftError(ModelkeepError, ValueError):
@@ -38,13 +39,16 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Column:
-    """How far one column moved; shares are of all rows, `below` and `above` of the old range."""
+class ColumnDrift:
+    """How far one column has drifted; shares are of all rows, `below` and `above` of the old range.
+
+    `least_rows`: how many rows a window needs to show an effect of .01 here, with probability .8.
+    """
 
     name: str
     kind: str
     p: float
-    moved: bool
+    drifted: bool
     effect: float
     level: str
     alarm: bool
@@ -54,17 +58,21 @@ class Column:
     below: float
     above: float
     findings: tuple[Finding, ...]
+    least_rows: int | None
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What `compare` found; `by` is what was taken as independent ("blocks", "rows"), and `why`."""
+    """What `compare` measured; `by` is what was taken as independent ("blocks", "rows"), and `why`.
 
-    columns: tuple[Column, ...]
+    `permutations` is 0 where rows were tested.
+    """
+
+    columns: tuple[ColumnDrift, ...]
     by: str
     why: str
     fdr: float
-    draws: int
+    permutations: int
     rows_before: int
     rows: int
 
@@ -73,16 +81,26 @@ class Drift:
         """Return whether any column raises an alarm."""
         return any(c.alarm for c in self.columns)
 
+    @property
+    def least_rows(self) -> int | None:
+        """Return the rows a window needs to show an effect of .01 in half of the columns."""
+        needed = sorted(math.inf if c.least_rows is None else c.least_rows for c in self.columns)
+        middle = needed[(len(needed) - 1) // 2] if needed else math.inf
+        return None if math.isinf(middle) else int(middle)
+
 
 @dataclass(frozen=True)
 class Detection:
-    """Evidence of drift by window: p, e, their Shiryaev-Roberts sum, and the first that pages."""
+    """Drift over windows: p-values, e-values, their Shiryaev-Roberts sum (`path`), all by window.
+
+    `first_alarm` is the first window whose sum reaches the `threshold`; None if there is none.
+    """
 
     p: tuple[float, ...]
     e: tuple[float, ...]
     path: tuple[float, ...]
     threshold: float
-    page: int | None
+    first_alarm: int | None
     by: str
 
 
@@ -102,55 +120,104 @@ def compare(
     *,
     by: str = "auto",
     fdr: float = 0.05,
-    draws: int = 999,
+    permutations: int = 999,
     seed: int = 0,
 ) -> Drift:
-    """Say of each column whether it moved, how far, and what has a name; `seed` is of the draws."""
+    """Test each column, measure how far it drifted, and name what can be named.
+
+    `fdr` is the share of false names among drifted columns (Benjamini and Hochberg); without drift
+    any column is named with this probability. `seed` is of permutations and thinning.
+    """
     _check(reference, window)
     by, why = _choose(reference, window, by, len(reference.bins) / fdr)
     if by == "blocks":
-        draws = max(draws, math.ceil(2 * len(reference.bins) / fdr))
-        tests = list(two_sample.block_tests(reference, window, draws, np.random.default_rng(seed)))
+        permutations = max(permutations, math.ceil(4 * len(reference.bins) / fdr))
+        rng = np.random.default_rng(seed)
+        plan = permutation.design(reference, window, permutations, rng)
+        tests, why = permutation.block_tests(reference, window, plan, rng), f"{why}; {plan}"
     else:
-        draws, tests = 0, [two_sample.row_tests(b, reference, window) for b in reference.bins]
-    moved = two_sample.discoveries([t.p for t in tests], fdr)
+        permutations = 0
+        tests = [two_sample.row_tests(b, reference, window) for b in reference.bins]
+    drifted = two_sample.discoveries([t.p for t in tests], fdr)
     columns = tuple(
-        _describe(b, reference, window, t, bool(m), fdr)
-        for b, t, m in zip(reference.bins, tests, moved, strict=True)
+        _describe(b, reference, window, t, bool(d), fdr, by)
+        for b, t, d in zip(reference.bins, tests, drifted, strict=True)
     )
-    return Drift(columns, by, why, fdr, draws, int(reference.rows.sum()), int(window.rows.sum()))
+    rows = int(reference.rows.sum()), int(window.rows.sum())
+    return Drift(columns, by, why, fdr, permutations, *rows)
 
 
 def detect(
     reference: Profile,
     windows: Sequence[Profile],
     *,
-    windows_a_year: float,
-    budget: float = 0.05,
+    windows_per_year: float,
+    false_alarms_per_year: float = 0.05,
     by: str = "auto",
-    draws: int = 1999,
+    permutations: int = 1999,
     seed: int = 0,
 ) -> Detection:
-    """Watch windows as they come; without drift it pages with probability `budget` a year at most.
+    """Watch windows as they come, with so many false alarms a year at most without drift.
 
     Each window is compared with the reference and all windows before it: then the p-values of
-    exchangeable blocks are independent (Vovk 2021, conformal test martingales), and R stays valid.
+    exchangeable blocks are independent (Vovk 2021, conformal test martingales), and the sum stays
+    valid. The e-value of a window is the mean over its thinnings.
     """
-    threshold, past, total, found, unit = windows_a_year / budget, reference, 0.0, [], by
+    threshold = windows_per_year / false_alarms_per_year
+    past, total, found, unit = reference, 0.0, [], by
     for i, window in enumerate(windows):
         p = e = math.nan
         if window.rows.sum() > 0:
             _check(past, window)
             unit = _choose(past, window, by, 1)[0]
             rng = np.random.default_rng([seed, i])
-            p = two_sample.joint_p(past, window, unit, draws, rng)
-            e = evalue(p)
+            ps = _joint(past, window, unit, permutations, rng)
+            p = two_sample.cauchy(ps) if len(ps) > 1 else ps[0]
+            e = float(np.mean([evalue(each) for each in ps]))
             total = min((1 + total) * e, 1e300)
             past = profile.add(past, window)
         found.append((p, e, total))
     p, e, path = zip(*found, strict=True) if found else ((), (), ())
-    page = next((i for i, r in enumerate(path) if r >= threshold), None)
-    return Detection(p, e, path, threshold, page, unit)
+    first = next((i for i, r in enumerate(path) if r >= threshold), None)
+    return Detection(p, e, path, threshold, first, unit)
+
+
+def _joint(
+    past: Profile, window: Profile, by: str, permutations: int, rng: np.random.Generator
+) -> list[float]:
+    """Return p-values of all columns together: one by rows, one a thinning by blocks."""
+    if by == "rows":
+        return [two_sample.cauchy([two_sample.row_tests(b, past, window).p for b in past.bins])]
+    plan = permutation.design(past, window, permutations, rng)
+    return permutation.joint_ps(past, window, plan, rng)
+
+
+def least_rows(reference: Profile, window: Profile, name: str, alpha: float, by: str) -> int | None:
+    """Return how many rows a window needs to show an effect of .01 with probability .8.
+
+    For a test of one direction at two-sided `alpha`, as the noncentral chi-square has it; rows of
+    one block alike as they are in the reference. None: the reference itself is too small.
+    """
+    quantile = NormalDist().inv_cdf
+    needed = (quantile(1 - alpha / 2) + quantile(0.8)) ** 2 / LEVELS["note"]
+    alike = _alike(reference.counts[name]) if by == "blocks" else 0.0
+    before, now = (1 + alike * (max(p.rows.mean(), 1) - 1) for p in (reference, window))
+    independent = reference.rows.sum() / before
+    if independent <= needed:
+        return None
+    return math.ceil(now / (1 / needed - 1 / independent))
+
+
+def _alike(counts: np.ndarray) -> float:
+    """Return the correlation of rows within a block, by the dispersion of its shares."""
+    counts = counts[counts.sum(axis=1) > 0][:, counts.sum(axis=0) > 0]
+    blocks, bins = counts.shape
+    rows = counts.sum(axis=1, keepdims=True)
+    if blocks < 2 or bins < 2 or rows.mean() <= 1:
+        return 0.0
+    expected = rows * counts.sum(axis=0) / counts.sum()
+    dispersion = (np.square(counts - expected) / expected).sum() / ((blocks - 1) * (bins - 1))
+    return float(np.clip((dispersion - 1) / (rows.mean() - 1), 0, 1))
 
 
 def _check(reference: Profile, window: Profile) -> None:
@@ -184,33 +251,40 @@ def _choose(reference: Profile, window: Profile, by: str, least: float) -> tuple
     if by == "auto" and ways < least:
         few = f"{now} of {before + now} blocks can be drawn in {ways} ways, {least:,.0f} are needed"
         return "rows", f"rows are taken as independent, which may be wrong: {few}"
-    return "blocks", f"whole blocks were shuffled: {before} of the reference, {now} of the window"
+    return "blocks", f"whole blocks were permuted: {before} of the reference, {now} of the window"
 
 
 def _describe(
-    b: Bins, reference: Profile, window: Profile, tests: Tests, moved: bool, fdr: float
-) -> Column:
+    b: Bins,
+    reference: Profile,
+    window: Profile,
+    tests: Tests,
+    drifted: bool,
+    fdr: float,
+    by: str,
+) -> ColumnDrift:
     before, now = (p.counts[b.name].sum(axis=0) for p in (reference, window))
     size = effect(before, now)
-    found = tuple(_findings(b, reference, window, tests, fdr)) if moved else ()
+    found = tuple(_findings(b, reference, window, tests, fdr)) if drifted else ()
     named = any(f.name in ALWAYS for f in found)
     level = next((k for k, v in LEVELS.items() if size >= v), "note" if named else "none")
     shares = before / before.sum(), now / now.sum()
     number = b.kind == "number"
-    return Column(
+    return ColumnDrift(
         name=b.name,
         kind=b.kind,
         p=float(tests.p),
-        moved=moved,
+        drifted=drifted,
         effect=size,
-        level=level if moved else "none",
-        alarm=moved and level != "none",
+        level=level if drifted else "none",
+        alarm=drifted and level != "none",
         missing_before=float(shares[0][-1]),
         missing=float(shares[1][-1]),
         unseen=0.0 if number else float(shares[1][-2]),
         below=float(shares[1][0]) if number else 0.0,
         above=float(shares[1][-2]) if number else 0.0,
         findings=found,
+        least_rows=least_rows(reference, window, b.name, fdr / len(reference.bins), by),
     )
 
 

@@ -1,7 +1,10 @@
-"""Do two profiles come from one distribution? P-values by column from counts: of rows, of blocks."""
+"""P-values that two samples of rows come from one distribution, by column and from counts alone.
+
+Here rows are independent; `permutation` has the tests for blocks of rows that are alike.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +98,7 @@ class Tests(NamedTuple):
     unseen: float
 
 
-def _merged(b: Bins, counts: np.ndarray) -> np.ndarray:
+def merged(b: Bins, counts: np.ndarray) -> np.ndarray:
     """Count unseen categories as rare: the reference has none of them by definition."""
     if b.kind == "number":
         return counts
@@ -105,8 +108,8 @@ def _merged(b: Bins, counts: np.ndarray) -> np.ndarray:
 
 def row_tests(b: Bins, reference: Profile, window: Profile) -> Tests:
     """Test one column, rows taken as independent: rank sum, X2 and largest bin, combined."""
-    before, now = (_merged(b, p.counts[b.name].sum(axis=0)) for p in (reference, window))
-    single, unseen = bin_p(before, now), _unseen_p(b, reference, window, "rows")
+    before, now = (merged(b, p.counts[b.name].sum(axis=0)) for p in (reference, window))
+    single, unseen = bin_p(before, now), unseen_p(b, reference, window, "rows")
     parts = [
         spread_p(before, now, b.kind == "number"),
         sidak(single.min(), int((before + now > 0).sum())),
@@ -132,7 +135,7 @@ def rank_p(before: np.ndarray, now: np.ndarray) -> float:
     return normal((now @ ranks - n * (t + 1) / 2) / math.sqrt(n * m * spread / 12))
 
 
-def _groups(both: np.ndarray, share: float, ordered: bool) -> np.ndarray:
+def pooled_groups(both: np.ndarray, share: float, ordered: bool) -> np.ndarray:
     """Pool bins to at least 5 rows expected on the smaller side: neighbours, or the smallest."""
     groups, group, rows = np.zeros(len(both), int), 0, 0.0
     for i in range(len(both)) if ordered else np.argsort(-both, kind="stable"):
@@ -146,7 +149,7 @@ def _groups(both: np.ndarray, share: float, ordered: bool) -> np.ndarray:
 def spread_p(before: np.ndarray, now: np.ndarray, ordered: bool) -> float:
     """Return the p of Pearson's X2 over pooled bins."""
     share = min(before.sum(), now.sum()) / (before.sum() + now.sum())
-    groups = _groups(before + now, share, ordered)
+    groups = pooled_groups(before + now, share, ordered)
     seen = np.array([np.bincount(groups, before), np.bincount(groups, now)])
     expected = seen.sum(1, keepdims=True) * seen.sum(0) / seen.sum()
     return chi2(float(((seen - expected) ** 2 / expected).sum()), len(seen[0]) - 1)
@@ -167,109 +170,15 @@ def bin_p(before: np.ndarray, now: np.ndarray) -> np.ndarray:
     return p
 
 
-def _unseen_p(b: Bins, reference: Profile, window: Profile, by: str) -> float:
+def unseen_p(b: Bins, reference: Profile, window: Profile, by: str) -> float:
     """Return the p of as many unseen categories, given how many the reference holds once."""
     before, now = (p.counts[b.name][:, -2] for p in (reference, window))
     if b.kind == "number" or now.sum() == 0:
         return 1.0
-    if by == "blocks":
-        sizes, before, now = (len(before), len(now)), before > 0, now > 0
+    if by == "blocks":  # of larger blocks more hold one
+        larger = window.rows.mean() / max(reference.rows.mean(), 1)
+        sizes = (len(before), math.ceil(len(now) * max(1.0, larger)))
+        before, now = before > 0, now > 0
     else:
         sizes = (int(reference.rows.sum()), int(window.rows.sum()))
     return unseen(int(now.sum()), b.once + int(before.sum()), *sizes)
-
-
-def _shuffled(
-    reference: Profile, window: Profile, draws: int, rng: np.random.Generator
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield for each column the weight of evidence and the |z| of its bins, observed, then drawn."""
-    rows = np.concatenate([reference.rows, window.rows]).astype(float)
-    blocks, now = len(rows), len(window.rows)
-    drawn = np.empty((now, draws + 1), np.intp)
-    drawn[:, 0] = np.arange(blocks - now, blocks)
-    drawn[:, 1:] = np.argpartition(rng.random((draws, blocks)), now - 1, axis=1)[:, :now].T
-    size = _taken(rows[:, None], drawn)
-    factor = rows.sum() / (size * (rows.sum() - size))
-    share = min(window.rows.sum(), reference.rows.sum()) / rows.sum()
-    for b in reference.bins:
-        counts = _merged(b, np.concatenate([p.counts[b.name] for p in (reference, window)]))
-        roots = np.sqrt(counts * rows[:, None])  # roots of shares: no odd block drowns the others
-        pools, scores = _contrasts(b, counts.sum(axis=0), share)
-        seen = np.hstack([roots, roots @ pools, roots @ scores])
-        apart = _taken(seen, drawn)
-        apart -= size * (seen.sum(axis=0) / rows.sum())
-        apart *= factor
-        single, pooled, rank = np.split(_scaled(apart), _ends(roots, pools), axis=1)
-        yield _weigh(single, pooled, rank), single
-
-
-def _taken(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Sum the blocks of each draw; a product with 0 and 1 would start BLAS's threads."""
-    total = values.take(drawn[0], axis=0)
-    for blocks in drawn[1:]:
-        total += values.take(blocks, axis=0)
-    return total
-
-
-def _ends(*parts: np.ndarray) -> np.ndarray:
-    return np.cumsum([part.shape[1] for part in parts])
-
-
-def _contrasts(b: Bins, both: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return what makes pooled bins of bins, and of numbers their midranks from -.5 to .5."""
-    groups = _groups(both, share, b.kind == "number")
-    pools = np.eye(groups.max() + 1)[groups]
-    if b.kind != "number" or both[:-1].sum() == 0:
-        return pools, np.zeros((len(both), 0))
-    ranks = both[:-1].cumsum() - both[:-1] / 2
-    scores = np.append(ranks / both[:-1].sum() - 0.5, 0.0)  # missing: neither low nor high
-    return pools, scores[:, None]
-
-
-def _weigh(single: np.ndarray, pooled: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """Return the log of the summed exp(z^2/2) of the three tests, from |z| by draw."""
-    bins = max(1, np.count_nonzero(single.max(axis=0)))
-    largest = np.square(single.max(axis=1)) / 2 - math.log(bins)
-    spread = np.square(np.maximum(_wilson_hilferty(np.einsum("ij,ij->i", pooled, pooled)), 0)) / 2
-    return np.logaddexp.reduce([largest, spread, *(np.square(rank.T) / 2)])
-
-
-def _scaled(apart: np.ndarray) -> np.ndarray:
-    """Return |z|: each column over its root mean square among the draws."""
-    spread = np.sqrt(np.einsum("ij,ij->j", apart, apart) / len(apart))
-    return np.abs(apart) / np.where(spread > 1e-12, spread, np.inf)
-
-
-def _wilson_hilferty(x: np.ndarray) -> np.ndarray:
-    """Make nearly normal what is nearly a multiple of chi-square, by its mean and variance."""
-    if x.var() == 0:
-        return np.zeros(len(x))
-    wide = x.var() / x.mean() ** 2 / 9  # 2 / (9 df)
-    return ((x / x.mean()) ** (1 / 3) - 1 + wide) / math.sqrt(wide)
-
-
-def _rank_among(x: np.ndarray) -> float:
-    """Return the p of the first among all: the share that are as large."""
-    return float((x >= x[0] - 1e-9 * abs(x[0])).mean())
-
-
-def block_tests(
-    reference: Profile, window: Profile, draws: int, rng: np.random.Generator
-) -> Iterator[Tests]:
-    """Test each column by exchanging whole blocks between reference and window at random."""
-    shuffled = _shuffled(reference, window, draws, rng)
-    for b, (weight, z) in zip(reference.bins, shuffled, strict=True):
-        p, missing = _rank_among(weight), _rank_among(z[:, -1])
-        if b.kind == "number":
-            yield Tests(p, missing, _rank_among(np.maximum(z[:, 0], z[:, -2])), 1.0)
-        else:
-            unseen = _unseen_p(b, reference, window, "blocks")
-            yield Tests(cauchy([p, unseen], [0.9, 0.1]), missing, 1.0, unseen)
-
-
-def joint_p(past: Profile, window: Profile, by: str, draws: int, rng: np.random.Generator) -> float:
-    """Return one p for all columns of a window together."""
-    if by == "blocks":
-        weights = [weight for weight, _ in _shuffled(past, window, draws, rng)]
-        return _rank_among(np.logaddexp.reduce(weights))
-    return cauchy([row_tests(b, past, window).p for b in past.bins])

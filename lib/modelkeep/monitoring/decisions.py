@@ -74,7 +74,9 @@ def look(
     past, now = (cut(rows, of, window_days, window_rows) for rows in (promise, log))
     windows = quality(of, past, now, min_labels)
     counted = [reference.count(rows, of, against) for _, rows in now]
-    moves = tuple(drift.compare(against, c, fdr=fdr, draws=draws, seed=seed) for c in counted)
+    moves = tuple(
+        drift.compare(against, c, fdr=fdr, permutations=draws, seed=seed) for c in counted
+    )
     chances = {"pages_a_year": pages_a_year, "min_coverage": min_coverage, "seed": seed}
     return weigh(windows, counted, moves, against, window_days=window_days, **chances)
 
@@ -91,10 +93,11 @@ def weigh(
     seed: int,
 ) -> Seen:
     """Weigh windows whose quality is known and whose rows were counted (`counted` and `moves` are of the collected ones); `moves` only inform, so the decision is the same without them."""
-    budget = {"windows_a_year": YEAR_DAYS / window_days, "budget": pages_a_year / 2}
+    budget = {"windows_per_year": YEAR_DAYS / window_days}
+    budget["false_alarms_per_year"] = pages_a_year / 2
     drifted = _drifted(against, counted, seed, **budget)
     declined = evidence(surprise(windows, seed=seed)[len(windows) - len(counted) :])
-    limit = budget["windows_a_year"] / budget["budget"]
+    limit = budget["windows_per_year"] / budget["false_alarms_per_year"]
     paths = {"drift_path": drifted, "quality_path": declined, "limit": limit}
     decision = decide(windows, moves, **paths, min_coverage=min_coverage)
     return Seen(tuple(windows), tuple(moves), **paths, decision=decision)

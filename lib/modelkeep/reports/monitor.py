@@ -81,7 +81,7 @@ def moved(seen: Seen) -> Figure | Html:
     )
 
 
-def _drawn(column: drift.Column) -> float:
+def _drawn(column: drift.ColumnDrift) -> float:
     """The effect, at least that of a note where a finding has a name, 0 where nothing drifted."""
     return max(column.effect, drift.LEVELS["note"]) if column.alarm else 0.0
 
@@ -95,7 +95,7 @@ def newest(seen: Seen) -> Html:
     """What the newest window says of each column, the largest effect first."""
     if not seen.moves:
         return markup.table([], "There is no window to look at.")
-    columns = sorted(seen.moves[-1].columns, key=lambda c: (-c.moved, -c.effect))
+    columns = sorted(seen.moves[-1].columns, key=lambda c: (-c.drifted, -c.effect))
     rows = [
         {
             "column": c.name,
