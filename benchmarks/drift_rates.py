@@ -194,6 +194,67 @@ def weeks(rows: pa.Table, days: np.ndarray, runs: int, seed: int) -> Iterator[st
         yield f"| weeks until it pages, {name} from week 21 on | {quartiles(found)} |"
 
 
+WEEK = np.array([1, 1, 1, 1, 1.2, 0.4, 0.3])  # rows of a weekday
+VOLUMES = (  # rows a day of the reference and of the window, correlation of a day's rows, columns
+    (50, 50, 0.0, 3),
+    (50, 35, 0.0, 3),
+    (90, 30, 0.0, 12),
+    (400, 12, 0.0, 3),
+    (12, 360, 0.0, 3),
+    (200, 200, 0.02, 12),
+    (700, 70, 0.02, 12),
+    (70, 700, 0.02, 12),
+    (5_000, 150, 0.005, 12),
+    (150, 4_500, 0.005, 3),
+    (5, 5, 0.0, 3),
+    (150, 5, 0.0, 3),
+    (5, 150, 0.0, 3),
+)
+
+
+def drawn_days(
+    rng: np.random.Generator, first: int, days: int, rows: float, alike: float, columns: int
+) -> tuple[pa.Table, np.ndarray]:
+    """Return rows of days with a weekly pattern; a day's mean and mix vary where rows are alike."""
+    when = np.arange(first, first + days)
+    sizes = rng.poisson(rows * WEEK[when % 7] / WEEK.mean()) + 1
+    day = np.repeat(np.arange(days), sizes)
+    made = {}
+    for i in range(columns):
+        mood = rng.normal(0, np.sqrt(alike), days)[day]
+        value = mood + rng.normal(0, np.sqrt(1 - alike), len(day))
+        if i % 3 == 2:
+            cuts = np.quantile(rng.normal(size=10_000), [0.5, 0.8, 0.95, 0.99])
+            made[f"c{i}"] = np.array(list("abcde"))[np.searchsorted(cuts, value)]
+        else:
+            holes = rng.random(len(day)) < 0.01 * i
+            made[f"x{i}"] = pa.array(np.exp(value) if i % 2 else value, mask=holes)
+    return pa.table(made), (np.datetime64("2013-01-01") + when)[day]
+
+
+def volume_rates(runs: int, seed: int) -> Iterator[str]:
+    """Yield rows of a table: other volumes and nothing else, 60 days against 7; and a shift."""
+    yield "| rows a day | correlation | columns | any column drifted | column x0 + .3 sd is named |"
+    yield "|---|---|---|---|---|"
+    for before, now, alike, columns in VOLUMES:
+        drifted, named = 0, 0
+        for run in range(runs):
+            rng = np.random.default_rng([seed, run])
+            rows, days = drawn_days(rng, 0, 60, before, alike, columns)
+            kinds = {c: "number" if c[0] == "x" else "category" for c in rows.column_names}
+            reference = profile.learn(rows, kinds, days)
+            rows, days = drawn_days(rng, 102, 7, now, alike, columns)
+            shifted = changed(rows, "x0", rows["x0"].to_numpy() + 0.3)
+            same, other = (
+                drift.compare(reference, profile.count(reference.bins, table, days), seed=run)
+                for table in (rows, shifted)
+            )
+            drifted += any(c.drifted for c in same.columns)
+            named += other.columns[0].drifted
+        share = f"| {before:,} to {now:,} | {alike} | {columns} | {drifted / runs:.3f} "
+        yield f"{share}| {named / runs:.2f} |"
+
+
 def guard_rates(runs: int, seed: int) -> Iterator[str]:
     """Yield rows of a table: how often guards hold by chance, 100 windows a run, wide spread."""
     rng, many = np.random.default_rng(seed), 100 * runs
@@ -225,7 +286,7 @@ def quartiles(waits: list[float]) -> str:
 
 def main() -> None:
     """Print the tables."""
-    parts = ("rows", "power", "blocks", "looks", "weeks", "guards")
+    parts = ("rows", "power", "blocks", "looks", "weeks", "volume", "guards")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200, help="simulated runs of each table")
     parser.add_argument("--seed", type=int, default=0)
@@ -239,6 +300,7 @@ def main() -> None:
         "blocks": lambda: block_rates(rows, days, runs, seed + 2),
         "looks": lambda: looks(rows, runs, seed + 3),
         "weeks": lambda: weeks(rows, days, runs, seed + 4),
+        "volume": lambda: volume_rates(runs, seed + 6),
         "guards": lambda: guard_rates(runs, seed + 5),
     }
     for name in given.only:

@@ -84,6 +84,17 @@ def test_unseen_categories_have_a_test_of_their_own():
     assert two_sample.row_tests(often.bins[0], often, window).unseen > 0.3
 
 
+def test_blocks_beyond_the_range_are_as_many_as_chance_puts_there():
+    reference = counted([[0, 40, 40, 0, 0]] * 30, blocks=True)
+    for new, expected in ((0, 1), (1, 2 * 7 / 37), (3, 2 * 7 * 6 * 5 / (37 * 36 * 35))):
+        window = counted([[0, 40, 40, int(i < new), 0] for i in range(7)], blocks=True)
+        p = two_sample.outside_p(reference.bins[0], reference, window)
+        assert p == pytest.approx(min(1, expected))
+    later = counted([[0, 40, 40, int(i < 4), 0] for i in range(30)], blocks=True)
+    expected = 2 * stats.betabinom(7, 5, 26).sf(2)  # four blocks were beyond since
+    assert two_sample.outside_p(later.bins[0], later, window) == pytest.approx(min(1, expected))
+
+
 def test_a_profile_learned_from_rows_can_be_tested():
     rng = np.random.default_rng(6)
     table = pa.table({"x": rng.normal(size=2_000)})

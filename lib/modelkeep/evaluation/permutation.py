@@ -137,7 +137,7 @@ def _statistics(
     for b in reference.bins:
         sides = zip((reference, window), plan.rows, strict=True)
         counts = np.concatenate([thinned(p.counts[b.name], n, rng) for p, n in sides])
-        counts = two_sample.merged(b, counts)
+        counts = _inner(b, counts)
         roots = np.sqrt(counts * rows[:, None])  # roots of shares: no odd block drowns the others
         pools, scores = _contrasts(b, counts.sum(axis=0), share)
         z = sizes.studentised(np.hstack([roots, roots @ pools, roots @ scores]), plan.drawn)
@@ -179,6 +179,16 @@ def _taken(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     for blocks in drawn[1:]:
         total += values.take(blocks, axis=0)
     return total
+
+
+def _inner(b: Bins, counts: np.ndarray) -> np.ndarray:
+    """Count what the reference cannot hold with its neighbours: it is tested by itself."""
+    if b.kind == "category":
+        return two_sample.merged(b, counts)
+    inner = counts[:, 1:-2].copy() if counts.shape[1] > 3 else np.zeros_like(counts[:, :1])
+    inner[:, 0] += counts[:, 0]
+    inner[:, -1] += counts[:, -2]
+    return np.concatenate([inner, counts[:, -1:]], axis=1)
 
 
 def _contrasts(b: Bins, both: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -227,21 +237,17 @@ def block_tests(
     found = []
     for _ in range(repeats):
         drawn = _statistics(reference, window, plan, rng)
-        found.append([_named(b, x, z) for b, (x, z) in zip(reference.bins, drawn, strict=True)])
+        found.append([(_p(x), _p(z[:, -1])) for x, z in drawn])
     tests = []
     for b, draws in zip(reference.bins, zip(*found, strict=True), strict=True):
-        p = [two_sample.cauchy(each) if repeats > 1 else each[0] for each in zip(*draws)]
-        one = Tests(*p)
-        if b.kind == "category":
-            unseen = two_sample.unseen_p(b, reference, window, "blocks")
-            one = one._replace(p=two_sample.cauchy([one.p, unseen], [0.9, 0.1]), unseen=unseen)
-        tests.append(one)
+        p, missing = (
+            two_sample.cauchy(each) if repeats > 1 else each[0] for each in zip(*draws, strict=True)
+        )
+        unseen = two_sample.unseen_p(b, reference, window, "blocks")
+        outside = two_sample.outside_p(b, reference, window)
+        p = two_sample.cauchy([p, min(unseen, outside)], [0.9, 0.1])
+        tests.append(Tests(p, missing, outside, unseen))
     return tests
-
-
-def _named(b: Bins, statistic: np.ndarray, z: np.ndarray) -> Tests:
-    outside = _p(np.maximum(z[:, 0], z[:, -2])) if b.kind == "number" else 1.0
-    return Tests(_p(statistic), _p(z[:, -1]), outside, 1.0)
 
 
 def joint_ps(

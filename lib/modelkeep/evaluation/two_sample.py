@@ -175,10 +175,45 @@ def unseen_p(b: Bins, reference: Profile, window: Profile, by: str) -> float:
     before, now = (p.counts[b.name][:, -2] for p in (reference, window))
     if b.kind == "number" or now.sum() == 0:
         return 1.0
-    if by == "blocks":  # of larger blocks more hold one
-        larger = window.rows.mean() / max(reference.rows.mean(), 1)
-        sizes = (len(before), math.ceil(len(now) * max(1.0, larger)))
-        before, now = before > 0, now > 0
+    if by == "blocks":
+        sizes, before, now = _block_sizes(reference, window), before > 0, now > 0
     else:
         sizes = (int(reference.rows.sum()), int(window.rows.sum()))
     return unseen(int(now.sum()), b.once + int(before.sum()), *sizes)
+
+
+def outside_p(b: Bins, reference: Profile, window: Profile) -> float:
+    """Return the two-sided p of as many blocks that hold numbers beyond the reference's range.
+
+    Which blocks hold the largest (smallest) numbers is exchangeable: beta-binomial, given how many
+    blocks of `reference` lie beyond since the range was fixed.
+    """
+    if b.kind != "number" or not b.edges:
+        return 1.0
+    n, m = _block_sizes(reference, window)
+    tails = []
+    for place in (0, -2):
+        before, now = (np.count_nonzero(p.counts[b.name][:, place]) for p in (reference, window))
+        tails.append(beta_binomial(now, m, 1 + before, max(n - before, 1)))
+    return min(1.0, 2 * min(tails))
+
+
+def _block_sizes(reference: Profile, window: Profile) -> tuple[int, int]:
+    """Return the blocks of both sides; of larger blocks more hold something new."""
+    larger = window.rows.mean() / max(reference.rows.mean(), 1)
+    return len(reference.rows), math.ceil(len(window.rows) * max(1.0, larger))
+
+
+def beta_binomial(count: int, trials: int, a: float, b: float) -> float:
+    """Return P(K >= count) of a binomial whose probability is beta distributed."""
+    if count <= 0:
+        return 1.0
+
+    def log_beta(x: float, y: float) -> float:
+        return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
+
+    terms = (
+        _log_choose(trials, k) + log_beta(a + k, b + trials - k) - log_beta(a, b)
+        for k in range(count, trials + 1)
+    )
+    return min(1.0, sum(map(math.exp, terms)))
