@@ -26,6 +26,7 @@ def main() -> None:
     of, rows = prepared.schema, prepared.train
     chosen = workspace.params(root, "train")
     folds, kind = chosen.pop("folds"), chosen.pop("model")
+    chosen.pop("withhold", None)
     unfitted = pipelines.pipeline(of, kind, **chosen)
     tried = pipelines.cross_validate(unfitted, rows, of, splits.blocks(rows, of), folds)
     fitted = pipelines.fit(unfitted, rows, of)

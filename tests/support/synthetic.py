@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 
 from modelkeep.data import splits
-from modelkeep.evaluation import comparison
 from modelkeep.monitoring import decisions, sources
-from modelkeep.training import baseline, bundle, pipelines, validation
+from modelkeep.training import bundle, pipelines, trial, validation
 
 LABELS = {"binary": "late", "multiclass": "colour", "regression": "price"}
 MADE = {"made": {"short": "0" * 10, "changed": False, "data": {}}}
@@ -98,21 +97,21 @@ def turn(root: Path, task: str, timed: bool, model: str) -> SimpleNamespace:
     return SimpleNamespace(**locals())
 
 
+BOUNDS = {"margin_auc": 0.005, "margin_loss": 0.005, "alpha": 0.05, "slices": []}
+
+
 def judge(root: Path, candidate: bundle.Bundle, rows: pd.DataFrame) -> SimpleNamespace:
-    """The gate as the notebook asks it."""
-    of = candidate.schema
-    comparator = baseline.comparator(root, candidate, rows)
-    checked = comparison.refuse_leaks(
-        bundle.row_hashes(rows, of), comparator.trained_rows, "either model"
+    """The held-back gate as the notebook applies it."""
+    tried = trial.compare(root, candidate, rows.head(0), rows)
+    verdict, churn = trial.judge(root, candidate, tried, BOUNDS)
+    margins = {g.metric: g.margin for g in verdict.gains}
+    return SimpleNamespace(
+        verdict=verdict,
+        churn=churn,
+        margins=margins,
+        **{name: getattr(tried, name) for name in ("comparator", "outcome", "blocks")},
+        **{name: getattr(tried, name) for name in ("ours", "theirs", "checked", "rows")},
     )
-    outcome, blocks = pipelines.outcome(rows, of), splits.blocks(rows, of)
-    ours, theirs = candidate.predict(rows), comparator.predictions
-    gains = comparison.gains(of.task, outcome, ours, theirs)
-    margins = comparison.margins(of.task, outcome, theirs)
-    named = baseline.slices(rows, of, [])
-    verdict = comparison.judge(gains, blocks, margins)
-    verdict = comparison.judge_slices(verdict, next(iter(gains.values())), blocks, named)
-    return SimpleNamespace(**locals())
 
 
 def look(served: bundle.Bundle, log: pd.DataFrame, **changes) -> decisions.Seen:

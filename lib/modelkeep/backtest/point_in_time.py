@@ -179,7 +179,9 @@ class History:
 
     def unfitted(self, schema: Schema) -> Pipeline:
         """A pipeline as the parameters of train want it."""
-        parameters = {k: v for k, v in self.learning.items() if k not in ("model", "folds")}
+        parameters = {
+            k: v for k, v in self.learning.items() if k not in ("model", "folds", "withhold")
+        }
         return pipelines.pipeline(schema, self.learning["model"], **parameters)
 
     def rows(self, week: int, schema: Schema) -> pd.DataFrame:

@@ -30,8 +30,11 @@ def verdict(
     comparator_name: str,
     checked: int,
     churn: comparison.Churn | None = None,
+    refit: bool = False,
 ) -> Verdict:
-    """Whether the candidate may leave the laboratory."""
+    """Whether the candidate passes the gate: the held-back one, or for a refit the harm gate."""
+    if refit:
+        return _refit_verdict(judged, comparator_name, churn)
     first = judged.gains[0]
     worse = [row["slice"] for row in judged.slices if row["verdict"] == "worse"]
     sentence = f"The candidate {SAYS[judged.word]} {comparator_name}, on {_seen_on(first)} that neither had seen."
@@ -60,6 +63,24 @@ def verdict(
     return Verdict("evaluate", judged.word, sentence, tuple(reasons), evidence)
 
 
+def _refit_verdict(judged: comparison.Verdict, champion: str, churn: comparison.Churn) -> Verdict:
+    first, passed = judged.gains[0], judged.word != "worse"
+    does = "does no harm beyond the limits beside" if passed else "may harm, compared with"
+    sentence = (
+        f"The refit {does} {champion}, on the newest {_seen_on(first)}, all of them learned from."
+    )
+    harm = [
+        f"{metrics.NAMES[g.metric]}: harm is at most {number(-g.low)} (limit {number(g.margin)})"
+        for g in judged.gains
+        if np.isfinite(g.low)
+    ]
+    note = (
+        "the candidate has learned from these rows: this bounds harm and is no measure of quality"
+    )
+    evidence = judged.as_dict() | {"refit": True, "churn": asdict(churn)}
+    return Verdict("evaluate", judged.word, sentence, (*harm, _churn(churn), note), evidence)
+
+
 def _churn(churn: comparison.Churn) -> str:
     text = f"{churn.changed:.1%} of predictions change by more than {number(churn.threshold)}"
     if churn.changed_class is not None:
@@ -81,8 +102,9 @@ def _gain(g: comparison.Gain) -> str:
     )
 
 
-def gains(judged: comparison.Verdict, margins: dict[str, float]) -> Figure | Html:
+def gains(judged: comparison.Verdict, margins: dict[str, float] | None = None) -> Figure | Html:
     """The gain in each metric as a share of its margin, so that one line is the margin of all."""
+    margins = {g.metric: g.margin for g in judged.gains} if margins is None else margins
     if not all(m > 0 for m in margins.values()):
         return markup.table(
             [{"metric": metrics.NAMES[g.metric], "gain": g.gain} for g in judged.gains]

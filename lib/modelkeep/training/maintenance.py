@@ -13,6 +13,7 @@ What past updates measured is a `Record`; each of these functions returns what i
 are cleaned labelled rows of one schema, in the order of time.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from modelkeep.core import parameters
+from modelkeep.core import files, parameters
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import splits
 from modelkeep.data.schema import Schema
@@ -32,6 +33,7 @@ NEW_DAYS, GATE_DAYS = 7, 28  # of the newest labelled rows: what guards look at,
 GAP_DAYS = 14  # the column guard's reference ended so long before the end of the newest rows
 ALPHA = 0.05  # one-sided error rate of each limit of the harm gate
 RECENT = 52  # updates that a record keeps
+RECORD = "models/maintenance.json"  # of past updates, in Git beside models/champion.json
 Predict = Callable[[pd.DataFrame], np.ndarray]
 
 
@@ -122,6 +124,27 @@ class Record:
             return cls(gaps=gaps, holds=int(data["holds"]), **lists)
         except (KeyError, TypeError, ValueError) as error:
             raise MaintenanceError(f"not a record of past updates: {error!r}") from error
+
+
+def read(root: Path) -> Record:
+    """The record of this repository, empty before the first update."""
+    path = root / RECORD
+    try:
+        return Record.from_dict(json.loads(path.read_text())) if path.is_file() else Record()
+    except ValueError as error:
+        raise MaintenanceError(
+            f"{RECORD}: {error}; `git checkout {RECORD}`, or delete it"
+        ) from error
+
+
+def write(root: Path, record: Record) -> None:
+    """Keep the record of this repository."""
+    files.write_json(root / RECORD, record.as_dict())
+
+
+def newest(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """The rows of the newest 28 days, on which the harm gate compares."""
+    return rows[_newest(rows, schema, GATE_DAYS)]
 
 
 @dataclass(frozen=True)
@@ -235,6 +258,7 @@ class Tried:
 
     guard: Guard
     earlier: bool
+    gains: tuple[comparison.Gain, ...] = ()  # by metric, on the newest days
 
 
 def check_candidate(
@@ -252,7 +276,7 @@ def check_candidate(
     alone, both = guards.harm_guard(gains[0]), guards.harm_guard(*gains)
     earlier = both.held and not alone.held
     overruled = earlier and record.holds >= rules.max_holds
-    return Tried(alone if overruled else both, earlier and not overruled)
+    return Tried(alone if overruled else both, earlier and not overruled, gains[0])
 
 
 def _gains(

@@ -13,6 +13,11 @@ from modelkeep.predictions import frames
 from modelkeep.training.pipelines import Fold
 
 
+def rows(train: pd.DataFrame, test: pd.DataFrame, withhold: bool) -> pd.DataFrame:
+    """The rows that a candidate learns from: without the test rows, or all in the order of time."""
+    return train if withhold else pd.concat([train, test], ignore_index=True)
+
+
 def out_of_fold(rows: pd.DataFrame, folds: Sequence[Fold], schema: Schema) -> pd.DataFrame:
     """The rows that cross-validation answered before it learned from them, with those answers, as a prediction log would hold them."""
     parts = [rows.iloc[fold.rows] for fold in folds]

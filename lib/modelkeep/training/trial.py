@@ -1,0 +1,110 @@
+"""Candidate and champion on the same rows: the held-back gate, or the harm gate of a refit.
+
+A candidate that was kept away from the test rows (a first version, a changed recipe) is judged on
+them. One that has learned from everything known (`withhold: false` in params/train.yaml, a refit
+of an unchanged recipe) is judged by `maintenance.check_candidate`; its quality is then shown by
+out-of-fold predictions, as rows that a model has learned from are no measure of quality.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from modelkeep.data import splits
+from modelkeep.evaluation import comparison, metrics
+from modelkeep.predictions import frames
+from modelkeep.training import baseline, bundle, maintenance, pipelines
+from modelkeep.training.baseline import ChampionError, Comparator
+from modelkeep.training.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a candidate is judged by and shown with.
+
+    `comparator` is compared with; `rows` are labelled, with `outcome` and `blocks` (rows,), and
+    predictions `ours` and `theirs` that are a measure of quality, of the model named `beside`.
+    `champion` is the champion of a refit, `known` all rows that a refit has learned from;
+    `checked` test rows were proved to be new to both models.
+    """
+
+    comparator: Comparator
+    rows: pd.DataFrame
+    outcome: np.ndarray
+    blocks: np.ndarray
+    ours: np.ndarray
+    theirs: np.ndarray
+    beside: str
+    checked: int
+    champion: Bundle | None = None
+    known: pd.DataFrame | None = None
+
+    @property
+    def refit(self) -> bool:
+        """Whether the candidate has learned from everything known."""
+        return self.champion is not None
+
+
+def compare(root: Path, candidate: Bundle, train: pd.DataFrame, test: pd.DataFrame) -> Trial:
+    """Predict by candidate and champion (or the better plain rule) what the candidate is tried on."""
+    schema = candidate.schema
+    if candidate.manifest.get("params", {}).get("withhold") is False:
+        return _refit(root, candidate, pd.concat([train, test], ignore_index=True))
+    comparator = baseline.comparator(root, candidate, test)
+    hashes = bundle.row_hashes(test, schema)
+    checked = comparison.refuse_leaks(hashes, comparator.trained_rows, "either model")
+    outcome, blocks = pipelines.outcome(test, schema), splits.blocks(test, schema)
+    ours, theirs = candidate.predict(test), comparator.predictions
+    return Trial(comparator, test, outcome, blocks, ours, theirs, comparator.name, checked)
+
+
+def _refit(root: Path, candidate: Bundle, known: pd.DataFrame) -> Trial:
+    folder = baseline.champion_folder(root)
+    if folder is None:
+        raise ChampionError(
+            "withhold: the candidate has learned from the test rows, and there is no champion to "
+            "compare it with; set withhold: true in params/train.yaml for a first version"
+        )
+    champion, schema = bundle.load(folder), candidate.schema
+    baseline.check_comparable(champion.schema, schema)
+    rows = candidate.out_of_fold
+    name, plain = baseline.plain(candidate, rows)
+    comparator = Comparator(
+        f"the champion {champion.name}", champion.predict(rows), champion.trained_rows
+    )
+    outcome, blocks = pipelines.outcome(rows, schema), splits.blocks(rows, schema)
+    ours = frames.answers(rows, schema)
+    return Trial(comparator, rows, outcome, blocks, ours, plain, name, 0, champion, known)
+
+
+def judge(
+    root: Path, candidate: Bundle, trial: Trial, bounds: Mapping
+) -> tuple[comparison.Verdict, comparison.Churn]:
+    """The gate's verdict within the parameters of evaluate (params/guards.yaml for a refit)."""
+    task, schema = candidate.schema.task, candidate.schema
+    if trial.refit:
+        return _judge_refit(root, candidate, trial)
+    gains = comparison.gains(task, trial.outcome, trial.ours, trial.theirs)
+    limits = bounds["margin_auc"], bounds["margin_loss"]
+    margins = comparison.margins(task, trial.outcome, trial.theirs, *limits)
+    judged = comparison.judge(gains, trial.blocks, margins, bounds["alpha"])
+    named = baseline.slices(trial.rows, schema, bounds["slices"])
+    first = gains[metrics.METRICS[task][0]]
+    judged = comparison.judge_slices(judged, first, trial.blocks, named, bounds["alpha"])
+    return judged, comparison.churn(task, trial.ours, trial.theirs)
+
+
+def _judge_refit(
+    root: Path, candidate: Bundle, trial: Trial
+) -> tuple[comparison.Verdict, comparison.Churn]:
+    schema, rules = candidate.schema, maintenance.rules(root)
+    models = trial.champion.predict, candidate.predict
+    record = maintenance.read(root)
+    tried = maintenance.check_candidate(trial.known, schema, *models, record, rules)
+    newest = maintenance.newest(trial.known, schema)
+    churn = comparison.churn(schema.task, candidate.predict(newest), trial.champion.predict(newest))
+    word = "worse" if tried.guard.held else "non_inferior"
+    return comparison.Verdict(word, tried.gains, maintenance.ALPHA), churn

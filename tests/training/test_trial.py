@@ -1,0 +1,100 @@
+"""A candidate's trial: held back from the test rows, or a refit of everything known."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import synthetic
+from modelkeep.reports import evaluate
+from modelkeep.training import maintenance, trial
+from modelkeep.training.baseline import ChampionError
+from modelkeep.training.maintenance import Record
+
+GUARDS = "\n".join(f"{k}: {v}" for k, v in vars(maintenance.Rules()).items())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A champion of all but the newest 28 days, and what is needed to fit others."""
+    root = tmp_path_factory.mktemp("trial")
+    (root / "params").mkdir()
+    (root / "params" / "guards.yaml").write_text(GUARDS)
+    raw = synthetic.table("binary", rows=6000, days=120, timed=True)
+    parts = synthetic.prepared("binary", raw, True)
+    champion = synthetic.sealed(root / "models" / "old", parts, "linear")
+    (root / "models" / "champion.json").write_text('{"version": "v1.0.0", "bundle": "models/old"}')
+    known = pd.concat([parts.train, parts.test], ignore_index=True)
+    return SimpleNamespace(root=root, parts=parts, champion=champion, known=known)
+
+
+def refit(world, rows, folder="new"):
+    parts = SimpleNamespace(schema=world.parts.schema, train=rows)
+    made = synthetic.sealed(world.root / "models" / folder, parts, "linear")
+    return replace(made, manifest={**made.manifest, "params": {"withhold": False}})
+
+
+def tried(world, candidate):
+    result = trial.compare(world.root, candidate, world.parts.train, world.parts.test)
+    judged, churn = trial.judge(world.root, candidate, result, synthetic.BOUNDS)
+    return result, judged, churn
+
+
+def test_a_refit_is_judged_by_the_harm_gate(world):
+    candidate = refit(world, world.known)
+    result, judged, churn = tried(world, candidate)
+    assert result.refit and result.checked == 0
+    assert judged.word == "non_inferior"
+    assert {g.metric for g in judged.gains} == {"log_loss", "auc"}
+    shown = evaluate.verdict(judged, result.comparator.name, 0, churn, True)
+    assert shown.sentence.startswith("The refit does no harm beyond the limits beside the champion")
+    assert "is no measure of quality" in shown.reasons[-1]
+    assert shown.evidence["refit"] is True
+    json.dumps(shown.evidence)
+
+
+def test_quality_of_a_refit_is_that_of_out_of_fold_predictions(world):
+    candidate = refit(world, world.known)
+    result, _, _ = tried(world, candidate)
+    assert len(result.rows) == len(candidate.out_of_fold)
+    known = candidate.predict(result.rows)
+    assert not np.allclose(result.ours, known)
+    assert result.beside.startswith("always saying")
+
+
+def test_a_refit_that_has_learned_nonsense_is_worse(world):
+    labels = world.known[world.parts.schema.label]
+    shuffled = world.known.assign(
+        **{world.parts.schema.label: labels.sample(frac=1, random_state=0).to_numpy()}
+    )
+    result, judged, churn = tried(world, refit(world, shuffled, "bad"))
+    assert judged.word == "worse"
+    shown = evaluate.verdict(judged, result.comparator.name, 0, churn, True)
+    assert "may harm, compared with the champion" in shown.sentence
+
+
+def test_a_candidate_without_the_test_rows_is_held_back(world):
+    result, judged, _ = tried(world, world.champion)
+    assert not result.refit and result.checked == len(world.parts.test)
+    assert judged.word in ("non_inferior", "insufficient")
+
+
+def test_a_first_version_must_withhold(world, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "champion.json").write_text('{"version": null, "bundle": null}')
+    candidate = refit(world, world.known)
+    with pytest.raises(ChampionError, match="withhold: true"):
+        trial.compare(tmp_path, candidate, world.parts.train, world.parts.test)
+
+
+def test_the_record_is_kept_beside_the_champion(tmp_path):
+    (tmp_path / "models").mkdir()
+    assert maintenance.read(tmp_path) == Record()
+    maintenance.write(tmp_path, Record(holds=1))
+    assert maintenance.read(tmp_path) == Record(holds=1)
+    (tmp_path / maintenance.RECORD).write_text("{")
+    with pytest.raises(maintenance.MaintenanceError, match="git checkout"):
+        maintenance.read(tmp_path)
