@@ -201,7 +201,7 @@ def outside_p(b: Bins, reference: Profile, window: Profile) -> float:
 def _block_sizes(reference: Profile, window: Profile) -> tuple[int, int]:
     """Return the blocks of both sides; of larger blocks more hold something new."""
     larger = window.rows.mean() / max(reference.rows.mean(), 1)
-    return len(reference.rows), math.ceil(len(window.rows) * max(1.0, larger))
+    return len(reference.rows), round(len(window.rows) * max(1.0, larger))
 
 
 def beta_binomial(count: int, trials: int, a: float, b: float) -> float:
