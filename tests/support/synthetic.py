@@ -103,7 +103,7 @@ BOUNDS = {"margin_auc": 0.005, "margin_loss": 0.005, "alpha": 0.05, "slices": []
 def judge(root: Path, candidate: bundle.Bundle, rows: pd.DataFrame) -> SimpleNamespace:
     """The held-back gate as the notebook applies it."""
     tried = trial.compare(root, candidate, rows.head(0), rows)
-    verdict, churn = trial.judge(root, candidate, tried, BOUNDS)
+    verdict, churn, _ = trial.judge(root, candidate, tried, BOUNDS)
     margins = {g.metric: g.margin for g in verdict.gains}
     return SimpleNamespace(
         verdict=verdict,

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import synthetic
+from modelkeep.data import schema, splits
 from modelkeep.reports import evaluate
 from modelkeep.training import maintenance, trial
 from modelkeep.training.baseline import ChampionError
@@ -39,26 +40,29 @@ def refit(world, rows, folder="new"):
 
 def tried(world, candidate):
     result = trial.compare(world.root, candidate, world.parts.train, world.parts.test)
-    judged, churn = trial.judge(world.root, candidate, result, synthetic.BOUNDS)
-    return result, judged, churn
+    judged, churn, refit = trial.judge(world.root, candidate, result, synthetic.BOUNDS)
+    return result, judged, churn, refit
 
 
 def test_a_refit_is_judged_by_the_harm_gate(world):
     candidate = refit(world, world.known)
-    result, judged, churn = tried(world, candidate)
+    result, judged, churn, notes = tried(world, candidate)
     assert result.refit and result.checked == 0
     assert judged.word == "non_inferior"
     assert {g.metric for g in judged.gains} == {"log_loss", "auc"}
-    shown = evaluate.verdict(judged, result.comparator.name, 0, churn, True)
+    shown = evaluate.verdict(judged, result.comparator.name, 0, churn, notes)
     assert shown.sentence.startswith("The refit does no harm beyond the limits beside the champion")
     assert "is no measure of quality" in shown.reasons[-1]
-    assert shown.evidence["refit"] is True
-    json.dumps(shown.evidence)
+    assert any(r.startswith("begins as a canary: 0 past updates") for r in shown.reasons)
+    evidence = json.loads(json.dumps(shown.evidence))
+    record = Record(holds=2).after(evidence)
+    assert record.holds == 0 and record.divergences == (evidence["divergence"],)
+    assert Record().after({"word": "worse"}) == Record()
 
 
 def test_quality_of_a_refit_is_that_of_out_of_fold_predictions(world):
     candidate = refit(world, world.known)
-    result, _, _ = tried(world, candidate)
+    result, _, _, _ = tried(world, candidate)
     assert len(result.rows) == len(candidate.out_of_fold)
     known = candidate.predict(result.rows)
     assert not np.allclose(result.ours, known)
@@ -70,15 +74,16 @@ def test_a_refit_that_has_learned_nonsense_is_worse(world):
     shuffled = world.known.assign(
         **{world.parts.schema.label: labels.sample(frac=1, random_state=0).to_numpy()}
     )
-    result, judged, churn = tried(world, refit(world, shuffled, "bad"))
+    result, judged, churn, notes = tried(world, refit(world, shuffled, "bad"))
     assert judged.word == "worse"
-    shown = evaluate.verdict(judged, result.comparator.name, 0, churn, True)
+    shown = evaluate.verdict(judged, result.comparator.name, 0, churn, notes)
     assert "may harm, compared with the champion" in shown.sentence
+    assert Record(holds=1).after(shown.evidence) == Record(holds=1 + notes["earlier"])
 
 
 def test_a_candidate_without_the_test_rows_is_held_back(world):
-    result, judged, _ = tried(world, world.champion)
-    assert not result.refit and result.checked == len(world.parts.test)
+    result, judged, _, notes = tried(world, world.champion)
+    assert not result.refit and result.checked == len(world.parts.test) and notes == {}
     assert judged.word in ("non_inferior", "insufficient")
 
 
@@ -98,3 +103,17 @@ def test_the_record_is_kept_beside_the_champion(tmp_path):
     (tmp_path / maintenance.RECORD).write_text("{")
     with pytest.raises(maintenance.MaintenanceError, match="git checkout"):
         maintenance.read(tmp_path)
+
+
+def test_what_was_prepared_is_checked_before_training(world):
+    folder = world.root / "data" / "prepared"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "schema.json").write_text(schema.to_json(world.parts.schema))
+    splits.write(world.parts.train, folder / "train.parquet")
+    label = world.parts.schema.label
+    for test, hold in (
+        (world.parts.test, False),
+        (world.parts.test.assign(**{label: world.parts.schema.classes[1]}), True),
+    ):
+        splits.write(test, folder / "test.parquet")
+        assert trial.check_prepared(world.root).hold == hold

@@ -1,5 +1,6 @@
 """What the page of `evaluate` says: whom the candidate was compared with, and what came of it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -30,11 +31,11 @@ def verdict(
     comparator_name: str,
     checked: int,
     churn: comparison.Churn | None = None,
-    refit: bool = False,
+    refit: Mapping | None = None,
 ) -> Verdict:
     """Whether the candidate passes the gate: the held-back one, or for a refit the harm gate."""
     if refit:
-        return _refit_verdict(judged, comparator_name, churn)
+        return _refit_verdict(judged, comparator_name, churn, refit)
     first = judged.gains[0]
     worse = [row["slice"] for row in judged.slices if row["verdict"] == "worse"]
     sentence = f"The candidate {SAYS[judged.word]} {comparator_name}, on {_seen_on(first)} that neither had seen."
@@ -63,7 +64,9 @@ def verdict(
     return Verdict("evaluate", judged.word, sentence, tuple(reasons), evidence)
 
 
-def _refit_verdict(judged: comparison.Verdict, champion: str, churn: comparison.Churn) -> Verdict:
+def _refit_verdict(
+    judged: comparison.Verdict, champion: str, churn: comparison.Churn, refit: Mapping
+) -> Verdict:
     first, passed = judged.gains[0], judged.word != "worse"
     does = "does no harm beyond the limits beside" if passed else "may harm, compared with"
     sentence = (
@@ -77,7 +80,9 @@ def _refit_verdict(judged: comparison.Verdict, champion: str, churn: comparison.
     note = (
         "the candidate has learned from these rows: this bounds harm and is no measure of quality"
     )
-    evidence = judged.as_dict() | {"refit": True, "churn": asdict(churn)}
+    evidence = judged.as_dict() | {**refit, "churn": asdict(churn)}
+    begin = "begins as a canary" if refit["canary"] else "may answer all requests at once"
+    harm.append(f"{begin}: {refit['risk']}")
     return Verdict("evaluate", judged.word, sentence, (*harm, _churn(churn), note), evidence)
 
 

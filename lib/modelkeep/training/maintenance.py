@@ -99,6 +99,15 @@ class Record:
         each = divergence / max(weeks, 1.0)
         return replace(self, divergences=(*self.divergences, each)[-RECENT:], holds=0)
 
+    def after(self, evidence: Mapping) -> "Record":
+        """The record after a verdict of `evaluate` on a refit; any other leaves it as it is."""
+        if not evidence.get("refit"):
+            return self
+        held = evidence["word"] == "worse"
+        guard = Guard("harm gate", np.nan, 1.0, held, evidence["harm"])
+        tried = Tried(guard, evidence["earlier"])
+        return self.with_candidate(tried, evidence["divergence"], evidence["weeks"])
+
     def with_differences(self, days: np.ndarray) -> "Record":
         """The record after a reverse shadow of a refit ended; nan where a day had no labels."""
         known = [float(x) for x in days if np.isfinite(x)]

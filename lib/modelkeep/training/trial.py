@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from modelkeep.data import schema as schemas
 from modelkeep.data import splits
 from modelkeep.evaluation import comparison, metrics
 from modelkeep.predictions import frames
@@ -82,8 +83,11 @@ def _refit(root: Path, candidate: Bundle, known: pd.DataFrame) -> Trial:
 
 def judge(
     root: Path, candidate: Bundle, trial: Trial, bounds: Mapping
-) -> tuple[comparison.Verdict, comparison.Churn]:
-    """The gate's verdict within the parameters of evaluate (params/guards.yaml for a refit)."""
+) -> tuple[comparison.Verdict, comparison.Churn, dict]:
+    """The gate's verdict within the parameters of evaluate (params/guards.yaml for a refit).
+
+    The third part is evidence of a refit for `maintenance.Record.after`, else empty.
+    """
     task, schema = candidate.schema.task, candidate.schema
     if trial.refit:
         return _judge_refit(root, candidate, trial)
@@ -94,17 +98,45 @@ def judge(
     named = baseline.slices(trial.rows, schema, bounds["slices"])
     first = gains[metrics.METRICS[task][0]]
     judged = comparison.judge_slices(judged, first, trial.blocks, named, bounds["alpha"])
-    return judged, comparison.churn(task, trial.ours, trial.theirs)
+    return judged, comparison.churn(task, trial.ours, trial.theirs), {}
 
 
 def _judge_refit(
     root: Path, candidate: Bundle, trial: Trial
-) -> tuple[comparison.Verdict, comparison.Churn]:
-    schema, rules = candidate.schema, maintenance.rules(root)
+) -> tuple[comparison.Verdict, comparison.Churn, dict]:
+    schema, rules, record = candidate.schema, maintenance.rules(root), maintenance.read(root)
     models = trial.champion.predict, candidate.predict
-    record = maintenance.read(root)
     tried = maintenance.check_candidate(trial.known, schema, *models, record, rules)
+    weeks = _weeks(trial.champion, candidate)
+    canary, value = maintenance.risk(trial.known, schema, *models, weeks, record, rules)
+    evidence = {"refit": True, "harm": tried.guard.sentence, "earlier": tried.earlier}
+    evidence |= {
+        "divergence": value,
+        "weeks": weeks,
+        "canary": canary.held,
+        "risk": canary.sentence,
+    }
     newest = maintenance.newest(trial.known, schema)
     churn = comparison.churn(schema.task, candidate.predict(newest), trial.champion.predict(newest))
     word = "worse" if tried.guard.held else "non_inferior"
-    return comparison.Verdict(word, tried.gains, maintenance.ALPHA), churn
+    return comparison.Verdict(word, tried.gains, maintenance.ALPHA), churn, evidence
+
+
+def _weeks(champion: Bundle, candidate: Bundle) -> float:
+    """By how many weeks the candidate knows more than the champion; 1 where rows have no time."""
+    moments = [pd.Timestamp(b.schema.origin.get("as_of") or "NaT") for b in (champion, candidate)]
+    if candidate.schema.time is None or pd.isna(moments[0]) or pd.isna(moments[1]):
+        return 1.0
+    return max((moments[1] - moments[0]) / pd.Timedelta(days=7), 1.0)
+
+
+def check_prepared(root: Path) -> maintenance.Checked:
+    """Judge what `prepare` has made before anything learns from it, by the champion and the record."""
+    parts = [splits.load(root / f"data/prepared/{name}.parquet") for name in ("train", "test")]
+    schema = schemas.from_json((root / "data/prepared/schema.json").read_text())
+    folder = baseline.champion_folder(root)
+    if folder is None:
+        raise ChampionError("models/champion.json: there is no champion whose predictions labels can be compared with; a first version is judged by the held-back gate")  # fmt: skip
+    champion, rows = bundle.load(folder), pd.concat(parts, ignore_index=True)
+    record, rules = maintenance.read(root), maintenance.rules(root)
+    return maintenance.check_data(rows, schema, champion.predict, record, rules)
