@@ -2,7 +2,7 @@
 
 - `pipelines`: the kinds of scikit-learn pipeline, and cross-validation in time order
 - `validation`: expected performance, from out-of-fold predictions
-- `baseline`: what a candidate is compared with
+- `baseline`, `trial`: what a candidate is compared with, and the comparison
 - `reference`: the profile that later windows are compared with
 - `maintenance`: what decides about a refit: guards of its data, the harm gate, canary or not, take-back
 - `manifests`, `bundle`: the files of a model, hashed and read without pickle
