@@ -135,3 +135,20 @@ def test_a_notebook_that_stops_without_an_error_fails(tmp_path, stage, params, s
         runner.run(stage, root, render=render.render)
     assert said in (root / "reports" / "failed" / f"{stage}.html").read_text()
     assert not Path(root, "reports", f"{stage}.html").exists()
+
+
+def test_run_all_takes_the_values_of_the_params_file_and_a_run_says_when_it_has_others(tmp_path):
+    """By hand there is no injected cell: the params file is the home of a value, not the cell."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    root = tiny.workspace(tmp_path / "ws", by_hand="word: file\ntimes: 2\n")
+    dvc = root / "dvc.yaml"
+    dvc.write_text(dvc.read_text().replace(", data]", ", data, lib/modelkeep/core]"))
+    nb = nbformat.read(root / "notebooks" / "by_hand.ipynb", as_version=4)
+    NotebookClient(nb, resources={"metadata": {"path": str(root / "notebooks")}}).execute()
+    assert nb.cells[-1].outputs[0].text == "file 2.0 {}\n"
+    page = runner.run("by_hand", root, render=render.render).read_text()
+    assert "file 2.0 {}" in page
+    page = runner.run("by_hand", root, {"times": "3"}, render=render.render).read_text()
+    assert "other values" in page and "times 3.0 (params/by_hand.yaml: 2)" in page

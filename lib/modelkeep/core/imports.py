@@ -20,7 +20,7 @@ def check(root: Path, stage: str, nb: dict) -> None:
     if declared is None:
         return
     deps = [path.rstrip("/") for path in workspace.names(declared.get("deps"))]
-    places = [place for name in imported(nb) if (place := located(root, name))]
+    places = dict.fromkeys(place for name in imported(nb) if (place := located(root, name)))
     missing = [p for p in places if not p.startswith(PAGES) and not _covered(p, deps)]
     if missing:
         lines = "\n".join(f"      - {place}" for place in missing)

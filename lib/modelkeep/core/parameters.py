@@ -11,6 +11,7 @@ from modelkeep.core import notebooks, workspace
 from modelkeep.core.errors import ModelkeepError
 
 TAG = "parameters"
+INJECTED = "# Parameters\n"  # how the cell begins that papermill injects
 FORM = "`name: type = default  # meaning`"
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
@@ -58,6 +59,23 @@ def resolve(root: Path, stage: str, overrides: Mapping[str, object]) -> dict[str
         raise WrongParameters("\n  ".join([f"stage {stage} was not started:", *problems]))
     values = {**given, **overrides}
     return {name: _exact(values[name], line.annotation) for name, line in lines.items()}
+
+
+def use_file(root: Path, stage: str, names: dict[str, object]) -> dict[str, str]:
+    """Give a notebook that is run by hand the values of its params file; `names` are its globals.
+
+    Where papermill has injected values, those stay. Returns a fact for the page when the run has
+    other values than the file, else nothing.
+    """
+    if not any(str(cell).startswith(INJECTED) for cell in names.get("In", ())):
+        names.update(resolve(root, stage, {}))
+    stated = workspace.params(root, stage)
+    other = [
+        f"{name} {workspace.written(names[name])} (params/{stage}.yaml: {workspace.written(value)})"
+        for name, value in stated.items()
+        if names[name] != value
+    ]
+    return {"other values": ", ".join(other)} if other else {}
 
 
 def program(
