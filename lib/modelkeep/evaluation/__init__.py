@@ -7,6 +7,8 @@ NumPy and SciPy only.
 - `binning`, `profile`: a table as counts that add up over any window
 - `two_sample`, `drift`: tests of those counts, by rows or by permuted blocks
 - `guards`: is a window far outside its own past: labels, loss, columns
+- `segments`: the rows that lost quality; `shift`: which kind of shift made the loss rise
+- `recalibration`: the smallest update of predictions that is enough
 - `sequential`: e-values, valid however often they are read
 
 A new metric goes into `metrics.METRICS`.
