@@ -15,6 +15,7 @@ _MODULES = {
     "calibration": "analyst.quality",
     "compare": "analyst.quality",
     "confusion": "analyst.quality",
+    "diagnose": "analyst.diagnosis",
     "distribution": "analyst.columns",
     "drift": "analyst.columns",
     "figures": "reports",

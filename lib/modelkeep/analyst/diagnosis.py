@@ -1,0 +1,30 @@
+"""Why quality fell between any two tables, and why the model predicts what it predicts."""
+
+import pandas as pd
+
+from modelkeep.analyst import models, tables
+from modelkeep.monitoring import diagnosis
+from modelkeep.monitoring.diagnosis import Diagnosis
+from modelkeep.training.bundle import Bundle
+
+
+def diagnose(
+    before: pd.DataFrame,
+    now: pd.DataFrame,
+    *,
+    model: Bundle | None = None,
+    label: str = "",
+    time: str = "",
+    seed: int = 0,
+) -> Diagnosis:
+    """Why quality is lower `now` than `before`, in which rows, and what helps.
+
+    Rows that hold predictions keep them, others are predicted by `model` (the candidate of the
+    workspace). With `label`, and `time` where rows have one, any two tables with predictions in
+    `prediction` (a number) or `p(CLASS)` are compared, outside a workspace too.
+    """
+    if label:
+        return diagnosis.diagnose(before, now, label=label, time=time, seed=seed)
+    model = model or models.candidate()
+    before, now = (tables.original(rows, model.schema) for rows in (before, now))
+    return diagnosis.diagnose(before, now, bundle=model, seed=seed)

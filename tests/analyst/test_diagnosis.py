@@ -1,0 +1,18 @@
+import modelkeep as mk
+import shifted
+import synthetic
+from modelkeep.analyst import tables
+
+
+def test_two_tables_of_a_workspace_are_compared(parts, bundles):
+    """As an analyst reads rows, with numeric labels, and without predictions."""
+    model = bundles["binary"]
+    rows = tables.readable(parts["binary"].test, model.schema)
+    result = mk.diagnose(rows, rows.assign(size=0.0), model=model)
+    assert (result.remedy.kind, result.remedy.target) == ("mend the source", "size")
+    assert "Remedy" in synthetic.said(result)
+
+
+def test_any_two_tables_with_predictions_are_compared():
+    before, now = shifted.periods(1, "level", rows=3000)
+    assert mk.diagnose(before, now, label="late", time="when").remedy.kind == "recalibrate"
