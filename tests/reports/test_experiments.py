@@ -21,19 +21,13 @@ def test_an_experiment_is_read_by_name_or_commit(root):
     assert run.verdicts["monitor"] == {}
     commit = tiny.run(root, "git", "for-each-ref", "--format=%(objectname)", "refs/exps").stdout
     again = experiments.read(root, commit.strip())
-    assert (again.params, again.drawn, again.origin) == (run.params, run.drawn, run.origin)
+    assert (again.params, again.metrics, again.origin) == (run.params, run.metrics, run.origin)
 
 
 def test_the_workspace_is_read_from_its_files(root):
     run, main = experiments.read(root, "workspace"), experiments.read(root, "main")
-    assert (run.params, run.drawn, run.metrics) == (main.params, main.drawn, main.metrics)
+    assert (run.params, run.verdicts, run.metrics) == (main.params, main.verdicts, main.metrics)
     assert run.origin == "the files as they are now"
-
-
-def test_figures_are_found_under_their_headings():
-    a, b, c = (recorded.figure(title) for title in "ABC")
-    html = f"<p>{a}</p><h2 id='x'>One <i>word</i>?<a></a></h2>{b} and {c}<h3>no</h3>"
-    assert experiments.figures(html) == {("", 0): a, ("One word?", 0): b, ("One word?", 1): c}
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_turn_does_not_wait_for_a_backtest(root):
 
 
 def test_compare_names_the_policy_to_choose(root):
-    page = compare.page(root, [*POLICIES], root / "reports" / "compare.html").read_text()
+    page = compare.compare(root, [*POLICIES], "reports/compare.html").page.read_text()
     assert "Which maintenance policy?" in page
     assert "By log loss, choose " in page
     assert "backtest.<wbr>weeks" in page

@@ -93,15 +93,15 @@ def _fetched(root: Path, commit: str, version: str) -> tuple[dict, dict[str, Pat
     from modelkeep.core import files
     from modelkeep.reports import experiments
 
-    stored = experiments.texts(root, commit)
+    stored = experiments.contents(root, commit)
     found, pages = {}, {}
     for stage in experiments.STAGES:
         verdict = stored(f"verdicts/{stage}.json")
         if verdict is None:
             continue
-        found[stage] = verdicts.parsed(verdict, f"verdicts/{stage}.json of {version}")
+        found[stage] = verdicts.parsed(verdict.decode(), f"verdicts/{stage}.json of {version}")
         page = stored(f"reports/{stage}.html")
         pages[stage] = root / ".dvc" / "tmp" / "reports" / version / f"{stage}.html"
         if page is not None:
-            files.write_text(pages[stage], page)
+            files.write_bytes(pages[stage], page)
     return found, pages

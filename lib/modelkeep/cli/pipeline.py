@@ -79,13 +79,22 @@ def verdicts(root: Path) -> Output:
 
 
 @commands.command("compare deep-trees more-trees")
-@click.argument("experiments", metavar="EXP...", nargs=-1, required=True)
+@click.argument("experiments", metavar="[EXP...]", nargs=-1)
 @click.option("--out", default="reports/compare.html", show_default=True, help="The page.")
 def compare(root: Path, experiments: tuple[str, ...], out: str) -> Output:
-    """Put experiments or revisions side by side on one page."""
-    from modelkeep.reports import compare
+    """Conclude which experiment is better, on a page of them side by side.
 
-    return commands.made(root, compare.page(root, list(experiments), Path(out)))
+    One is compared with HEAD; without any, the experiments there are come as a table.
+    """
+    from modelkeep.reports import compare, index
+
+    if not experiments:
+        table = compare.experiments.listed(root)
+        return Output(table, table.splitlines())
+    done = compare.compare(root, list(experiments), Path(out))
+    index.write(root)
+    made = commands.made(root, done.page)
+    return Output(f"{done.conclusion}\n{made.text}", made.data | {"conclusion": done.conclusion})
 
 
 @commands.command("index")

@@ -1,7 +1,8 @@
-"""Several backtests side by side: quality kept against retrains spent, and the policy to choose"""
+"""Experiments side by side: which is better, what was different, and what came of it."""
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -12,24 +13,35 @@ from modelkeep.backtest.frontier import Choice, Course
 from modelkeep.core import files, markup, pages
 from modelkeep.core.markup import count, number, several
 from modelkeep.evaluation import metrics
-from modelkeep.reports import experiments, figures
-from modelkeep.reports.experiments import FIGURED, WORKSPACE, Run
+from modelkeep.reports import experiments, figures, paired
+from modelkeep.reports.experiments import ABSENT, Run, shown
 
-ABSENT = "–"
+HEAD = "HEAD"
 REFERENCES = re.compile(r'( id="|href="#|url\(#)')
 
 
-def page(root: Path, names: Sequence[str], out: Path) -> Path:
+@dataclass(frozen=True)
+class Comparison:
+    """A page that compares experiments, and what it concludes."""
+
+    page: Path
+    conclusion: str
+
+
+def compare(root: Path, names: Sequence[str], out: Path) -> Comparison:
     """Write the page `out` (below `root`) on `names`: experiments, revisions, or `workspace`.
 
-    The first is what the others are compared with; a single one is compared with the workspace.
+    The first is what the others are compared with; a single one is compared with HEAD.
     """
-    names = list(dict.fromkeys(names if len(names) > 1 else (WORKSPACE, *names)))
+    names = list(dict.fromkeys(names if len(names) > 1 else (HEAD, *names)))
     runs = [experiments.read(root, name) for name in names]
     title = f"{several(names)}, side by side"
-    body = "\n".join([f"<h1>{escape(title)}</h1>", *_differences(runs), *_results(runs)])
+    results = [paired.compare(runs[0], run) for run in runs[1:]]
+    conclusion = paired.conclusion(results)
+    parts = [f"<h1>{escape(title)}</h1>{conclusion.markup}", *_differences(runs)]
+    body = "\n".join([*parts, *_results(runs)])
     files.write_text(root / out, pages.page(f"{title} · Modelkeep", body, wide=True, current=""))
-    return root / out
+    return Comparison(root / out, "\n".join(result.sentence for result in results))
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
@@ -55,20 +67,28 @@ def _said(changed: Sequence[str], moved: Sequence[str]) -> str:
 
 
 def _results(runs: Sequence[Run]) -> list[str]:
-    told = {r.name: (r.backtest, r.verdicts["backtest"]) for r in runs}
+    told = {r.name: (r.plots["backtest"], r.verdicts["backtest"]) for r in runs}
     chosen = section({name: both for name, both in told.items() if all(both)})
     parts = [_own_ids(part, f"sweep-{place}-") for place, part in enumerate(chosen)]
-    metrics = [run.metrics for run in runs]
     first = escape(runs[0].name)
-    parts += ["<h2>What came of it?</h2>", _table(runs, metrics, "metric", measured=True)]
+    parts += ["<h2>What came of it?</h2>", _table(runs, [r.metrics for r in runs], "metric", True)]
     parts.append(f"<p>In brackets: the difference from <code>{first}</code>.</p>")
-    parts.append("<h2>What did each stage conclude?</h2>")
-    beside = [stage for stage in pages.BESIDE if any(run.verdicts[stage] for run in runs)]
-    for stage in (*pages.STAGES, *beside):
-        parts.append(f"<h3>{stage}</h3>{_side(runs, [_box(r.verdicts[stage]) for r in runs])}")
-    for stage in FIGURED:
-        parts += _figures(runs, stage)
-    return parts
+    drawn = [figure._repr_html_() for figure in paired.overlays(runs)]
+    drawn = [_own_ids(each, f"overlay-{place}-") for place, each in enumerate(drawn)]
+    parts += [f'<div class="side">{"".join(drawn)}</div>'] if drawn else []
+    return [*parts, *_conclusions(runs)]
+
+
+def _conclusions(runs: Sequence[Run]) -> list[str]:
+    """What each stage concluded, where that is not the same in all."""
+    parts, same = ["<h2>What did each stage conclude?</h2>"], []
+    for stage in (*pages.STAGES, *pages.BESIDE):
+        boxes = [_box(run.verdicts[stage]) for run in runs]
+        if len(set(boxes)) > 1:
+            parts.append(f"<h3>{stage}</h3>{_side(runs, boxes)}")
+        elif any(run.verdicts[stage] for run in runs):
+            same.append(stage)
+    return [*parts, f"<p>The same in all: {several(same, 9)}.</p>"] if same else parts
 
 
 def _apart(columns: Sequence[Mapping]) -> tuple[list[str], list[str]]:
@@ -86,9 +106,7 @@ def _table(
     told = f"<p>No {noun} differs.</p>"
     if differ:
         told = _rows(runs, columns, noun, differ, measured, "" if measured else "differs")
-    if equal:
-        rows = _rows(runs, columns, noun, equal)
-        told += _folded(f"{count(len(equal), noun)} the same", rows)
+        told += f"<p>{count(len(equal), noun)} the same.</p>" if equal else ""
     return told
 
 
@@ -115,11 +133,11 @@ def _rows(
 
 
 def _cells(values: Sequence[object], measured: bool) -> str:
-    shown = [value if value == ABSENT else number(value) for value in values]
+    texts = [number(value) if value is None else shown(value) for value in values]
     for place, value in enumerate(values):
         if measured and place and _are_numbers(value, values[0]):
-            shown[place] += f" ({_difference(value - values[0])})"
-    return "".join(f"<td>{escape(text)}</td>" for text in shown)
+            texts[place] += f" ({_difference(value - values[0])})"
+    return "".join(f"<td>{escape(text)}</td>" for text in texts)
 
 
 def _are_numbers(*values: object) -> bool:
@@ -141,21 +159,6 @@ def _side(runs: Sequence[Run], told: Sequence[str]) -> str:
         for run, content in zip(runs, told, strict=True)
     )
     return f'<div class="side">{"".join(boxes)}</div>'
-
-
-def _figures(runs: Sequence[Run], stage: str) -> list[str]:
-    parts = [f"<h2>The figures of {stage}</h2>"]
-    parts += [f"<p>{escape(f'{r.name}: {r.lost[stage]}')}</p>" for r in runs if stage in r.lost]
-    drawn, last = [run.drawn[stage] for run in runs], None
-    parts.append("<p>Each figure has its own scale.</p>" if any(drawn) else "")
-    for row, key in enumerate(dict.fromkeys(key for page in drawn for key in page)):
-        told = [
-            _own_ids(page.get(key, f"<p>{ABSENT}</p>"), f"{stage}-{row}-{column}-")
-            for column, page in enumerate(drawn)
-        ]
-        parts.append((f"<h3>{key[0]}</h3>" if key[0] != last else "") + _side(runs, told))
-        last = key[0]
-    return parts
 
 
 def _own_ids(figure: str, prefix: str) -> str:

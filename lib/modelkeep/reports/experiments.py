@@ -1,26 +1,37 @@
 """Experiments: what a revision, or the workspace as it is, has on record."""
 
+import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from modelkeep.core import pages, workspace
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.core.markup import several
+from modelkeep.core.markup import count, number, several
+from modelkeep.data import schema as schemas
+from modelkeep.data import splits
+from modelkeep.data.schema import Schema
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
 
+Content = Callable[[str], bytes | None]  # a path below the root to its bytes, None if not there
 WORKSPACE = "workspace"  # the name of the files as they are now
 LOCKS = ("dvc.lock", "backtest/dvc.lock")
 STAGES = (*pages.STAGES, *pages.BESIDE)
-FIGURED = ("evaluate", "monitor", "train")
-HEADING_OR_FIGURE = re.compile(r"<h2[^>]*>(.*?)</h2>|(<figure.*?</figure>)", re.DOTALL)
+CANDIDATE = "models/candidate"
+OUT_OF_FOLD = ("out_of_fold.parquet", "promise.parquet")  # the second: until format 3
+ABOUT = ("Experiment", "rev", "typ", "Created", "parent", "State", "Executor")
+ABSENT, WIDTH = "–", 160
+PLOTS = ("backtest", "calibration", "quality")
 
 
 class UnknownExperiment(ModelkeepError, ValueError):
@@ -29,8 +40,9 @@ class UnknownExperiment(ModelkeepError, ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """What one turn left on record: `inputs` are its code and data by hash, `drawn` the figures by
-    stage (see `figures`), `lost` says by stage why there are none."""
+    """What one cycle left on record: `inputs` are its code and data by hash, `plots` the CSV files
+    of plots/ by name, `predictions` the out-of-fold rows of its candidate, in the library's form,
+    with their schema; None with `lost` saying why where they are not to be had."""
 
     name: str
     origin: str
@@ -38,20 +50,26 @@ class Run:
     inputs: dict[str, object]
     metrics: dict[str, object]
     verdicts: dict[str, dict]
-    drawn: dict[str, dict[tuple[str, int], str]]
-    lost: dict[str, str]
-    backtest: str = ""  # quality by week under its policy
+    plots: dict[str, str]
+    schema: Schema | None = None
+    predictions: pd.DataFrame | None = None
+    lost: str = ""
 
 
 def read(root: Path, name: str) -> Run:
     """What `name` has on record: params and inputs as dvc.lock says that they were run with."""
-    text, origin = _files_now(root) if name == WORKSPACE else _files_of(root, name)
+    content, origin = _files_now(root) if name == WORKSPACE else _files_of(root, name)
+
+    def text(path: str) -> str | None:
+        found = content(path)
+        return None if found is None else found.decode("utf-8")
+
     locks = [workspace.value(text(path) or "") or {} for path in LOCKS]
     lock = {stage: locked for each in locks for stage, locked in each.get("stages", {}).items()}
     if not lock:
         raise UnknownExperiment(f"`{name}` has no results (no dvc.lock): run `dvc repro` in it")
     made = {out["path"] for stage in lock.values() for out in stage.get("outs", ())}
-    pages = {stage: text(f"reports/{stage}.html") for stage in FIGURED}
+    schema, predictions, lost = _predictions(content, name)
     return Run(
         name,
         origin,
@@ -69,53 +87,101 @@ def read(root: Path, name: str) -> Run:
         },
         metrics=_flat({s: _json(text(f"metrics/{s}.json")) for s in STAGES}),
         verdicts={s: _json(text(f"verdicts/{s}.json")) for s in STAGES},
-        drawn={stage: figures(html or "") for stage, html in pages.items()},
-        lost={stage: _lost(stage, made) for stage, html in pages.items() if html is None},
-        backtest=text("plots/backtest.csv") or "",
+        plots={each: text(f"plots/{each}.csv") or "" for each in PLOTS},
+        schema=schema,
+        predictions=predictions,
+        lost=lost,
     )
 
 
-def figures(html: str) -> dict[tuple[str, int], str]:
-    """The figures of a page by the heading that they stand under and their place there."""
-    found, heading = {}, ""
-    for title, figure in HEADING_OR_FIGURE.findall(html):
-        if figure:
-            place = sum(under == heading for under, _ in found)
-            found[heading, place] = figure
-        else:
-            heading = re.sub(r"<[^>]*>", "", title).strip()
-    return found
+def listed(root: Path) -> str:
+    """A line an experiment on HEAD: the parameters and metrics in which they differ, WIDTH wide.
+
+    `dvc exp show` has a column for every parameter, metric and dependency there is.
+    """
+    from dvc.api import exp_show
+
+    rows = exp_show(str(root))
+    every = list(dict.fromkeys(key for row in rows for key in row))
+    known = [key for key in every if key not in ABOUT and not _is_file(root, key)]
+    differ = [key for key in known if len({str(row.get(key)) for row in rows}) > 1]
+    measured = set(_flat({s: _file(root / f"metrics/{s}.json") for s in STAGES}))
+    ends = {name.partition(".")[2] for name in measured}
+    differ.sort(key=lambda key: key.startswith("metrics/") or key in ends)  # parameters first
+    columns = {"experiment": [row.get("Experiment") or row["rev"] for row in rows]}
+    for key in differ:
+        name = re.sub(r"^(?:metrics|params)/(\w+)\.\w+:", r"\1.", key)
+        columns[name] = [shown(row.get(key)) for row in rows]
+    return _table(columns, len(rows))
 
 
-def _files_now(root: Path) -> tuple[Callable[[str], str | None], str]:
-    def text(path: str) -> str | None:
-        return (root / path).read_text(encoding="utf-8") if (root / path).is_file() else None
+def _table(columns: Mapping[str, Sequence[str]], rows: int) -> str:
+    """Columns side by side, as many as there is room for."""
+    widths = {name: max(map(len, (name, *cells))) + 2 for name, cells in columns.items()}
+    ends = accumulate(widths.values())
+    fit = [name for name, end in zip(columns, ends, strict=True) if end <= WIDTH]
+    lines = ["".join(name.ljust(widths[name]) for name in fit).rstrip()]
+    for row in range(rows):
+        lines.append("".join(columns[name][row].ljust(widths[name]) for name in fit).rstrip())
+    if left := len(columns) - len(fit):
+        lines.append(f"{count(left, 'column')} more: `dvc exp show --only-changed`")
+    return "\n".join(lines)
 
-    return text, "the files as they are now"
+
+def shown(value: object) -> str:
+    """A value as a table shows it: an absent one as a dash, empty text as ''."""
+    if value is None or value == "None":  # as dvc.api writes it
+        return ABSENT
+    return number(value) if value != "" else "''"
 
 
-def _files_of(root: Path, name: str) -> tuple[Callable[[str], str | None], str]:
+def _is_file(root: Path, key: str) -> bool:
+    """Whether a column of DVC's is the hash of a dependency."""
+    return ("/" in key and ":" not in key) or (root / key).exists()
+
+
+def _predictions(content: Content, name: str) -> tuple[Schema | None, pd.DataFrame | None, str]:
+    """The schema and the out-of-fold predictions of a candidate, or why there are none."""
+    stated = content(f"{CANDIDATE}/schema.json")
+    rows = next((c for n in OUT_OF_FOLD if (c := content(f"{CANDIDATE}/{n}"))), None)
+    if stated is None or rows is None:
+        return (
+            None,
+            None,
+            f"the candidate of {name} is not in the cache: `dvc pull` it, or run it again",
+        )
+    return schemas.from_json(stated.decode()), splits.load(io.BytesIO(rows)), ""
+
+
+def _files_now(root: Path) -> tuple[Content, str]:
+    def content(path: str) -> bytes | None:
+        return (root / path).read_bytes() if (root / path).is_file() else None
+
+    return content, "the files as they are now"
+
+
+def _files_of(root: Path, name: str) -> tuple[Content, str]:
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
         commit, origin = _resolved(root, repo, name)
-    return texts(root, commit), origin
+    return contents(root, commit), origin
 
 
-def texts(root: Path, commit: str) -> Callable[[str], str | None]:
-    """What reads a file's text as it was at a commit; None for one that neither Git, cache nor
-    remote has."""
+def contents(root: Path, commit: str) -> Content:
+    """What reads a file as it was at a commit; None for one that neither Git, cache nor remote
+    has."""
     from dvc.api import DVCFileSystem
 
     stored = DVCFileSystem(str(root), rev=commit)
 
-    def text(path: str) -> str | None:
+    def content(path: str) -> bytes | None:
         try:
-            return stored.read_text(path, encoding="utf-8")
+            return stored.read_bytes(path)
         except FileNotFoundError:
             return None
 
-    return text
+    return content
 
 
 def _resolved(root: Path, repo: "Repo", name: str) -> tuple[str, str]:
@@ -151,10 +217,8 @@ def _unknown(root: Path, repo: "Repo", name: str, said: str) -> UnknownExperimen
     return UnknownExperiment(f"`{name}` is not an experiment or a revision; {hint}")
 
 
-def _lost(stage: str, made: set[str]) -> str:
-    if (path := f"reports/{stage}.html") in made:
-        return f"{path} is not in the cache: `dvc pull` it, or run it again."
-    return f"{path} was not made."
+def _file(path: Path) -> dict:
+    return _json(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _json(text: str | None) -> dict:

@@ -460,3 +460,31 @@ def distribution(
     axes.set_ylabel("share of rows")
     axes.grid(axis="x", visible=False)
     return finished(axes, title, caption)
+
+
+RUNS = ((REFERENCE, "o-"), (CURRENT, "s-"), (CANDIDATE, "^-"), (BREACH, "D-"), (INK, "v-"))
+
+
+def overlay(lines: Mapping, *, name: str, title: str, caption: str) -> Figure:
+    """Lines over time on one scale (Series by date), the first grey; more than five share colours."""
+    axes = canvas(3.2)
+    for place, (label, line) in enumerate(lines.items()):
+        colour, mark = RUNS[place % len(RUNS)]
+        moments = on_time(axes, line.index.to_numpy().astype("datetime64[D]"))
+        axes.plot(moments, line.to_numpy(), mark, color=colour, markersize=4, label=shown(label))
+    axes.set_ylabel(shown(name))
+    return finished(axes, title, caption)
+
+
+def calibrations(points: Mapping[str, np.ndarray], *, title: str, caption: str) -> Figure:
+    """Observed against predicted rates on one scale, a line of points (n, 2) each."""
+    axes = canvas(3.4)
+    top = max(float(np.max(each)) for each in points.values()) * 1.05
+    axes.plot([0, top], [0, top], color=INK, linewidth=1, linestyle="--", label="as predicted")
+    for place, (label, each) in enumerate(points.items()):
+        colour, mark = RUNS[place % len(RUNS)]
+        axes.plot(each[:, 0], each[:, 1], mark, color=colour, markersize=5, label=shown(label))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set(xlabel="predicted", ylabel="observed")
+    return finished(axes, title, caption)
