@@ -145,7 +145,7 @@ def test_normal_joins_what_the_kernel_cut_and_hides_where_it_ran(tmp_path):
     shown = {"output_type": "display_data", "metadata": {}, "data": {"text/html": f"{tmp_path}/x"}}
     outputs = [
         stream("stdout", "a"),
-        stream("stderr", f"{tmp_path}/b /tmp/ipykernel_7/8.py:1"),
+        stream("stderr", f"\x1b[39m{tmp_path}/b\x1b[0m /tmp/ipykernel_7/8.py:1"),
         shown,
     ]
     outputs += [stream("stdout", f"c {sys.prefix}/lib x{tmp_path}/y"), stream("stderr", "d")]

@@ -164,7 +164,7 @@ def test_pull_brings_the_bytes_that_were_pushed(root, first, tmp_path):
 def test_an_experiment_runs_its_stage_and_those_below(shallow, first):
     told, made = shallow
     assert re.findall(r"Stage '(\w+)' didn't change", told) == ["prepare"]
-    below = ["train", "evaluate", "collect", "monitor", "index"]
+    below = ["train", "evaluate", "collect", "monitor"]
     assert re.findall(r"Running stage '(\w+)'", told) == below
     changed = {path for path in made if made[path] != first[path]}
     assert {"metrics/train.json", "models/candidate/manifest.json"} <= changed

@@ -297,6 +297,10 @@ def test_a_failed_page_has_no_dead_link_and_says_what_is_lost():
     text = Page(page).text
     assert "Not there any more: models/candidate ." in text and "dvc checkout train" in text
     assert text.count("This section did not run.") == 1
+    early = notebook()
+    early.cells[3].outputs, early.cells[4].outputs = failed.outputs, []
+    told = Page(render.render(early, "train", lost=[])).text
+    assert told.index("The purpose.") < told.index("This section did not run.")
     whole = render.render(notebook(failed), "train", lost=[])
     assert "The outputs of the last good run are still there." in Page(whole).text
 

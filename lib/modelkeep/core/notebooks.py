@@ -149,7 +149,12 @@ def _placeless(value: object, root: Path) -> object:
         return {key: _placeless(item, root) for key, item in value.items()}
     if isinstance(value, list):
         return [_placeless(item, root) for item in value]
-    if not isinstance(value, str) or "/" not in value:
+    if not isinstance(value, str):
+        return value
+    value = re.sub(
+        r"\x1b\[[\d;]*m", "", value
+    )  # colours of a terminal, for dark paper or for light
+    if "/" not in value:
         return value
     value = re.sub(r"[^\s'\"]*/ipykernel_\d+/\d+\.py", "<cell>", value)
     value = re.sub(rf"(?<![\w./-]){re.escape(str(root))}/", "", value)

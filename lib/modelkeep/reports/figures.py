@@ -175,7 +175,7 @@ def course(
     if limit is not None:
         axes.axhline(limit, color=BREACH, linestyle="--", label=limit_name)
     if share:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
     return finished(axes, title, caption)
 
 

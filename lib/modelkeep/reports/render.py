@@ -39,9 +39,10 @@ def render(
 
 
 def _verdict_first(notebook: NotebookNode) -> NotebookNode:
-    """The cell tagged `verdict` goes right below the title; the rest of the first cell follows it."""
+    """The cell tagged `verdict` goes right below the title, if it has run; the rest of the first
+    cell follows it."""
     cells = list(notebook.cells)
-    places = [i for i, cell in enumerate(cells) if _tagged(cell, "verdict")]
+    places = [i for i, c in enumerate(cells) if _tagged(c, "verdict") and c.get("outputs")]
     if not places or cells[0].cell_type != "markdown":
         return notebook
     verdict = cells.pop(places[0])
