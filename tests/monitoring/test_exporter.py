@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import monitors
 import synthetic
 import watched
-from modelkeep.evaluation import metrics, profile
+from modelkeep.evaluation import live_quality, metrics, profile
 from modelkeep.evaluation.profile import PREDICTION
 from modelkeep.monitoring.contract import MOST_SERIES
 from modelkeep.monitoring.exporter import Telemetry, TelemetryError
@@ -77,7 +77,7 @@ def test_answers_are_counted_as_numpy_counts_them(telemetry, bundles, task):
         promise = served.out_of_fold
         past = pipelines.outcome(promise, served.schema), frames.answers(promise, served.schema)
         for name, mean in metrics.expected_errors(said, *past).items():
-            assert found[f"expected_{name}_total", "v"] == pytest.approx(1500 * mean)
+            assert found[f"estimated_{name}_total", "v"] == pytest.approx(1500 * mean)
         return
     chosen = said.argmax(axis=1)
     for k in range(said.shape[1]):
@@ -87,8 +87,8 @@ def test_answers_are_counted_as_numpy_counts_them(telemetry, bundles, task):
         assert found["score_ratio_bucket", "v", f"{edge:g}"] == (score <= edge).sum()
     assert found["score_ratio_sum", "v"] == pytest.approx(score.sum())
     loss = -(said * np.log(said)).sum()
-    assert found["expected_log_loss_nats_total", "v"] == pytest.approx(loss)
-    assert found["expected_correct_rows_total", "v"] == pytest.approx(said.max(axis=1).sum())
+    assert found["estimated_log_loss_nats_total", "v"] == pytest.approx(loss)
+    assert found["estimated_correct_rows_total", "v"] == pytest.approx(said.max(axis=1).sum())
 
 
 def test_everything_is_there_at_zero_before_traffic(telemetry, bundles):
@@ -162,6 +162,31 @@ def test_labels_reach_the_cohorts_and_the_delay(telemetry, bundles):
     assert found["label_delay_seconds_count",] == 301
     later = page(telemetry, NOW + 86_400 * 3)
     assert later["cohort_rows", "v", "1-2"] == 0 and later["cohort_rows", "v", "3-7"] == 300
+
+
+@pytest.mark.parametrize("task", synthetic.LABELS)
+def test_labels_of_a_day_give_the_skill_that_was_learned(telemetry, bundles, task):
+    served = bundles[task]
+    telemetry.serve(served, "champion", version="v", now=NOW)
+    rows = watched.answered(served, synthetic.table(task, rows=600, seed=5))
+    said, truth = served.predict(rows), pipelines.outcome(rows, served.schema)
+    learned = live_quality.learn(task, truth, said, None)
+    answers = np.atleast_2d(said.T).T.tolist()
+    for answer, true in zip(answers[:50], truth[50:100].tolist()):
+        telemetry.truth("v", NOW, answer, true)  # wrong, and corrected below
+    for i, (answer, true) in enumerate(zip(answers, truth.tolist())):
+        previous = truth.tolist()[50 + i] if i < 50 else None
+        telemetry.truth("v", NOW, answer, true, previous=previous)
+    found, known = page(telemetry), served.manifest["live_quality"]
+    for days in ("1", "29"):
+        assert found["window_labelled_rows", "v", days] == 600
+        expected = found["window_expected_gain", "v", days]
+        assert found["window_expected_gain_squared", "v", days] == pytest.approx(expected**2)
+        realised = (known["scale"] * expected) - found["window_lost_gain", "v", days]
+        realised -= 600 * known["tolerance"]
+        if task != "regression":  # numbers are standardised by the reference
+            assert realised == pytest.approx(learned["scale"] * expected, rel=1e-9)
+    assert found["gain_variance", "v", "row"] == known["row"] > 0
 
 
 def test_a_model_gets_another_role_and_the_oldest_leaves(telemetry, bundles):

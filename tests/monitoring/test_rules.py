@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 import monitors
-from modelkeep.evaluation import drift
+from modelkeep.evaluation import drift, live_quality
 from modelkeep.monitoring import rules
 from modelkeep.monitoring.rules import RulesError
 
@@ -40,18 +41,105 @@ def test_a_wrong_span_or_name_is_told():
         rules.fill("x[<dya>]", rules.settings(monitors.CONTRACT))
 
 
-def test_every_alert_says_what_to_do_and_where_its_report_is():
-    text = rules.files(monitors.CONTRACT)["rules/alerts.yml"]
-    assert text.count("report: http") == text.count("runbook_url:") == text.count("- alert:")
-    for stated in monitors.CONTRACT.alerts.values():
-        assert len(stated["description"].split()) > 10
+def test_every_alert_says_what_to_do_and_links_are_absolute():
+    alerts = YAML(typ="safe").load(rules.files(monitors.CONTRACT, HOST)["rules/alerts.yml"])
+    for rule in alerts["groups"][0]["rules"]:
+        name, told = rule["alert"], rule["annotations"]
+        assert told["runbook_url"] == f"https://keep.example/runbook/{name}"
+        assert len(told["description"].split()) > 10
+        about_a_model = "$labels.version" in told["summary"]
+        assert about_a_model == ("report" in told), name
+        assert told.get("report", "https://keep.example/reports/").startswith(
+            f"https://keep.example/reports/{name}?" if about_a_model else "https://keep.example/"
+        )
 
 
-def test_no_alert_on_rows_requests_or_labels_is_raised_on_fewer_than_500():
-    counted = ("Drift", "Missing", "Errors", "Slow", "Quality", "NoTraffic", "NoLabels")
-    for name in counted:
-        assert "<least_rows>" in monitors.CONTRACT.alerts[f"Modelkeep{name}"]["expr"]
-    assert rules.settings(monitors.CONTRACT)["least_rows"] == "500"
+HOST = {"investigate": "https://keep.example"}
+
+
+def service(codes, seconds=0.001, steps=40, every=60):
+    """Requests by code and minute, each so slow, of one replica."""
+    where = {"job": "modelkeep", "instance": "r", "route": "predict"}
+    total, inputs = sum(codes.values()), []
+    for code, rate in codes.items():
+        inputs.append(series("modelkeep_requests_total", counted(rate, steps), **where, code=code))
+    for edge in ("0.1", "0.25", "0.5", "+Inf"):
+        below = total if edge == "+Inf" or seconds <= float(edge) else 0
+        name = "modelkeep_request_duration_seconds_bucket"
+        inputs.append(series(name, counted(below, steps), **where, le=edge))
+    name = "modelkeep_request_duration_seconds_count"
+    return [*inputs, series(name, counted(total, steps), **where)]
+
+
+def counted(rate, steps):
+    return [round(rate * step) for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("codes", "seconds", "expected"),
+    [
+        ({"200": 0, "500": 6.7}, 0.001, {"ModelkeepErrors"}),  # 400 an hour, all fail
+        ({"200": 6, "503": 0.7}, 0.001, {"ModelkeepErrors"}),  # a tenth of them
+        ({"200": 6.7}, 0.3, {"ModelkeepSlow"}),
+        ({"200": 6.7, "500": 0.1}, 0.001, set()),
+        ({"200": 0, "500": 0.1}, 0.001, set()),  # six an hour are too few to say
+        ({"200": 6000, "500": 180}, 0.001, set()),  # 3 % are allowed
+        ({"200": 6000, "500": 360}, 0.001, {"ModelkeepErrors"}),
+    ],
+)
+def test_low_traffic_that_fails_alerts(tmp_path, codes, seconds, expected):
+    for name, text in rules.files(monitors.CONTRACT).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    asked = 'count by (alertname) (ALERTS{alertname=~"ModelkeepErrors|ModelkeepSlow",alertstate="firing"})'
+    found = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in expected]
+    test = {"expr": asked, "eval_time": "35m", "exp_samples": found}
+    content = {"rule_files": ["rules/records.yml", "rules/alerts.yml"]}
+    content |= {"evaluation_interval": "15s", "group_eval_order": [*GROUPS, "modelkeep-alerts"]}
+    inputs = service(codes, seconds)
+    content["tests"] = [{"interval": "1m", "input_series": inputs, "promql_expr_test": [test]}]
+    (tmp_path / "unit.yml").write_text(json.dumps(content))
+    done = monitors.check("", "test", "rules", str(tmp_path / "unit.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+GROUPS = ["modelkeep-service", "modelkeep-quality", "modelkeep-drift"]
+
+
+def test_the_evidence_of_replicas_is_that_of_their_sums(folder):
+    """One replica: the e-value of evaluation.live_quality. Three: at most that of the whole."""
+    learned = {"day": 0.2, "row": 0.9}
+    days = [(40.0, 120.0, 9000.0), (15.0, 60.0, 2000.0), (-3.0, 50.0, 900.0), (90.0, 70.0, 4e3)]
+    inputs, asked = [], []
+    for number, (lost, expected, squares) in enumerate(days):
+        for version, replicas in ((f"one{number}", 1), (f"three{number}", 3)):
+            for replica in range(replicas):
+                where = {"job": "modelkeep", "instance": f"r{replica}", "version": version}
+                sums = {"window_lost_gain": lost / replicas, "window_labelled_rows": 900 / replicas}
+                sums["window_expected_gain"] = expected / replicas
+                sums["window_expected_gain_squared"] = squares / replicas**2
+                for name, value in sums.items():
+                    inputs.append(series(f"modelkeep_{name}", [value] * 40, **where, window="8"))
+                for part, value in learned.items():
+                    name = "modelkeep_gain_variance"
+                    inputs.append(series(name, [value] * 40, **where, part=part))
+            log_e = live_quality.log_e_value(lost, expected, squares, learned)
+            value = f'modelkeep:quality_e_value:window{{version="{version}"}}'
+            asked.append((f"abs({value} / {float(np.exp(log_e))!r} - 1) < bool 1e-9", version))
+    tests = [
+        {
+            "expr": expr,
+            "eval_time": "60m",
+            "exp_samples": [{"labels": f'{{version="{version}",window="8"}}', "value": 1}],
+        }
+        for expr, version in asked
+    ]
+    content = {"rule_files": ["rules/records.yml"], "evaluation_interval": "5m"}
+    content["group_eval_order"] = GROUPS
+    content["tests"] = [{"interval": "5m", "input_series": inputs, "promql_expr_test": tests}]
+    (folder / "unit.yml").write_text(json.dumps(content))
+    done = monitors.check("", "test", "rules", str(folder / "unit.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def series(name, values, **labels):
@@ -146,7 +234,6 @@ def test_drift_is_what_numpy_says(folder):
 
 
 def run(folder, inputs, asked):
-    groups = ["modelkeep-service", "modelkeep-quality", "modelkeep-drift"]
     tests = [
         {
             "expr": expr,
@@ -158,7 +245,7 @@ def run(folder, inputs, asked):
     content = {
         "rule_files": ["rules/records.yml"],
         "evaluation_interval": "5m",
-        "group_eval_order": groups,
+        "group_eval_order": GROUPS,
         "tests": [{"interval": "5m", "input_series": inputs, "promql_expr_test": tests}],
     }
     (folder / "unit.yml").write_text(json.dumps(content))

@@ -39,17 +39,16 @@ def test_lines_have_legends_and_the_highest_is_first():
     assert said(figure)
 
 
-def test_what_was_promised_is_not_what_is_drawn():
-    """A promise's limit is above what was measured while all is well."""
-    labels = {"version": "a", "cohort": "0", "bound": "limit"}
-    results = [[{"metric": labels, "values": [[0, value]]}] for value in ("0.5", "0.9")]
+def test_the_loss_of_the_base_rate_is_the_limit_of_log_loss():
+    labels = {"version": "a", "cohort": "0"}
+    results = [[{"metric": labels, "values": [[0, value]]}] for value in ("0.5", "0.7", "0.6")]
     replies = [json.dumps({"data": {"result": each}}).encode() for each in results]
     with monitors.serving(lambda *_: replies.pop(0)) as at:
         read = live_panels.read(f"http://{at}", PANELS["log_loss"], 0, 60)
-    assert [line.legend for line in read] == ["a 0", "a promise, limit"]
+    assert [line.legend for line in read] == ["a 0", "a base rate", "a expected"]
     figure = live_panels.draw(PANELS["log_loss"], read)
-    assert "a 0" in figure.svg and "limit of the promise" in figure.svg
-    assert figure.caption == "a 0 is at 0.5; the limit of the promise is 0.9."
+    assert "a 0" in figure.svg and "loss of the base rate" in figure.svg
+    assert figure.caption == "a 0 is at 0.5; the loss of the base rate is 0.7."
 
 
 def test_a_share_is_told_in_per_cent_and_the_newest_may_be_missing():

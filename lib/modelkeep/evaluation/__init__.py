@@ -6,6 +6,7 @@ NumPy and SciPy only.
 - `comparison`: the paired non-inferiority test of the gate
 - `binning`, `profile`: a table as counts that add up over any window
 - `two_sample`, `drift`: tests of those counts, by rows or by permuted blocks
+- `live_quality`: has a model in service lost its skill, by labels as they come
 - `guards`: is a window far outside its own past: labels, loss, columns
 - `segments`: the rows that lost quality; `shift`: which kind of shift made the loss rise
 - `recalibration`: the smallest update of predictions that is enough

@@ -19,6 +19,7 @@ UNITS = {"seconds": "_seconds", "bytes": "_bytes", "ratio": "_ratio", "nats": "_
 UNITS |= {"rows": "_rows", "requests": "requests", "labels": "labels", "swaps": "_swaps"}
 UNITS |= {"info": "_info", "series": "series", "columns": "", "files": "_fds", "bool": ""}
 UNITS |= {"effect": "_effect", "label": "_error", "label_squared": "_squared_error"}
+UNITS |= {"gain": "_gain", "gain_squared": "_gain_squared", "variance": "_variance"}
 EXTRA = {"rows": ("rows", "_rows", "_problems", "predictions")}
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 RESERVED = ("_total", "_count", "_sum", "_bucket")
@@ -105,6 +106,7 @@ def check(content: object) -> Contract:
     others = ("settings", "records", "alerts", "dashboards", "panels")
     contract = Contract(metrics, *(content[name] for name in others))
     _check_panels(contract)
+    _check_settings(contract)
     if contract.drift_series < MOST_SERIES // 2:
         raise ContractError(
             f"$.metrics: leave {contract.drift_series} of {MOST_SERIES} series to live drift; take labels or buckets away"
@@ -170,6 +172,15 @@ def _faults(m: Metric) -> Iterator[str]:
         yield "a histogram, and nothing else, has buckets, from low to high"
     if not m.help.endswith(".") or "\n" in m.help or "\\" in m.help:
         yield "help must be one sentence on one line"
+
+
+def _check_settings(contract: Contract) -> None:
+    edges, slow = contract.metrics["request_duration_seconds"].buckets, "slow_seconds"
+    if contract.settings[slow] not in edges:
+        raise ContractError(
+            f"$.settings.{slow}: {contract.settings[slow]!r} must be a bucket of "
+            f"request_duration_seconds, one of {', '.join(map(str, edges))}"
+        )
 
 
 def _check_panels(contract: Contract) -> None:

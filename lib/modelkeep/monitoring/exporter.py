@@ -165,7 +165,7 @@ class Telemetry:
             self._scalars["label_delay_seconds"].observe(max(now - at, 0.0))
         served = self._served.get(version)
         if served is not None:
-            served.cohorts.truth(at, answer, truth, previous)
+            served.ground_truth(at, answer, truth, previous)
 
     def recall(self, version: str, at: float, rows: int) -> None:
         """Take rows of before this process started into the cohorts, from the log; give `truth` their labels. For one replica alone: several would each count all."""

@@ -1,4 +1,4 @@
-"""What one served model has seen and said, and how it turned out: counts, read by the page of metrics."""
+"""The counts of one served model: rows, predictions, labels; read by the page of metrics."""
 
 import math
 from bisect import bisect_right
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelkeep.evaluation.live_quality import DaySums
 from modelkeep.evaluation.profile import PREDICTION
 from modelkeep.monitoring.collectors import SeriesCollector, cumulative
 from modelkeep.monitoring.live_bins import LiveBins
@@ -20,18 +21,20 @@ if TYPE_CHECKING:
 DAY = 86_400
 AGES = {"0": (0, 0), "1-2": (1, 2), "3-7": (3, 7), "8-28": (8, 28)}  # days, both included
 OLDEST = 28
+WINDOWS = ("1", "3", "8", "29")  # days up to today
+SKILL = ("labelled_rows", "lost_gain", "expected_gain", "expected_gain_squared")
 TINY = 1e-15
 ROWS, LABELLED = 0, 1
 CLASSES, OTHER = 20, "other"
 SUMS = {  # what a day holds beside rows and labelled ones, by task
-    "binary": ("correct", "log_loss", "positive", "called_positive", "true_positive"),
+    "binary": ("correct", "log_loss", "positive", "predicted_positive", "true_positive"),
     "multiclass": ("correct", "log_loss"),
     "regression": ("squared_error", "absolute_error", "error"),
 }
 
 
 class Cohorts:
-    """What one model said on each of the last 28 days (UTC), and what came true of it; `cuts` are those of the score's bins."""
+    """Predictions of each of the last 28 days (UTC) and their labels; `cuts`: of the score's bins."""
 
     def __init__(self, task: str, classes: int = 0, cuts: Sequence[float] = ()) -> None:
         self.task, self.cuts = task, cuts
@@ -44,13 +47,16 @@ class Cohorts:
         self._days: dict[int, list[float]] = {}
 
     def answered(self, at: float, rows: int) -> None:
-        """Count rows that were answered at `at`, in seconds since 1970."""
+        """Count predictions that were made at `at`, in seconds since 1970."""
         self._day(at)[ROWS] += rows
 
     def truth(
         self, at: float, answer: Sequence[float], truth: float, previous: float | None = None
     ) -> None:
-        """Count what came true (the number of a class, or a value) of the answer given at `at`; a correction takes what it was thought to be away."""
+        """Count the label (the number of a class, or a value) of a prediction made at `at`.
+
+        A correction comes with the `previous` label, which is taken away.
+        """
         day = self._day(at)
         if previous is None:
             day[LABELLED] += 1
@@ -81,7 +87,7 @@ class Cohorts:
         return list(sums[self._first + self.bins :]), ranks
 
     def by_class(self, sums: Sequence[float]) -> list[list[float]]:
-        """Return labelled rows by true class, by said class, and by class where both agree."""
+        """Return labelled rows by label, by predicted class, and by class where both agree."""
         starts = range(self._first, self._width, max(self.classes, 1))
         return [list(sums[start : start + self.classes]) for start in starts]
 
@@ -93,26 +99,57 @@ class Cohorts:
             error = answer[0] - truth
             yield from zip(range(2, 5), (error * error, abs(error), error))
             return
-        actual, said = int(truth), max(range(len(answer)), key=answer.__getitem__)
-        yield 2, float(said == actual)
+        actual, best = int(truth), max(range(len(answer)), key=answer.__getitem__)
+        yield 2, float(best == actual)
         yield 3, -log(min(max(answer[actual], TINY), 1.0))
         if self.task == "binary":
-            yield from zip(range(4, 7), (float(actual), float(said), float(actual and said)))
+            yield from zip(range(4, 7), (float(actual), float(best), float(actual and best)))
             place = bisect_right(self.cuts, answer[1])
             yield self._first + place + (0 if actual else self.bins), 1.0
         else:
-            right = float(said == actual)
-            actual, said = min(actual, CLASSES), min(said, CLASSES)
+            correct = float(best == actual)
+            actual, best = min(actual, CLASSES), min(best, CLASSES)
             yield self._first + actual, 1.0
-            yield self._first + self.classes + said, 1.0
-            yield self._first + 2 * self.classes + actual, right
+            yield self._first + self.classes + best, 1.0
+            yield self._first + 2 * self.classes + actual, correct
+
+
+class Skill:
+    """What a model gained by day over shuffled labels (evaluation.live_quality), by window."""
+
+    def __init__(self, learned: Mapping[str, float], classes: int = 0) -> None:
+        self.learned, self.classes = learned, classes
+        self._days: dict[int, DaySums] = {}
+
+    def ground_truth(
+        self, at: float, answer: Sequence[float], label: float, previous: float | None = None
+    ) -> None:
+        """Count a label of a prediction made at `at`; a correction takes the `previous` one away."""
+        day = self._days.setdefault(int(at // DAY), DaySums(self.learned, self.classes))
+        if previous is not None:
+            day.add(answer, previous, -1)
+        day.add(answer, label)
+
+    def by_window(self, now: float) -> list[tuple[int, float, float, float]]:
+        """Return labels, lost gain, expected gain and the sum of its squares by window.
+
+        A window is the days up to today that the names in WINDOWS count.
+        """
+        today = int(now // DAY)
+        self._days = {d: v for d, v in self._days.items() if today - d <= OLDEST}
+        gains = {today - d: (v.labels, *v.gains()) for d, v in self._days.items()}
+        rows = []
+        for days in map(int, WINDOWS):
+            kept = [gain for age, gain in gains.items() if age < days]
+            labels, lost, expected = ([each[i] for each in kept] for i in range(3))
+            rows.append((sum(labels), sum(lost), sum(expected), sum(e * e for e in expected)))
+        return rows
 
 
 FOLD = 512  # rows that are kept until they are counted together
-SPREAD, DAYS = 3, 5  # the limit of a promise: so many standard errors of so many days
 ERRORS = ("squared_error", "absolute_error")
-PROMISED = {"log_loss": "promised_log_loss_nats", "auc": "promised_auc_ratio"}
-PROMISED |= {name: f"promised_{name}" for name in ERRORS}
+EXPECTED = {"log_loss": "expected_log_loss_nats", "auc": "expected_auc_ratio"}
+EXPECTED |= {name: f"expected_{name}" for name in ERRORS}
 COHORT_SUMS = {"log_loss": "cohort_log_loss_nats", "error": "cohort_error"}
 COHORT_SUMS |= {name: f"cohort_{name}" for name in ERRORS}
 
@@ -123,21 +160,24 @@ class Served:
     def __init__(
         self, version: str, bundle: "Bundle", bins: LiveBins, roles: Sequence[str], now: float
     ) -> None:
-        of = bundle.schema
-        self.version, self.task, self.names = version, of.task, tuple(of.classes)
-        self.classes = min(len(of.classes), CLASSES + 1)
+        schema = bundle.schema
+        self.version, self.task, self.names = version, schema.task, tuple(schema.classes)
+        self.classes = min(len(schema.classes), CLASSES + 1)
         self.rows = dict.fromkeys(roles, 0)
         self.loaded = now
         self.bins, self.shows_drift = bins, False
-        said = {c.name: c for c in self.bins.columns}.get(PREDICTION)
-        cuts = said.cuts if said and self.task == "binary" else ()
-        self.cohorts = Cohorts(self.task, len(of.classes), cuts)
+        prediction = {c.name: c for c in self.bins.columns}.get(PREDICTION)
+        cuts = prediction.cuts if prediction and self.task == "binary" else ()
+        self.cohorts = Cohorts(self.task, len(schema.classes), cuts)
         self.counts = np.zeros(self.bins.starts[-1], np.int64)
         self.predicted = np.zeros(CLASSES + 1, np.int64)
         self.scores, self.scores_sum = np.zeros(11, np.int64), 0.0
         self._past = bundle.manifest.get("errors")  # of numbers; bundles had none before
         names = ERRORS if self.task == "regression" else ("log_loss", "correct", "positive")
-        self.expected = dict.fromkeys(names, 0.0)
+        self.estimated = dict.fromkeys(names, 0.0)
+        learned = bundle.manifest.get("live_quality")  # bundles had none before
+        self.skill = Skill(learned, len(schema.classes)) if learned else None
+        self._windows = self.skill.by_window(now) if self.skill else []
         self._ages = self.cohorts.by_age(now)
         self._waiting: list[tuple] = []
         self._rows_waiting = 0
@@ -165,6 +205,16 @@ class Served:
         """Bring all counts up to `now`, for the page."""
         self.fold()
         self._ages = self.cohorts.by_age(now)
+        if self.skill:
+            self._windows = self.skill.by_window(now)
+
+    def ground_truth(
+        self, at: float, answer: Sequence[float], label: float, previous: float | None = None
+    ) -> None:
+        """Count a label of a prediction made at `at`."""
+        self.cohorts.truth(at, answer, label, previous)
+        if self.skill:
+            self.skill.ground_truth(at, answer, label, previous)
 
     def fold(self) -> None:
         """Count the rows that wait."""
@@ -173,37 +223,37 @@ class Served:
         numbers, categories, answers = zip(*self._waiting)
         self._waiting, self._rows_waiting = [], 0
         answers = np.concatenate(answers).astype(np.float64)
-        said = self._said(answers)
+        monitored = self._monitored(answers)
         numbers = np.concatenate(numbers)
         columns = [list(chain.from_iterable(parts)) for parts in zip(*categories)]
         if self.task == "multiclass":
-            columns.append([self.names[i] for i in said.tolist()])
+            columns.append([self.names[i] for i in monitored.tolist()])
         else:
-            numbers = np.column_stack([numbers, said])
+            numbers = np.column_stack([numbers, monitored])
         self.counts += self.bins.fold(numbers, columns)
 
-    def _said(self, answers: np.ndarray) -> np.ndarray:
-        """Count answers; return what is watched of them: a class, a probability or a number."""
+    def _monitored(self, answers: np.ndarray) -> np.ndarray:
+        """Count predictions; return what is monitored of them: a class, probability or number."""
         if self.task == "regression":
             if self._past:
                 places = np.searchsorted(self._past["cuts"], answers.ravel())
                 for name in ERRORS:
-                    self.expected[name] += float(np.asarray(self._past[name])[places].sum())
+                    self.estimated[name] += float(np.asarray(self._past[name])[places].sum())
             return answers.ravel()
         chosen, best = answers.argmax(axis=1), answers.max(axis=1)
         self.predicted += np.bincount(np.minimum(chosen, CLASSES), minlength=CLASSES + 1)
-        self.expected["log_loss"] -= float((answers * np.log(np.maximum(answers, TINY))).sum())
-        self.expected["correct"] += float(best.sum())
+        self.estimated["log_loss"] -= float((answers * np.log(np.maximum(answers, TINY))).sum())
+        self.estimated["correct"] += float(best.sum())
         if self.task == "binary":
             best = answers[:, 1]
-            self.expected["positive"] += float(best.sum())
+            self.estimated["positive"] += float(best.sum())
         places = np.searchsorted(np.arange(1, 11) / 10, best)
         self.scores += np.bincount(places, minlength=11)
         self.scores_sum += float(best.sum())
         return best if self.task == "binary" else chosen
 
     def expose(
-        self, series: SeriesCollector, promise: Mapping[str, Mapping], load_seconds: float
+        self, series: SeriesCollector, expected: Mapping[str, Mapping], load_seconds: float
     ) -> None:
         """Add all series of this model but those of drift and what its role is, at 0."""
         v = {"version": self.version}
@@ -215,26 +265,37 @@ class Served:
         add("rows_total", self.rows.values, [v | {"role": r} for r in self.rows])
         add("model_loaded_timestamp_seconds", lambda: (self.loaded,))
         add("model_load_duration_seconds", lambda: (load_seconds,))
-        for name, stated in promise.items():
-            bounds = [v | {"bound": b} for b in ("value", "limit")]
-            limits = _limits(name, stated)
-            add(PROMISED[name], lambda limits=limits: limits, bounds)
+        for name, stated in expected.items():
+            value = math.nan if stated["value"] is None else stated["value"]
+            add(EXPECTED[name], lambda value=value: (value,))
         if self.task == "regression":
             for name in ERRORS if self._past else ():
-                add(f"expected_{name}_total", lambda name=name: (self.expected[name],))
+                add(f"estimated_{name}_total", lambda name=name: (self.estimated[name],))
         else:
             self._expose_classes(add, v)
         self._expose_cohorts(add, v)
+        if self.skill:
+            self._expose_skill(add, v)
+
+    def _expose_skill(self, add, v: dict) -> None:
+        windows = [v | {"window": days} for days in WINDOWS]
+        for place, name in enumerate(SKILL):
+            add(f"window_{name}", lambda i=place: [w[i] for w in self._windows], windows)
+        parts = [v | {"part": part} for part in ("day", "row")]
+        variances = [self.skill.learned[part] for part in ("day", "row")]
+        add("gain_variance", lambda: variances, parts)
+        if base := self.skill.learned.get("base_rate_log_loss"):
+            add("base_rate_log_loss_nats", lambda: (base,))
 
     def _expose_classes(self, add, v: dict) -> None:
         named = _indices(self.classes)
         classes = [v | {"class": name} for name in named]
         add("predictions_total", self.predicted[: len(named)].tolist, classes)
         add("score_ratio", lambda: cumulative(self.scores.tolist(), self.scores_sum))
-        add("expected_log_loss_nats_total", lambda: (self.expected["log_loss"],))
-        add("expected_correct_rows_total", lambda: (self.expected["correct"],))
+        add("estimated_log_loss_nats_total", lambda: (self.estimated["log_loss"],))
+        add("estimated_correct_rows_total", lambda: (self.estimated["correct"],))
         if self.task == "binary":
-            add("expected_positive_rows_total", lambda: (self.expected["positive"],))
+            add("estimated_positive_rows_total", lambda: (self.estimated["positive"],))
 
     def _expose_cohorts(self, add, v: dict) -> None:
         ages, found = [v | {"cohort": age} for age in AGES], self.cohorts
@@ -250,7 +311,7 @@ class Served:
                 add(key, lambda which=which: self._ranks(which), bins)
         if self.task == "multiclass":
             classes = [v | {"class": name} for name in _indices(self.classes)]
-            keys = ("class_actual_rows", "class_called_rows", "class_correct_rows")
+            keys = ("class_actual_rows", "class_predicted_rows", "class_correct_rows")
             for which, key in enumerate(keys):
                 add(key, lambda which=which: self._by_class(which), classes)
 
@@ -286,12 +347,3 @@ class Served:
 
 def _indices(classes: int) -> list[str]:
     return [f"{i:02}" if i < CLASSES else OTHER for i in range(classes)]
-
-
-def _limits(name: str, stated: Mapping) -> tuple[float, float]:
-    """Return a promise, and how far a few days may be from it by chance."""
-    value, se, blocks = (stated.get(key) for key in ("value", "se", "blocks"))
-    if value is None or se is None:
-        return (math.nan if value is None else value), math.nan
-    half = SPREAD * se * math.sqrt(1 + blocks / DAYS)
-    return value, value - half if name == "auc" else value + half

@@ -5,12 +5,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from prometheus_client.utils import floatToGoString
+
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring.contract import Contract
 
 MADE = "# Made by `modelkeep monitoring` from metrics.yaml: change that file, and run it again.\n"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SPAN = re.compile(r"(\d+)([smhd])")
+BOUND = re.compile(r"<bound\(([a-z_:]+), ([a-z_:]+)\)>")
 WHOLE_DAY = 0.9  # of the steps of a day must be there before drift is judged
 
 
@@ -35,6 +38,7 @@ def settings(contract: Contract, changes: Mapping[str, object] | None = None) ->
         "day_steps": int(WHOLE_DAY * day / step),
         "since": f"{step + scrape}s",  # the last step, as of one scrape ago like this one
         "young_seconds": step + 3 * scrape,
+        "slow_le": floatToGoString(values["slow_seconds"]),
     }
     return {name: str(value) for name, value in (values | follows).items()}
 
@@ -47,7 +51,15 @@ def fill(text: str, values: Mapping[str, str]) -> str:
             raise RulesError(f"<{found[1]}> in {text!r} is not a setting; there is: {[*values]}")
         return values[found[1]]
 
-    return re.sub(r"<([a-z_]+)>", value, str(text))
+    text = BOUND.sub(lambda found: _bound(found[1], found[2]), str(text))
+    return re.sub(r"<([a-z_]+)>", value, text)
+
+
+def _bound(ratio: str, rows: str) -> str:
+    """Return the lower limit of a ratio of so many rows (Wilson 1927), `bound_z` errors below."""
+    share, z = f"clamp_max({ratio}, 1)", "<bound_z>"
+    spread = f"sqrt({share} * (1 - {share}) / {rows} + {z} ^ 2 / (4 * {rows} ^ 2))"
+    return f"({share} + {z} ^ 2 / (2 * {rows}) - {z} * {spread}) / (1 + {z} ^ 2 / {rows})"
 
 
 def files(contract: Contract, changes: Mapping[str, object] | None = None) -> dict[str, str]:
@@ -101,10 +113,11 @@ def _records(contract: Contract, values: Mapping[str, str]) -> dict:
 def _alerts(contract: Contract, values: Mapping[str, str]) -> dict:
     rules = []
     for name, stated in contract.alerts.items():
-        # PromQL gives no version where the whole service is meant; the report then takes all
-        report = f"<investigate>/reports/{name}?version={{{{ $labels.version }}}}"
         annotations = {"summary": stated["summary"], "description": stated["description"]}
-        annotations |= {"report": report, "runbook_url": f"monitoring/README.md#{name.lower()}"}
+        if stated.get("report"):  # the others are not about a model
+            address = f"<investigate>/reports/{name}?version={{{{ $labels.version }}}}"
+            annotations |= {"report": address}
+        annotations |= {"runbook_url": f"<investigate>/runbook/{name}"}
         rules.append(
             {
                 "alert": name,

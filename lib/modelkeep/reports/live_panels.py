@@ -1,4 +1,4 @@
-"""What is live now, on a page: the panels of model health that have something to show."""
+"""Live panels of model health, read from Prometheus and drawn on a page."""
 
 import json
 import re
@@ -21,8 +21,8 @@ from modelkeep.reports import figures
 
 POINTS = 240  # of a line, at most
 SHARES = ("percentunit",)
-PROMISE = "promise, "  # in the legend of what was promised, before its bound
-LIMIT = f"{PROMISE}limit"
+# How legends of reference lines end; the first that is there is drawn as the limit.
+REFERENCES = {" base rate": "loss of the base rate", " expected": "expected value"}
 
 
 class LiveError(ModelkeepError, RuntimeError):
@@ -39,35 +39,40 @@ class Line:
 
 
 def read(url: str, panel: Panel, start: float, end: float, timeout: float = 30) -> list[Line]:
-    """Read a panel's lines between two moments, in seconds since 1970; what is measured before what was promised, then that which ends highest first."""
+    """Read a panel's lines between two moments, in seconds since 1970.
+
+    Lines of one query come together, the panel's first query first, the highest end first.
+    """
     step = max(1, int((end - start) / POINTS))
     lines = []
     for legend, expr in panel.queries.items():
-        found = []
-        asked = {"query": expr, "start": start, "end": end, "step": step}
-        for series in _ask(url, asked, timeout):
-            times, values = np.array(series["values"], dtype=float).T
+        series = []
+        request = {"query": expr, "start": start, "end": end, "step": step}
+        for each in _query(url, request, timeout):
+            times, values = np.array(each["values"], dtype=float).T
             moments = (times * 1000).astype("datetime64[ms]")
-            found.append(Line(_legend(legend, series["metric"]), moments, values))
+            series.append(Line(_legend(legend, each["metric"]), moments, values))
         # a panel's first query is what it is about
-        lines += sorted(found, key=_height)
+        lines += sorted(series, key=_height)
     return lines
 
 
 def draw(panel: Panel, lines: list[Line]) -> figures.Figure | None:
-    """Draw the line that ends highest against the panel's threshold or what was promised, and say where it is; None where there is no line."""
+    """Draw the highest line against the threshold or a reference; None where there is no line."""
     known = [line for line in lines if np.isfinite(line.values).any()]
     if not known:
         return None
     first, share = known[0], panel.unit in SHARES
-    promised = [line for line in known if line.legend.endswith(LIMIT)]
     limit, limit_name = panel.threshold, "threshold"
-    if limit is None and promised:
-        limit, limit_name = float(promised[0].values[-1]), "limit of the promise"
-    caption = f"{first.legend} is at {_told(_last(first), share)}"
+    for end, name in REFERENCES.items():
+        references = [line for line in known if line.legend.endswith(end)]
+        if limit is None and references:
+            limit, limit_name = float(references[0].values[-1]), name
+    caption = f"{first.legend} is at {_text(_last(first), share)}"
     if limit is not None:
-        caption += f"; the {limit_name} is {_told(limit, share)}"
-    if (beside := sum(PROMISE not in line.legend for line in known)) > 1:
+        caption += f"; the {limit_name} is {_text(limit, share)}"
+    measured = [line for line in known if not line.legend.endswith(tuple(REFERENCES))]
+    if (beside := len(measured)) > 1:
         caption += f". It is the highest of {beside} lines"
     return figures.course(
         first.times,
@@ -86,7 +91,7 @@ def _last(line: Line) -> float:
     return float(line.values[np.isfinite(line.values)][-1])
 
 
-def _told(value: float, share: bool) -> str:
+def _text(value: float, share: bool) -> str:
     return f"{value:.1%}" if share else markup.number(value)
 
 
@@ -98,20 +103,22 @@ def _legend(text: str, labels: Mapping[str, str]) -> str:
     return re.sub(r"{{(\w+)}}", lambda name: labels.get(name[1], ""), text).strip()
 
 
-def _ask(url: str, words: Mapping[str, object], timeout: float) -> list[dict]:
-    address = f"{url.rstrip('/')}/api/v1/query_range?{urllib.parse.urlencode(words)}"
+def _query(url: str, request: Mapping[str, object], timeout: float) -> list[dict]:
+    address = f"{url.rstrip('/')}/api/v1/query_range?{urllib.parse.urlencode(request)}"
     if not address.startswith(("http://", "https://")):
         raise LiveError(f"{url!r} is not the address of a Prometheus; give http://host:port")
     try:
         with urllib.request.urlopen(address, timeout=timeout) as reply:
             return json.load(reply)["data"]["result"]
     except (OSError, ValueError, KeyError) as error:
-        raise LiveError(f"{url}: Prometheus did not answer {words['query']!r}: {error}") from error
+        raise LiveError(
+            f"{url}: Prometheus did not answer {request['query']!r}: {error}"
+        ) from error
 
 
 # the first six of these that have something to show
-PREFERRED = ("drift", "missing", "classes", "coverage", "log_loss", "accuracy", "absolute_error")
-PREFERRED += ("bias", "auc", "scores", "labels")
+PREFERRED = ("drift", "missing", "classes", "coverage", "log_loss", "skill", "accuracy")
+PREFERRED += ("absolute_error", "bias", "auc", "scores", "labels")
 MOST = 6
 WAIT = 10  # seconds for an answer of Prometheus
 
@@ -141,9 +148,9 @@ def shown(address: str, root: Path, hours: float = 24, now: float | None = None)
     if not drawn:
         return markup.table([], f"Prometheus at {address} has nothing about a model.")
     when = f"{datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} (UTC)"
-    told = f"The {markup.number(hours)} hours up to {when}, as Prometheus at {address} told them."
-    first = markup.table([], told)
+    source = f"The {markup.number(hours)} hours up to {when}, from Prometheus at {address}."
+    first = markup.table([], source)
     return Html(
         first.markup + "".join(figure._repr_html_() for figure in drawn),
-        "\n".join([told, *map(repr, drawn)]),
+        "\n".join([source, *map(repr, drawn)]),
     )

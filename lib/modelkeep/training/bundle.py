@@ -22,7 +22,7 @@ from modelkeep.core.markup import several
 from modelkeep.data import schema as schemas
 from modelkeep.data import splits
 from modelkeep.data.schema import Schema
-from modelkeep.evaluation import metrics, profile
+from modelkeep.evaluation import live_quality, metrics, profile
 from modelkeep.evaluation.profile import Profile
 from modelkeep.predictions import frames
 from modelkeep.training import manifests, pipelines, reference
@@ -131,6 +131,7 @@ def save(
             "serving": asdict(serving),
             "promise": {name: asdict(e) for name, e in scores.items()},
             **_errors(out_of_fold, schema),
+            "live_quality": _live_quality(out_of_fold, schema),
             "rows": len(train),
             **provenance,
             # a patch release makes the same bytes: its number would make another model of them
@@ -148,6 +149,13 @@ def _errors(out_of_fold: pd.DataFrame, schema: Schema) -> dict:
         pipelines.outcome(out_of_fold, schema), frames.answers(out_of_fold, schema)
     )
     return {"errors": {"cuts": cuts, **means}}
+
+
+def _live_quality(out_of_fold: pd.DataFrame, schema: Schema) -> dict:
+    """What a server needs to see, from labels, that the model has lost its skill."""
+    known = pipelines.outcome(out_of_fold, schema), frames.answers(out_of_fold, schema)
+    days = splits.blocks(out_of_fold, schema) if schema.time else None
+    return live_quality.learn(schema.task, *known, days)
 
 
 def load(folder: Path) -> Bundle:
