@@ -7,8 +7,9 @@ cancels, so a season is no loss of skill.
 
 The model's own predictions say which gain to expect of a day's rows, times what they gained out of
 fold for each nat that they expected. The lost gain of a day is the expected less the realised one
-less a tolerance a label: `TOLERATED` of what the model gains over always predicting the base rate.
-Under the null hypothesis it has mean at most 0 and variance `day * expected^2 + row * expected`:
+less a tolerance a label: `TOLERATED` of what the model gains over always predicting the base rate
+(or of a third of what it gains over shuffled labels, if that is more: a model may rank well and be
+ill calibrated). Under the null hypothesis it has mean at most 0 and variance `day * expected^2 + row * expected`:
 rows of one day are alike. The e-value is that of a normal mixture (Robbins 1970): counted from any
 one day on, however often it is read, it exceeds 1 / alpha with probability at most alpha.
 """
@@ -33,7 +34,7 @@ def learn(task: str, y: np.ndarray, p: np.ndarray, blocks: np.ndarray | None) ->
 
     `blocks` is None where rows have no time. The result goes into a manifest: `scale` (realised
     for each expected gain), `tolerance` (a label), `day` and `row` (variances), for numbers
-    `center` and `spread`, for classes `base_rate_log_loss`. It is empty for a model that gains nothing over the base rate.
+    `center` and `spread`, for classes `base_rate_log_loss`. It is empty for a model without skill.
     """
     place = np.zeros(len(y), int)
     if blocks is not None:
@@ -53,8 +54,9 @@ def learn(task: str, y: np.ndarray, p: np.ndarray, blocks: np.ndarray | None) ->
         share = np.bincount(y, minlength=p.shape[1]) / len(y)
         base = float(-np.log(share[y]).mean())
         gain, units = base - float(metrics.log_loss(y, p).mean()), {"base_rate_log_loss": base}
-    if min(gain, expected.sum(), realised.sum()) <= 0:
+    if min(expected.sum(), realised.sum()) <= 0:
         return {}
+    gain = max(gain, float(realised.mean()) / 3)
     scale = float(realised.sum() / expected.sum())
     day, row = _noise(scale * expected - realised, expected, place)
     learned = {"scale": scale, "tolerance": TOLERATED * gain, "day": day, "row": row}
