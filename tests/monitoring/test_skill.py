@@ -98,8 +98,8 @@ def labels_until_alarm(name: str, days: Iterator[Day], most: int) -> int | None:
             for label, prediction in zip(y[part].tolist(), np.atleast_2d(p[part].T).T.tolist()):
                 skill.ground_truth(number * DAY, prediction, label)
             labels += len(part)
-            for n, *sums in skill.by_window(number * DAY):
-                e = live_quality.log_e_value(*sums, known.learned)
+            for n, lost, *variances in skill.by_window(number * DAY):
+                e = live_quality.log_e_value(lost, sum(variances))
                 if n >= LEAST and e > np.log(E_VALUE):
                     return labels
     return None

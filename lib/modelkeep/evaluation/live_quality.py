@@ -10,12 +10,12 @@ fold for each nat that they expected. The lost gain of a day is the expected les
 less a tolerance a label: `TOLERATED` of what the model gains over always predicting the base rate
 (or of a third of what it gains over shuffled labels, if that is more: a model may rank well and be
 ill calibrated). Under the null hypothesis it has mean at most 0 and variance `day * expected^2 + row * expected`:
-rows of one day are alike. The e-value is that of a normal mixture (Robbins 1970): counted from any
+rows of one day are alike, so days are weighted by the inverse of that. The e-value is that of a normal mixture (Robbins 1970): counted from any
 one day on, however often it is read, it exceeds 1 / alpha with probability at most alpha.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import mul
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy as np
 from modelkeep.evaluation import metrics
 
 TOLERATED = 0.4  # of the gain over the base rate
-SHARPEST = 30.0  # expected gain at which the mixture is sharpest
+SHARPEST = 15.0  # variance at which the mixture is sharpest
 WEEK, FEW_WEEKS = 7, 4
 CUT = 3.0  # standard deviations
 TINY = 1e-15
@@ -147,16 +147,26 @@ class DaySums:
         return lost - self.learned["tolerance"] * self.labels, expected
 
 
-def log_e_value(
-    lost: float, expected: float, squares: float, learned: Mapping[str, float]
-) -> float:
-    """Return log e against "no more than the tolerance is lost".
+def evidence(
+    days: Iterable[tuple[float, float]], learned: Mapping[str, float]
+) -> tuple[float, float, float]:
+    """Return weighted sums over days of what `DaySums.gains` returns.
 
-    `lost` and `expected` are sums over days of what `DaySums.gains` returns; `squares` is the sum
-    of the squares of each day's expected gain.
+    They are the lost gain, and the variances that it has between and within days without a loss.
+    Replicas share the days but not the rows: their lost gains and variances within days add up,
+    and R times the sum of their variances between days is a bound (Cauchy and Schwarz).
     """
-    variance = learned["day"] * squares + learned["row"] * expected
-    mixture = learned["row"] * SHARPEST
-    return max(lost, 0.0) ** 2 / (2 * (variance + mixture)) + 0.5 * math.log(
-        mixture / (variance + mixture)
-    )
+    ratio, unit = learned["day"] / learned["row"], math.sqrt(learned["row"])
+    lost = between = within = 0.0
+    for day_lost, expected in days:
+        weight = 1 / (1 + ratio * expected)
+        lost += weight * day_lost / unit
+        between += ratio * (weight * expected) ** 2
+        within += weight**2 * expected
+    return lost, between, within
+
+
+def log_e_value(lost: float, variance: float) -> float:
+    """Return log e against "no more than the tolerance is lost", of the sums of `evidence`."""
+    mixed = variance + SHARPEST
+    return max(lost, 0.0) ** 2 / (2 * mixed) + 0.5 * math.log(SHARPEST / mixed)

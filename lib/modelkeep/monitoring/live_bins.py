@@ -14,6 +14,7 @@ from modelkeep.evaluation.profile import Profile
 
 NUMBERS, CATEGORIES = 10, 20  # bins of a column at most, beside `missing` (and `other`)
 LEAST_ROWS = 100  # days of the reference with fewer are taken together
+RAREST = 3.0  # standard deviations: a day in 700
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,20 +158,33 @@ def _ranges(cuts: tuple[float, ...]) -> tuple[str, ...]:
 
 
 def _usual(by_day: np.ndarray) -> tuple[float, float]:
-    """How far a day of the reference itself was from all of it at most, and its missing share."""
+    """Return the effect that a day of the reference has at most, and its share of missing values.
+
+    Small days are pooled, which averages their differences: the effect of a stretch of k days
+    counts k times. Beside the largest stretch stands the largest day to expect by the mean of
+    these effects (two standard errors above it), if a day's effect is distributed as chi-square
+    over its degrees of freedom.
+    """
     total = by_day.sum(axis=0)
-    effects, missing = [0.0], [0.0]
-    for day in _stretches(by_day):
+    effects, singles, missing = [0.0], [], [0.0]
+    for days in _stretches(by_day):
+        day, rows = days.sum(axis=0), days.sum(axis=1)
         effects.append(drift.effect(total, day))
+        singles.append(effects[-1] * float(rows.sum() ** 2 / (rows**2).sum()))
         missing.append(float(day[-1] / day.sum()))
-    return max(effects), max(missing)
+    df = max(int((total > 0).sum()) - 1, 1)
+    # Wilson and Hilferty 1931, as in the rules
+    rarest = (1 - 2 / (9 * df) + RAREST * np.sqrt(2 / (9 * df))) ** 3
+    usual = 0.0
+    if len(singles) > 1:
+        usual = np.mean(singles) + 2 * np.std(singles, ddof=1) / np.sqrt(len(singles))
+    return float(max(*effects, usual * rarest)), max(missing)
 
 
 def _stretches(by_day: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the counts of days, or of days in a row that have LEAST_ROWS together."""
-    held = np.zeros(by_day.shape[1])
-    for day in by_day:
-        held = held + day
-        if held.sum() >= LEAST_ROWS:
-            yield held
-            held = np.zeros(by_day.shape[1])
+    """Yield the counts of days (days, bins): one, or some in a row with LEAST_ROWS together."""
+    first = 0
+    for end in range(1, len(by_day) + 1):
+        if by_day[first:end].sum() >= LEAST_ROWS:
+            yield by_day[first:end]
+            first = end

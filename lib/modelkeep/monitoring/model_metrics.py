@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelkeep.evaluation import live_quality
 from modelkeep.evaluation.live_quality import DaySums
 from modelkeep.evaluation.profile import PREDICTION
 from modelkeep.monitoring.collectors import SeriesCollector, cumulative
@@ -22,7 +23,7 @@ DAY = 86_400
 AGES = {"0": (0, 0), "1-2": (1, 2), "3-7": (3, 7), "8-28": (8, 28)}  # days, both included
 OLDEST = 28
 WINDOWS = ("1", "3", "8", "29")  # days up to today
-SKILL = ("labelled_rows", "lost_gain", "expected_gain", "expected_gain_squared")
+SKILL = ("labelled_rows", "lost_gain", "day_variance", "row_variance")
 TINY = 1e-15
 ROWS, LABELLED = 0, 1
 CLASSES, OTHER = 20, "other"
@@ -130,19 +131,19 @@ class Skill:
             day.add(answer, previous, -1)
         day.add(answer, label)
 
-    def by_window(self, now: float) -> list[tuple[int, float, float, float]]:
-        """Return labels, lost gain, expected gain and the sum of its squares by window.
+    def by_window(self, now: float) -> list[tuple[float, ...]]:
+        """Return by window: labels, lost gain, and its variances between and within days.
 
         A window is the days up to today that the names in WINDOWS count.
         """
         today = int(now // DAY)
         self._days = {d: v for d, v in self._days.items() if today - d <= OLDEST}
-        gains = {today - d: (v.labels, *v.gains()) for d, v in self._days.items()}
+        gains = {today - d: v.gains() for d, v in self._days.items()}
         rows = []
         for days in map(int, WINDOWS):
+            labels = sum(v.labels for d, v in self._days.items() if today - d < days)
             kept = [gain for age, gain in gains.items() if age < days]
-            labels, lost, expected = ([each[i] for each in kept] for i in range(3))
-            rows.append((sum(labels), sum(lost), sum(expected), sum(e * e for e in expected)))
+            rows.append((labels, *live_quality.evidence(kept, self.learned)))
         return rows
 
 
@@ -281,9 +282,6 @@ class Served:
         windows = [v | {"window": days} for days in WINDOWS]
         for place, name in enumerate(SKILL):
             add(f"window_{name}", lambda i=place: [w[i] for w in self._windows], windows)
-        parts = [v | {"part": part} for part in ("day", "row")]
-        variances = [self.skill.learned[part] for part in ("day", "row")]
-        add("gain_variance", lambda: variances, parts)
         if base := self.skill.learned.get("base_rate_log_loss"):
             add("base_rate_log_loss_nats", lambda: (base,))
 
