@@ -1,5 +1,7 @@
 import gzip
 import warnings
+import zipfile
+from importlib import util
 
 import numpy as np
 import pandas as pd
@@ -7,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from modelkeep.data import splits
+from modelkeep.data.columns import as_numbers, as_times
 from modelkeep.data.io import TableError, read
 
 TEXT = "key,temp,late\n007,1.5,0\n008,abc,1\n"
@@ -145,3 +149,129 @@ def test_two_hundred_columns(tmp_path):
     pd.DataFrame(np.ones((5, 200))).rename(columns="c{}".format).to_csv(tmp_path / "a.csv")
     assert read("a.csv", tmp_path).shape == (5, 201)
     assert read("a.csv", tmp_path, label="c0", features=["c199"]).shape == (5, 2)
+
+
+LIKE = pd.DataFrame({"zip": ["02139", "01234"], "x": [1.5, -2.0], "n": [2**64 - 1, 7]})
+
+
+def pack(path, text):
+    """A CSV file, packed as its ending says."""
+    match path.suffix:
+        case ".zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("inside.csv", text)
+        case ".zst":
+            with pa.CompressedOutputStream(str(path), "zstd") as out:
+                out.write(text.encode())
+        case ".gz":
+            path.write_bytes(gzip.compress(text.encode()))
+        case _:
+            path.write_text(text)
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "csv.zip", "csv.zst", "tsv", "tsv.zst"])
+def test_packed_and_tabbed_files_are_the_same_table(ending, tmp_path):
+    mark = "\t" if "tsv" in ending else ","
+    pack(tmp_path / f"a.{ending}", LIKE.to_csv(index=False, sep=mark))
+    found = read(f"a.{ending}", tmp_path, rules={"zip": {"kind": "category"}})
+    pd.testing.assert_frame_equal(found, LIKE.astype({"zip": "str"}), check_dtype=False)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "feather", "arrow"])
+def test_text_that_was_typed_as_text_stays_text(ending, tmp_path):
+    frame = LIKE.assign(shop=[" a", "b "])
+    getattr(frame, "to_parquet" if ending == "parquet" else "to_feather")(tmp_path / f"a.{ending}")
+    found = read(f"a.{ending}", tmp_path)
+    assert found["zip"].tolist() == ["02139", "01234"] and found["shop"].tolist() == ["a", "b"]
+    parts = pd.concat([found] * 20, ignore_index=True).assign(y=[0, 1] * 20)
+    kinds = {c.name: c.kind for c in splits.prepare(parts, label="y").schema.columns}
+    assert kinds["zip"] == "category" and kinds["x"] == "number"
+
+
+def test_a_folder_of_parquet_files_keeps_text_of_all_its_files(tmp_path):
+    (tmp_path / "t").mkdir()
+    LIKE.head(1).to_parquet(tmp_path / "t" / "1.parquet")
+    LIKE.tail(1).to_parquet(tmp_path / "t" / "2.parquet")
+    assert read("t", tmp_path)["zip"].tolist() == ["02139", "01234"]
+
+
+def test_whole_numbers_of_64_bits_without_sign_are_numbers(tmp_path):
+    LIKE.to_parquet(tmp_path / "a.parquet")
+    LIKE.to_csv(tmp_path / "a.csv", index=False)
+    for name in ("a.parquet", "a.csv"):
+        found = read(name, tmp_path)
+        assert found["n"].dtype == "uint64"
+        assert as_numbers(found["n"])[0].tolist() == [2.0**64, 7.0]
+        assert read(name, tmp_path, id_column="n")["n"].tolist() == [str(2**64 - 1), "7"]
+
+
+def test_times_of_several_offsets_are_brought_to_utc(tmp_path):
+    put(tmp_path, a_csv="t\n2024-03-31T01:00:00+01:00\n2024-03-31T00:30:00Z\n2024-03-30 23:00\n")
+    times, bad = as_times(read("a.csv", tmp_path, time_column="t")["t"])
+    assert times.dt.strftime("%d %H:%M").tolist() == ["31 00:00", "31 00:30", "30 23:00"]
+    assert not bad.any()
+
+
+def test_a_stated_format_leaves_what_has_another_one_as_it_is(tmp_path):
+    put(tmp_path, a_csv="t\n31.12.2024 17:05\nsoon\n\n")
+    found = read("a.csv", tmp_path, time_column="t", date_format="%d.%m.%Y %H:%M")["t"]
+    times, bad = as_times(found)
+    assert times[0] == pd.Timestamp("2024-12-31 17:05") and bad.tolist()[:2] == [False, True]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+def test_encodings(encoding, tmp_path):
+    (tmp_path / "a.csv").write_text("Straße,x\nGärtnerweg,1\n", encoding=encoding)
+    assert list(read("a.csv", tmp_path, encoding=encoding)) == ["Straße", "x"]
+    with pytest.raises(TableError, match=r"line 1 is not UTF-8; set encoding in params/prepare"):
+        read("a.csv", tmp_path)
+    with pytest.raises(TableError, match="encoding: unknown encoding: klingon"):
+        read("a.csv", tmp_path, encoding="klingon")
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "numbers"),
+    [
+        ("1.234,5;12\n-7,25;3", {"decimal": ",", "thousands": "."}, [1234.5, -7.25]),
+        ('"1,234.5",12\n"-7.25",3', {"thousands": ","}, [1234.5, -7.25]),
+        ("1'234.5,12\n-7.25,3", {"thousands": "'"}, [1234.5, -7.25]),
+        ("1,5;12\n-7,25;3", {"rules": {"x": {"decimal": ","}}}, [1.5, -7.25]),
+        ("$ 1.5,12\n$ -7.25,3", {"rules": {"x": {"strip": "$"}}}, [1.5, -7.25]),
+    ],
+)
+def test_numbers_as_they_are_written(text, settings, numbers, tmp_path):
+    put(tmp_path, a_csv=f"x{';' if ';' in text else ','}y\n{text}\n")
+    found = read("a.csv", tmp_path, **settings)
+    assert as_numbers(found["x"])[0].tolist() == numbers
+    assert as_numbers(found["y"])[0].tolist() == [12.0, 3.0]
+
+
+def test_a_comma_that_is_no_mark_of_thousands_is_not_taken_off(tmp_path):
+    put(tmp_path, a_csv='x\n"74,20"\n"1,271"\n')
+    assert read("a.csv", tmp_path, thousands=",")["x"].tolist() == ["74,20", "1,271"]
+
+
+def test_what_is_missing_and_what_is_left_out(tmp_path):
+    put(tmp_path, a_csv="land,x,y\nNA,?,1\nDE,5,2\n")
+    found = read("a.csv", tmp_path, na_values=["?"], drop=["y"])
+    assert found["land"].tolist() == ["NA", "DE"] and found["x"].isna().tolist() == [True, False]
+    assert list(found) == ["land", "x"]
+    with pytest.raises(TableError, match=r"drop: a.csv has no column 'yy'; did you mean"):
+        read("a.csv", tmp_path, drop=["yy"])
+
+
+@pytest.mark.parametrize(
+    "marks", [{"decimal": ""}, {"decimal": ",", "thousands": ","}, {"thousands": "''"}]
+)
+def test_marks_that_cannot_be(marks, tmp_path):
+    put(tmp_path, a_csv=TEXT)
+    with pytest.raises(TableError, match=r"must be two marks of one character"):
+        read("a.csv", tmp_path, **marks)
+
+
+def test_excel_needs_a_package_or_is_read(tmp_path):
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    installed = util.find_spec("openpyxl") is not None
+    message = "a.xlsx" if installed else "Excel files need a package; `pip install openpyxl`"
+    with pytest.raises(TableError, match=message):
+        read("a.xlsx", tmp_path)

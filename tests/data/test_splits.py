@@ -368,3 +368,43 @@ def test_flights_as_the_params_have_them():
         *("carrier", "origin", "dest", "hour", "weekday", "distance"),
         *("temp", "humid", "wind_speed", "precip", "pressure", "visib"),
     ]
+
+
+def by_class(rows_a_class=60):
+    """A table without time, sorted by its label, as teaching tables are."""
+    draw = np.random.default_rng(0)
+    y = np.repeat(["a", "b", "c"], rows_a_class)
+    return pd.DataFrame({"x": draw.normal(size=len(y)), "y": y})
+
+
+def test_a_table_sorted_by_its_label_is_cut_from_each_class():
+    parts = prepare(by_class(), label="y", test_share=0.2)
+    assert parts.test["y"].value_counts().to_dict() == dict.fromkeys("abc", 12)
+    assert set(parts.train["y"].head(20)) == set("abc")  # folds follow the order of the rows
+    assert parts.train.equals(prepare(by_class(), label="y", test_share=0.2).train)
+    other = prepare(by_class(), label="y", test_share=0.2, seed=1)
+    assert set(other.test["row"]) != set(parts.test["row"])
+    with pytest.raises(SchemaError, match="one class or none"):
+        prepare(by_class().iloc[:72], label="y", shuffle=False, test_share=0.2)
+
+
+def test_rows_that_come_later_are_those_that_no_split_has_seen():
+    table = by_class()
+    parts = prepare(table, label="y", as_of="100")
+    later = splits.window(table, parts.schema, 100, len(table)).rows
+    seen = {*parts.train["row"], *parts.test["row"]}
+    assert len(later) == 80 and not seen & set(later["row"])
+    assert len(seen) == 100 and set(later["y"]) == set("abc")
+
+
+def test_a_file_that_grows_keeps_most_rows_where_they_were():
+    draw = np.random.default_rng(1)
+    table = pd.DataFrame({"x": draw.normal(size=900), "y": draw.choice(["a", "b"], 900)})
+    before, after = (set(prepare(table.head(n), label="y").test["row"]) for n in (800, 900))
+    assert len(before & after) > 0.8 * len(before)
+
+
+def test_a_number_to_predict_is_drawn_without_classes():
+    parts = prepare(by_class().drop(columns="y").assign(z=np.arange(180) / 7), label="z")
+    assert (len(parts.train), len(parts.test)) == (144, 36)
+    assert parts.test["z"].min() < 5 and parts.test["z"].max() > 20

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 import synthetic
+from modelkeep.data import inspect
 from modelkeep.reports import prepare
 from modelkeep.reports.figures import Figure
 from synthetic import said
@@ -108,3 +109,26 @@ def test_missing_values_are_drawn_where_there_are_any():
     assert isinstance(prepare.missing(synthetic.prepared(frame=frame)), Figure)
     whole = synthetic.prepared(frame=frame.assign(weight=1.0 * np.arange(1200) % 7, shop="a"))
     assert "No value of any column is missing." in said(prepare.missing(whole))
+
+
+def test_numbers_that_were_read_as_text_are_hinted_at():
+    frame = synthetic.table(rows=400)
+    frame["price"] = [
+        f"{x:.2f}".replace(".", ",") for x in np.random.default_rng(0).gamma(2, 9, 400)
+    ]
+    hints = inspect.hints(frame, inspect.Roles("late", "when", "key"), {})
+    told = prepare.verdict(synthetic.prepared(frame=frame, test_days=20), hints)
+    assert told.state == "investigate"
+    assert 'rules: {"price": {"decimal": ","}}' in said(told)
+    assert inspect.hints(frame, inspect.Roles("late", "when", "key"), {"price": {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "the test rows are 40% of each class, drawn with seed 0"),
+        ({"shuffle": False}, "the test rows are the last 40% of the file (shuffle is false)"),
+    ],
+)
+def test_the_verdict_says_how_a_table_without_time_was_cut(changes, words):
+    assert words in said(prepare.verdict(synthetic.prepared(timed=False, **changes)))

@@ -68,6 +68,14 @@ def doubts(table: pd.DataFrame, roles: Roles) -> list[Doubt]:
     return found
 
 
+def hints(table: pd.DataFrame, roles: Roles, rules: Mapping[str, object]) -> list[str]:
+    """Sentences about columns of text that look like numbers, of a table as prepare reads it."""
+    some = table if len(table) <= SAMPLE else table.sample(SAMPLE, random_state=0)
+    names = [n for n in table.columns if n not in vars(roles).values() and n not in rules]
+    found = [doubt for name in names for doubt in _numbers(some[name])]
+    return [f"{d.column}: {d.sentence}; params/prepare.yaml: {d.line}" for d in found]
+
+
 def merged(found: list[Doubt]) -> dict[str, object]:
     """The settings of several doubts as one: lists add up, rules are joined by column."""
     out: dict = {}

@@ -137,8 +137,9 @@ def _read_parts(
         raise TableError(f"source {source!r} has no rows; point source at a table with rows")
     if not any(_ends(part, CSV) for part in parts):
         typed = table.select_dtypes("str").columns.difference(roles)
-        typed = [name for name in typed if form.stated(name) != "number"]
-        table = table.astype(dict.fromkeys(typed, "category"))
+        for name in typed:
+            if form.stated(name) != "number":
+                table[name] = table[name].str.strip().astype("category")
     return table
 
 

@@ -1,5 +1,7 @@
 """The page of `prepare`: where the rows went and what a row may hold."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -16,8 +18,8 @@ MINIMUM_BLOCKS = 30  # what `gate` needs; preparing does not depend on the gate 
 QUARANTINE_SHARE = 0.02  # above this share of the known rows somebody must look
 
 
-def verdict(prepared: Prepared) -> Verdict:
-    """Whether the table is fit to learn from."""
+def verdict(prepared: Prepared, hints: Sequence[str] = ()) -> Verdict:
+    """Whether the table is fit to learn from; `hints` are what `data.inspect` doubts about it."""
     c = prepared.counts
     aside, known = c["quarantined"], c["rows_in"]
     parts = [
@@ -33,7 +35,8 @@ def verdict(prepared: Prepared) -> Verdict:
     if c["later"]:
         reasons.append(f"{count(c['later'], 'row')} later than as_of: not used")
     reasons += [f"quarantined: {n:,} for {why}" for why, n in list(c["reasons"].items())[:5]]
-    state = "investigate" if aside > QUARANTINE_SHARE * known else "ok"
+    reasons += hints
+    state = "investigate" if hints or aside > QUARANTINE_SHARE * known else "ok"
     return Verdict("prepare", state, sentence, tuple(reasons), c)
 
 
