@@ -225,7 +225,7 @@ def test_a_log_that_was_moved_away_is_not_made_by_tidying_up(log, path):
 
 
 def plan(log, sql, values):
-    with log._store.look() as run:
+    with log._store.snapshot() as run:
         steps = run(f"EXPLAIN QUERY PLAN {sql.format(each=run.each)}", values)
     return " | ".join(step[3] for step in steps)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_ndtr, logit
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation.comparison import Gain
 
 KNOWN_WINDOWS = 4  # past windows before which a guard knows no spread and uses a wide limit
@@ -29,7 +30,7 @@ MOST = 8.0  # sds that one day's difference counts for at most
 CHANCE = 1e-3  # probability with which rows drawn at random exceed the noise of a distance
 
 
-class GuardError(ValueError):
+class GuardError(ModelkeepError, ValueError):
     """Inputs that no guard can judge."""
 
 
