@@ -153,9 +153,17 @@ def test_strangers_are_kept_out(server):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; b=1"):
         assert server.ask("POST", "/predict", {"rows": [GOOD]}, Content_Type=kind)[0] == 415
     assert server.ask("POST", "/labels", {"labels": []}, Content_Type=None)[0] == 415
-    assert server.ask("POST", "/predict", b"x", Content_Encoding="gzip")[0] == 415
-    assert server.ask("GET", "/predict")[0] == 405
-    assert server.ask("DELETE", "/labels")[0] == 405
+    for encoding in ("br", "compress", "gzip, gzip"):
+        status, _, headers = server.raw("POST", "/predict", b"x", Content_Encoding=encoding)
+        assert (status, headers["accept-encoding"]) == (415, "gzip, deflate")
+    for method, path, allowed in (
+        ("GET", "/predict", {"POST"}),
+        ("DELETE", "/labels", {"POST"}),
+        ("PUT", "/model", {"GET", "HEAD", "POST"}),
+        ("POST", "/metrics", {"GET", "HEAD"}),
+    ):
+        status, _, headers = server.raw(method, path)
+        assert status == 405 and set(headers["allow"].split(", ")) == allowed
     for path in ("/nowhere", "/../etc/passwd", "/v2/models/other/infer", "/model/../../x", "//"):
         assert server.ask("POST", path, {})[0] in (404, 405)
 
@@ -205,6 +213,8 @@ def test_the_open_inference_protocol(server, bundles):
         ("size", "FP64"),
         ("weight", "FP64"),
         ("shop", "BYTES"),
+        ("key", "BYTES"),
+        ("when", "BYTES"),
     }
     inputs = [
         {"name": "size", "shape": [2, 1], "datatype": "FP64", "data": [0.5, 1]},
@@ -248,7 +258,7 @@ def test_tensors_that_are_no_columns(server, change, place):
         {"name": "shop", "shape": [2], "datatype": "BYTES", "data": ["north", "south"]},
     ]
     status, told = server.ask("POST", "/v2/models/flights/infer", {"inputs": inputs})
-    assert status == 422 and told["error"]["place"] == place
+    assert status == 422 and told["error"].startswith(place + ": ")
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])
@@ -359,7 +369,8 @@ def test_whatever_goes_wrong_with_the_next_model_the_old_one_stays(how, folders,
         named["champion"]["sha256"] = sha256 if how == "tampered" else "0" * 64
         named["serial"] += 1
         files.write_text(pointer, "{" if how == "nonsense" else json.dumps(named))
-        assert server.ask("POST", "/model", {})[0] in (409, 500)
+        status, told = server.ask("POST", "/model", {})
+        assert status == 409 and "stays in service" in told["error"]["message"]
         told = server.ask("POST", "/predict", {"rows": [GOOD]})
         assert told[0] == 200 and told[1]["predictions"][0]["model"] == bundles["binary"].name
         assert server.metrics()["modelkeep_model_swaps_total,result=failed"] >= 1
@@ -483,7 +494,7 @@ def test_the_short_way_refuses_as_the_long_way_does(server):
         for _ in range(2):
             assert wire(server, post(body), b"").startswith(b"HTTP/1.1 %d" % status)
     good = json.dumps({"rows": [GOOD]}).encode()
-    for extra in ("Content-Type: text/plain\r\n", "Content-Encoding: gzip\r\n"):
+    for extra in ("Content-Type: text/plain\r\n", "Content-Encoding: br\r\n"):
         for _ in range(2):
             assert wire(server, post(good, extra=extra), b"").startswith(b"HTTP/1.1 415")
     assert wire(server, post(b" " * 5_000_000), b"", wait=0.5).startswith(b"HTTP/1.1 413")
@@ -531,7 +542,7 @@ def test_binary_tensors_are_the_same_rows(server):
 def test_binary_tensors_that_are_none(server, change, rule):
     body, head = binary(change, *TENSORS[1:])
     status, told = server.ask("POST", "/v2/models/flights/infer", body, **head)
-    assert status == 422 and rule in told["error"]["message"]
+    assert status == 422 and rule in told["error"]
     for stated in ("x", "99999", "-1", "3"):
         head = {"Inference_Header_Content_Length": stated}
         assert server.ask("POST", "/v2/models/flights/infer", body, **head)[0] in (400, 422)

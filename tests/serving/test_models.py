@@ -22,11 +22,11 @@ TASKS = tuple(synthetic.LABELS)
 def ask(service, rows):
     """The answers to rows as JSON brings them."""
     body = json.dumps({"rows": rows}).encode()
-    decoded, refused = service.reader.decode(body)
+    decoded, refused, _ = service.reader.decode(body)
     assert not refused
     for i, row in enumerate(decoded):
         row.id = str(i)
-    return service.answer(decoded)
+    return service.predict(decoded)
 
 
 def as_json(frame, of):
@@ -55,7 +55,7 @@ def test_online_equals_offline_on_every_edge(task, services, bundles, parts):
     rows = bundle._edge_cases(parts[task].train, of)
     said, _ = ask(services[task], as_json(rows, of))
     expected = served.predict(rows)
-    found = np.array([s.answer for s in said])
+    found = np.array([s.value for s in said])
     assert np.allclose(found, expected, rtol=1e-5 if task == "regression" else 0, atol=1e-5)
 
 
@@ -69,7 +69,7 @@ def test_online_equals_offline_whichever_engine_answers(name, services, bundles,
     model = replace(service.champion, engine=models._engine(content, of))
     rows = bundle._edge_cases(parts["binary"].train, of)
     said, _ = ask(replace(service, champion=model), as_json(rows, of))
-    assert np.abs(np.array([s.answer for s in said]) - served.predict(rows)).max() <= 1e-5
+    assert np.abs(np.array([s.value for s in said]) - served.predict(rows)).max() <= 1e-5
 
 
 def test_online_equals_offline_on_a_thousand_flights(tmp_path):
@@ -82,7 +82,7 @@ def test_online_equals_offline_on_a_thousand_flights(tmp_path):
     rows = table.sample(1000, random_state=0)
     shuffled = [dict(reversed(row.items())) for row in as_json(rows, learned.schema)]
     said, _ = ask(service, shuffled)
-    assert np.abs(np.array([s.answer for s in said]) - served.predict(rows)).max() <= 1e-5
+    assert np.abs(np.array([s.value for s in said]) - served.predict(rows)).max() <= 1e-5
 
 
 def test_the_share_is_exact_at_both_ends_and_sticky_between():
@@ -102,7 +102,7 @@ def test_a_canary_answers_its_share_and_nobody_else(stores, bundles, parts):
     said, found = ask(service, as_json(parts["binary"].train, parts["binary"].schema))
     for i, each in enumerate(said):
         assert each.role == ("canary" if in_canary("salt", str(i), 0.3) else "champion")
-    assert [len(p.answers) for p in found] == [
+    assert [len(p.values) for p in found] == [
         sum(s.role == r for s in said) for r in ("champion", "canary")
     ]
     for share, role in ((0.0, "champion"), (1.0, "canary")):
@@ -118,7 +118,7 @@ def test_a_shadow_says_what_it_would_have_said(stores, bundles, parts):
     service = models.load(at, Now(Role(sha256), shadow=Role(sha256)), 10_000)
     said, _ = ask(service, as_json(parts["binary"].train.head(20), parts["binary"].schema))
     (found,) = service.predict_shadow([s.row for s in said])
-    assert [s.answer for s in found.said] == [s.answer for s in said]
+    assert [s.value for s in found.predictions] == [s.value for s in said]
     assert {s.role for s in said} == {"champion"} and found.role == "shadow"
 
 
@@ -129,22 +129,24 @@ def test_a_refused_row_costs_the_others_nothing(tmp_path):
     service = models.load(tmp_path, store.now(tmp_path), 10)
     rows = as_json(parts.test.head(3), parts.schema)
     said, found = ask(service, [rows[0], rows[1] | {"size": 99}, rows[2]])
-    assert said[1].place == ".size" and len(found[0].asked.numbers) == 2
+    assert said[1].place == ".size" and len(found[0].rows.numbers) == 2
     answers = served.predict(parts.test.head(3))
-    assert np.allclose([said[0].answer, said[2].answer], answers[[0, 2]], atol=1e-5)
+    assert np.allclose([said[0].value, said[2].value], answers[[0, 2]], atol=1e-5)
     said, found = ask(service, [rows[1] | {"size": 99}])
-    assert len(found[0].answers) == len(found[0].asked.numbers) == 0
+    assert len(found[0].values) == len(found[0].rows.numbers) == 0
 
 
-def test_a_model_that_forgot_its_golden_answers_does_not_serve(stores, bundles, monkeypatch):
+def test_a_model_that_does_not_repeat_its_reference_predictions_does_not_serve(
+    stores, bundles, monkeypatch
+):
     predict = QuickScorer.predict
     monkeypatch.setattr(QuickScorer, "predict", lambda *a: predict(*a) + 1e-4)
     with pytest.raises(
-        ServingError, match=r"does not give back its golden answers here \(.*0\.0001"
+        ServingError, match=r"does not repeat its reference predictions here \(.*0\.0001"
     ):
         models.load(stores["binary"], store.now(stores["binary"]), 10)
     monkeypatch.setattr(QuickScorer, "predict", lambda *a: predict(*a) * np.nan)
-    with pytest.raises(ServingError, match="golden"):
+    with pytest.raises(ServingError, match="reference predictions"):
         models.load(stores["binary"], store.now(stores["binary"]), 10)
 
 
@@ -157,7 +159,7 @@ def test_a_model_of_another_schema_cannot_be_tried_beside(tmp_path, bundles, tmp
 
 def test_arrays_of_a_frame_are_what_the_reader_makes(services, parts):
     of, rows = parts["binary"].schema, parts["binary"].test
-    decoded, _ = services["binary"].reader.decode(json.dumps({"rows": as_json(rows, of)}).encode())
+    decoded, *_ = services["binary"].reader.decode(json.dumps({"rows": as_json(rows, of)}).encode())
     checked, (numbers, categories) = services["binary"].reader.check(decoded), arrays(rows, of)
     assert np.array_equal(checked.numbers, numbers, equal_nan=True)
     assert [list(c) for c in checked.categories] == [list(c) for c in categories]

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import numpy as np
@@ -34,7 +35,7 @@ def body(*several, **changes):
 
 
 def check(reader, *several, **changes):
-    decoded, refused = reader.decode(body(*several, **changes))
+    decoded, refused, _ = reader.decode(body(*several, **changes))
     assert not refused
     return reader.check(decoded)
 
@@ -100,15 +101,28 @@ def test_numbers_that_a_model_cannot_hold_are_refused(free):
         ({"size": [1]}, "$.rows[0].size", "must be `float | null`, got `list`"),
         ({"shop": {}}, "$.rows[0].shop", "got `object`"),
         ({"shop": "x" * 1001}, "$.rows[0].shop", "length <= 1000"),
-        ({"sise": 1}, "$.rows[0]", "has the unknown key 'sise'; did you mean 'size'?"),
+        (
+            {"sise": 1},
+            "$.rows[0]",
+            "has the unknown key 'sise' (did you mean 'size'?); take it off",
+        ),
         ({"secret": 1}, "$.rows[0]", "has the unknown key 'secret'; take it off"),
         ({"key": ""}, "$.rows[0].key", "length >= 1"),
-        ({"key": "a\nb"}, "$.rows[0].key", "matching regex"),
+        ({"key": "a\nb"}, "$.rows[0].key", "text without control characters"),
+        ({"key": "a\n"}, "$.rows[0].key", "text without control characters"),
+        ({"key": "a\x85"}, "$.rows[0].key", "text without control characters"),
+        ({"key": 2**63}, "$.rows[0].key", "<= 9223372036854775807"),
+        ({"shop": 10**400}, "$.rows[0].shop", "9223372036854775807"),
+        (
+            {"a": 1, "size ": 2, "b": 3},
+            "$.rows[0]",
+            "keys 'a', 'size ' (did you mean 'size'?), 'b'",
+        ),
         ({"key": "k" * 201}, "$.rows[0].key", "length <= 200"),
     ],
 )
 def test_a_row_that_is_none_says_where_and_why(free, change, place, rule):
-    found, refused = free.decode(body(**change))
+    found, refused, _ = free.decode(body(**change))
     assert found == [] and refused[0].place == place and rule in refused[0].message
 
 
@@ -117,8 +131,51 @@ def test_a_column_that_is_not_there_must_be_sent_as_null(free):
     assert str(refused[0]) == "$.rows[0].shop: is not there; send null if it is not known"
 
 
+def test_all_columns_that_are_not_there_are_named_at_once(free):
+    (error,) = free.decode(body({"size": 1})).refused.values()
+    assert str(error) == "$.rows[0]: lacks 'weight', 'shop'; send null where a value is not known"
+
+
+def test_a_row_of_the_table_is_taken_as_it_is(bundles):
+    """The label and what prepare left out are no features: they are ignored and counted."""
+    schema, bins = bundles["binary"].schema, bundles["binary"].reference.bins
+    table = replace(schema, ignored={"colour": "is constant"}, origin={"drop": ["comment"]})
+    row = GOOD | {schema.label: 1, "colour": "red", "comment": "x"}
+    decoded = RowReader(table, bins, 10).decode(body(row, GOOD, row))
+    assert (len(decoded.rows), decoded.refused, decoded.ignored) == (3, {}, 2)
+    assert RowReader(table, bins, 10).check(decoded.rows).numbers.tolist() == [[0.5, 100.0]] * 3
+    strict = RowReader(table, bins, 10, "refuse").decode(body(row)).refused[0].message
+    assert all(name in strict for name in (schema.label, "colour", "comment"))
+    other = body(GOOD | {"secret": 1})
+    assert RowReader(table, bins, 10).decode(other).refused
+    assert RowReader(table, bins, 10, "ignore").decode(other).ignored == 1
+    listed = RowReader(replace(table, origin={"features": ["size"]}), bins, 10)
+    assert listed.decode(other).ignored == 1  # the rest of the table is not known there
+    assert listed.decode(body(GOOD | {"kye": "typo of the id"})).refused
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0001-01-01T00:00:00", "1900-01-01", "9999-12-31T23:59:59", "1969-12-31", "2300-01-01T00:00Z"],
+)
+def test_times_far_from_training_and_from_now_are_refused(free, text):
+    refused = check(free, when=text).refused
+    assert refused[0].place == ".when" and "far from the times" in refused[0].message
+    assert check(free, GOOD, GOOD | {"when": text}).problems["refused"] == 1
+
+
+def test_times_of_training_and_around_now_are_taken(free):
+    now = datetime.now(UTC)
+    times = [now - timedelta(days=300), now, now + timedelta(days=360), datetime(2020, 1, 1)]
+    assert check(free, *[GOOD | {"when": each.isoformat()} for each in times]).refused == {}
+    learned = replace(free.schema)
+    object.__setattr__(learned, "axis", ("1850-01-01", "1900-01-01"))
+    first, last = requests.time_axis(learned)
+    assert first.year == 1850 and last > now  # history that is old stays answerable
+
+
 def test_one_bad_row_does_not_refuse_the_others(free):
-    found, refused = free.decode(body(GOOD, {"size": "x"}, GOOD))
+    found, refused, _ = free.decode(body(GOOD, {"size": "x"}, GOOD))
     assert len(found) == 2 and list(refused) == [1] and refused[1].place.startswith("$.rows[1]")
 
 

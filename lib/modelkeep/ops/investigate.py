@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 import msgspec
+from starlette.requests import Request
 
 from modelkeep.core import files, parameters
 from modelkeep.core.errors import ModelkeepError
@@ -24,12 +25,13 @@ from modelkeep.ops import alerts, investigations
 from modelkeep.ops.alerts import Alert, AlertError
 from modelkeep.ops.investigations import DONE, FAILED, RUNNING, Book, Case
 from modelkeep.registry.store import StoreError
-from modelkeep.serving import http
-from modelkeep.serving.http import Reply, refusal
+from modelkeep.serving import bodies, responses
+from modelkeep.serving.access import TOKEN, Access, Tokens, loopback
+from modelkeep.serving.listener import listen
 from modelkeep.serving.requests import ValidationError
+from modelkeep.serving.responses import Reply
 
-TOKEN = "MODELKEEP_TOKEN"
-HTML = b"text/html; charset=utf-8"
+HTML = "text/html; charset=utf-8"
 BODY_KB, BODY_SECONDS = 1024, 10.0
 AGAIN = 60  # seconds after which Alertmanager may ask again
 
@@ -65,7 +67,8 @@ class App:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings, self.root, self.known = settings, root, known
-        self.token, self.clock = token.encode(), clock
+        self.clock = clock
+        self.access = Access("labels", settings.host, Tokens({TOKEN: token}))
         self.book = Book(root)
         self.wake = asyncio.Event()
 
@@ -77,23 +80,24 @@ class App:
         try:
             reply = await self._reply(scope, receive)
         except ValidationError as refused:
-            again = AGAIN if refused.status == 503 else 0
-            reply = refusal(refused.status, refused.place, refused.message, again)
-        except Exception as error:  # a defect of ours: the client learns no more than that
-            print(f"modelkeep: {type(error).__name__}: {error}", flush=True)
-            reply = refusal(500, "", "something went wrong here; it is on record")
-        await http.send(send, reply, scope["method"] != "HEAD")
+            headers = dict(refused.headers)
+            headers |= {"retry-after": str(AGAIN)} if refused.status == 503 else {}
+            reply = responses.error(refused.status, refused.place, refused.message, headers)
+        except Exception as defect:  # the client learns no more than that
+            print(f"modelkeep: {type(defect).__name__}: {defect}", flush=True)
+            reply = responses.error(500, "", "an error of the server; it is logged")
+        await reply.response()(scope, receive, send)
 
     async def _reply(self, scope: dict, receive: Callable) -> Reply:
         method, path = scope["method"], scope["path"]
         if path == "/alerts":
             if method != "POST":
-                return refusal(405, "", "alerts are posted, as Alertmanager's webhook does")
-            headers = dict(scope["headers"])
-            http.admit(True, headers, self.settings.host, self.token)
-            return self.take(await http.body(headers, receive, BODY_KB, BODY_SECONDS))
+                message = "alerts are posted, as Alertmanager's webhook does"
+                return responses.error(405, "", message, {"allow": "POST"})
+            self.access.check(dict(scope["headers"]), writes=True)
+            return self.take(await bodies.read(Request(scope, receive), BODY_KB, BODY_SECONDS))
         if method not in ("GET", "HEAD"):
-            return refusal(405, "", f"{method} is not taken here")
+            return responses.error(405, "", f"{method} is not allowed here", {"allow": "GET, HEAD"})
         if path == "/health/live":
             return Reply(200, b'{"live":true}')
         if path in ("/", "/investigations", "/investigations/"):
@@ -104,7 +108,7 @@ class App:
         if path.startswith("/reports/"):
             version = parse_qs(scope["query_string"].decode("latin-1")).get("version", [""])[0]
             return self._of(path.removeprefix("/reports/"), version)
-        return refusal(404, "", "there is nothing at this address; / lists the reports")
+        return responses.error(404, "", "there is nothing at this address; / lists the reports")
 
     def take(self, body: bytes) -> Reply:
         """Ask for the report of each alert that fires, once, and say where it is or will be."""
@@ -152,7 +156,9 @@ class App:
     def _of(self, name: str, version: str) -> Reply:
         """The newest report of an alert: the address that stands in it."""
         if name not in self.known:
-            return refusal(404, "", "the contract has no alert of that name; / lists the reports")
+            return responses.error(
+                404, "", "the contract has no alert of that name; / lists the reports"
+            )
         case = self.book.newest(name, version)
         if case is None:
             body = f"<h1>{escape(name)}</h1><p>No report of this alert has been asked for: Alertmanager asks when it sends it.</p>"
@@ -163,7 +169,7 @@ class App:
         if case.state in (DONE, FAILED):
             with suppress(OSError):
                 return Reply(200, self.book.page(case).read_bytes(), HTML)
-            return refusal(410, "", "the page of this report was deleted")
+            return responses.error(410, "", "the page of this report was deleted")
         before = [c.id for c in self.book.waiting].index(case.id)
         return Reply(202, investigations.awaited(case, before).encode(), HTML)
 
@@ -259,11 +265,11 @@ def run(root: Path, found: Settings) -> None:
     token = os.environ.get(TOKEN, "")
     known = frozenset(contract.read(root / contract.FILE).alerts)
     app = App(found, root, known, token)
-    server, bound = http.listening(app, found.host, found.port, drain_seconds=5)
+    server, bound = listen(app, found.host, found.port, drain_seconds=5)
     host, port = bound.getsockname()[:2]
     waiting = f"; {len(app.book.waiting)} reports wait" if app.book.waiting else ""
     print(f"Investigating alerts on http://{host}:{port}; SIGTERM stops{waiting}.", flush=True)
-    if not http.loopback(found.host) and not token:
+    if not loopback(found.host) and not token:
         print(f"All alerts are refused: {TOKEN} is not set.", file=sys.stderr, flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # uvicorn sends itself the signal again

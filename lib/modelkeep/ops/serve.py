@@ -1,4 +1,4 @@
-"""Run the prediction server: what it needs is opened, it says where it listens, and it drains when it is told to stop."""
+"""Run the prediction server: open its log and models, listen, and drain at SIGTERM."""
 
 import gc
 import os
@@ -15,16 +15,16 @@ from modelkeep.monitoring.exporter import Telemetry
 from modelkeep.predictions.log import open_log
 from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
+from modelkeep.serving import logs
+from modelkeep.serving.access import TOKEN, TOKEN_FILE, Access, Tokens
 from modelkeep.serving.app import App
-from modelkeep.serving.fast_path import Protocol
-from modelkeep.serving.http import listening, loopback
+from modelkeep.serving.listener import Connection, Limits, listen
 from modelkeep.serving.settings import ServerError, Settings
 
 if TYPE_CHECKING:
     import uvicorn
 
 
-TOKEN = "MODELKEEP_TOKEN"
 RENAMED = {"unlogged": "on_log_failure"}  # settings of released versions
 
 
@@ -38,40 +38,61 @@ def settings(root: Path, overrides: dict[str, object]) -> Settings:
     return Settings(**parameters.program(root, "serve", Settings, overrides))
 
 
-def run(root: Path, found: Settings, clock: Callable[[], int] = time.time_ns) -> None:
-    """Serve until SIGTERM or SIGINT; `clock` gives nanoseconds since 1970, each later than the one before."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # requests of one turn are one call of the model
-    _first(root, found)
-    log = open_log(found.log, durability=found.durability, root=root)
-    token = os.environ.get(TOKEN, "")
-    app = App(found, root, log, Telemetry(contract.read(root / contract.FILE)), token, clock)
-    ways = {"http": Protocol, "date_header": False}
-    server, bound = listening(app, found.host, found.port, int(found.drain_seconds), **ways)
+def run(root: Path, settings: Settings, clock: Callable[[], int] = time.time_ns) -> None:
+    """Serve until SIGTERM or SIGINT; `clock` gives nanoseconds since 1970, each later."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a batch is one call of the model
+    logs.configure(settings.log_format)
+    access = Access(settings.auth, settings.host, Tokens())
+    _ensure_model(root, settings)
+    log = open_log(settings.log, durability=settings.durability, root=root)
+    telemetry = Telemetry(contract.read(root / contract.FILE))
+    app = App(settings, root, log, telemetry, access, clock)
+    server, bound = listen(
+        app,
+        settings.host,
+        settings.port,
+        drain_seconds=int(settings.drain_seconds),
+        limits=Limits(settings.max_connections, settings.head_seconds),
+        protocol=_protocol(settings.fast_path),
+    )
     _heed(server)
     host, port = bound.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
     model = app.service.champion
-    said = f"Serving {found.name} (model {model.name}, {model.manifest['serving']['engine']}) on http://{host}:{port}; SIGTERM drains and stops."
-    print(said, flush=True)
-    if not loopback(found.host) and not token:
-        print(f"Labels and changes of the model are refused: {TOKEN} is not set.", flush=True)
-    gc.freeze()  # what was loaded stays: no request waits while it is searched for garbage
+    named = f"{settings.name} (model {model.name}, {model.manifest['serving']['engine']})"
+    print(f"Serving {named} on http://{host}:{port}; SIGTERM drains and stops.", flush=True)
+    if access.writes_need_token and not access.tokens:
+        names = f"neither {TOKEN} nor {TOKEN_FILE} is set"
+        print(f"Labels and changes of the model are refused: {names}.", flush=True)
+    gc.freeze()  # no request waits while what was loaded is searched for garbage
     server.run(sockets=[bound])
 
 
+def _protocol(fast: bool) -> type[Connection]:
+    if not fast:
+        return Connection
+    from modelkeep.serving.fast_path import FastConnection
+
+    return FastConnection
+
+
 def _heed(server: "uvicorn.Server") -> None:
-    """End at once when told to before uvicorn listens to signals; it drains by itself later, and then sends itself the signal again, when there is nothing left to end."""
+    """End at once at a signal before uvicorn listens to signals; later it drains by itself.
+
+    After draining it sends itself the signal again, when there is nothing left to end.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None if server.started else sys.exit(0))
 
 
-def _first(root: Path, found: Settings) -> None:
-    """A store that names no model yet gets the champion on record; where there is none, the candidate: a fresh clone serves after one turn."""
-    place, candidate = root / found.store, root / "models" / "candidate"
+def _ensure_model(root: Path, settings: Settings) -> None:
+    """Give a store without a model the champion on record, or else the candidate."""
+    place, candidate = root / settings.store, root / "models" / "candidate"
     if store.now(place) is not None or _champion(root):
         return
     if not candidate.is_dir():
         raise ServerError(
-            f"there is nothing to serve: neither {found.store}/ nor models/candidate holds a model; run `make run` first"
+            f"there is nothing to serve: neither {settings.store}/ nor models/candidate holds a model; run `make run` first"
         )
     sha256 = store.add(place, candidate)
     store.point(place, Now(Role(sha256)))
@@ -88,6 +109,6 @@ def _champion(root: Path) -> bool:
         return False  # a folder without a record, or whose record is not all here
     if at.champion is None:
         return False
-    told = releases.resume(root, at)
-    print(f"No model was in service: {told}", file=sys.stderr)
+    report = releases.resume(root, at)
+    print(f"No model was in service: {report}", file=sys.stderr)
     return True

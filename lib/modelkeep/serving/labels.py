@@ -1,4 +1,4 @@
-"""What came true: read the labels that are posted, keep them, and count what they say of past answers."""
+"""Labels: read those that are posted, log them, and count them with their predictions."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,103 +12,106 @@ from msgspec import Meta
 from modelkeep.data.schema import Schema
 from modelkeep.monitoring.exporter import Telemetry
 from modelkeep.predictions.log import DAY, Label, LabelOutcome, PredictionLog
-from modelkeep.serving.requests import Id, ValidationError
+from modelkeep.serving.requests import Id, Number, ValidationError, refuse_duplicates
 
-MOST = 10_000  # labels in one request
-RECALLED = 28 * DAY  # how far back quality is shown by the age of answers
-
-
-class Posted(msgspec.Struct, forbid_unknown_fields=True):
-    """What came true of the row of that id."""
-
-    id: Id | int
-    label: str | int | float | bool
+MAX_LABELS = 10_000  # labels in one request
+RECALLED = 28 * DAY  # how far back quality is shown by the age of predictions
 
 
-class Body(msgspec.Struct, forbid_unknown_fields=True):
-    """What is posted to `/labels`."""
+class PostedLabel(msgspec.Struct, forbid_unknown_fields=True):
+    """The label of the row with that id."""
 
-    labels: Annotated[list[Posted], Meta(min_length=1, max_length=MOST)]
+    id: Id | Number
+    label: str | Number | float | bool
 
 
-def read(body: bytes, of: Schema, now: int) -> list[Label]:
-    """The labels of a body; ValidationError, and none is kept, if one of them cannot be a label of this schema."""
+class Labels(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a request to `/labels`."""
+
+    labels: Annotated[list[PostedLabel], Meta(min_length=1, max_length=MAX_LABELS)]
+
+
+def read(body: bytes, schema: Schema, now: int) -> list[Label]:
+    """The labels of a body; ValidationError if one of them cannot be a label of this schema."""
     try:
-        posted = msgspec.json.decode(body, type=Body).labels
+        posted = msgspec.json.decode(body, type=Labels).labels
     except msgspec.ValidationError as error:
         raise ValidationError("$", str(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ValidationError("$", f"not JSON: {error}", 400) from None
-    text = _class if of.classes else _number
+    # decoders keep the last of two equal keys without a word
+    if body.count(b":") != 1 + 2 * len(posted) or b"\\" in body:
+        refuse_duplicates(body)
+    text = _class if schema.classes else _number
     return [
-        Label(str(each.id), text(each.label, of, f"$.labels[{i}].label"), now)
+        Label(str(each.id), text(each.label, schema, f"$.labels[{i}].label"), now)
         for i, each in enumerate(posted)
     ]
 
 
 def take(
     body: bytes,
-    of: Schema,
+    schema: Schema,
     log: PredictionLog,
     telemetry: Telemetry,
     clock: Callable[[], int] = time.time_ns,
 ) -> dict:
-    """Keep the labels of a body; what each of them was: first, same, corrected, outdated, or early."""
+    """Log the labels of a body; the outcome of each: first, same, corrected, outdated or early."""
     now = clock() // 1000
     try:
-        labels = read(body, of, now)
+        labels = read(body, schema, now)
     except ValidationError:
         telemetry.label("refused")
         raise
-    found = log.label(labels)
-    count(found, of, telemetry, now / 1e6)
-    return {"labels": [{"id": each.id, "outcome": each.outcome} for each in found]}
+    outcomes = log.label(labels)
+    count(outcomes, schema, telemetry, now / 1e6)
+    return {"labels": [{"id": each.id, "outcome": each.outcome} for each in outcomes]}
 
 
 def count(
-    found: Sequence[LabelOutcome], of: Schema, telemetry: Telemetry, now: float | None
+    outcomes: Sequence[LabelOutcome], schema: Schema, telemetry: Telemetry, now: float | None
 ) -> None:
-    """Count what labels say of the answers that they concern; `now` is when they came, None if that was long ago."""
-    for each in found:
+    """Count labels with their predictions; `now` is when they arrived, None if that was before."""
+    for each in outcomes:
         telemetry.label(each.outcome)
         if each.outcome not in ("first", "corrected"):
             continue
-        truth = _value(each.value, of)
-        before = None if each.previous is None else _value(each.previous, of)
-        for said in each.predictions:
-            answer = msgspec.json.decode(said.answer)
-            telemetry.truth(said.model, said.at / 1e6, answer, truth, previous=before, now=now)
+        truth = _value(each.value, schema)
+        before = None if each.previous is None else _value(each.previous, schema)
+        for prediction in each.predictions:
+            value = msgspec.json.decode(prediction.answer)
+            at = prediction.at / 1e6
+            telemetry.truth(prediction.model, at, value, truth, previous=before, now=now)
 
 
-def recall(batch: pa.RecordBatch, models: set[str], of: Schema, telemetry: Telemetry) -> None:
-    """Count answers that were given before this process began, with the labels that they have."""
+def recall(batch: pa.RecordBatch, models: set[str], schema: Schema, telemetry: Telemetry) -> None:
+    """Count predictions of before this process started, with their labels."""
     for row in batch.select(["at", "model", "answer", "label"]).to_pylist():
         if row["model"] in models:
             at = row["at"].replace(tzinfo=UTC).timestamp()
             telemetry.recall(row["model"], at, 1)
             if row["label"] is not None:
-                answer = msgspec.json.decode(row["answer"])
-                telemetry.truth(row["model"], at, answer, _value(row["label"], of))
+                value = msgspec.json.decode(row["answer"])
+                telemetry.truth(row["model"], at, value, _value(row["label"], schema))
 
 
-def _class(value: Any, of: Schema, place: str) -> str:
+def _class(value: Any, schema: Schema, place: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if str(value) in of.classes:
+    if str(value) in schema.classes:
         return str(value)
-    raise ValidationError(
-        place, f"must be one of the {len(of.classes)} classes that the model knows"
-    )
+    message = f"must be one of the {len(schema.classes)} classes that the model knows"
+    raise ValidationError(place, message)
 
 
-def _number(value: Any, of: Schema, place: str) -> str:
+def _number(value: Any, schema: Schema, place: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return repr(float(value))
     raise ValidationError(place, "must be a number")
 
 
-def _value(text: str, of: Schema) -> float:
-    """A class as its number, or a number; a class that the model does not know is none."""
-    if not of.classes:
+def _value(text: str, schema: Schema) -> float:
+    """A class as its position, or a number; NaN for a class that the model does not know."""
+    if not schema.classes:
         return float(text)
-    return of.classes.index(text) if text in of.classes else float("nan")
+    return schema.classes.index(text) if text in schema.classes else float("nan")

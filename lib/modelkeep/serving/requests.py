@@ -1,12 +1,13 @@
-"""What a request must look like: decode it strictly, check each row by the schema's rules, say what is wrong and where."""
+"""The rows of a request: decoded strictly, checked by the schema's rules; errors name their place."""
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,13 +19,17 @@ from modelkeep.data.schema import Schema
 from modelkeep.evaluation.binning import Bins
 from modelkeep.training.engines.encoding import LARGEST
 
-TEXT = 1000  # characters of the longest category
-NAME = 200  # characters of the longest id
-PLAIN = r"^[^\x00-\x1f\x7f]*$"  # an id goes into logs and databases
-EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), datetime.resolution
+MAX_TEXT = 1000  # characters of the longest category
+MAX_ID = 200  # characters of the longest id
+# no control characters, not even a last line feed: an id goes into logs and databases
+PLAIN = r"^[^\x00-\x1f\x7f-\x9f]*(?!\n)$"
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+AHEAD = timedelta(days=366)  # a row may happen so long after the server's clock
+EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)  # for schemas of before, which keep no limits
 
-Id = Annotated[str, Meta(min_length=1, max_length=NAME, pattern=PLAIN)]
-Category = Annotated[str, Meta(max_length=TEXT)]
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=PLAIN)]
+Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Category = Annotated[str, Meta(max_length=MAX_TEXT)]
 
 
 class RowsError(ModelkeepError, ValueError):
@@ -32,46 +37,69 @@ class RowsError(ModelkeepError, ValueError):
 
 
 class ValidationError(ModelkeepError, ValueError):
-    """A request, or one row of it, that is not answered; `place` is where, as in `$.rows[3].temp`."""
+    """A request, or one row of it, without a prediction; `place` is as in `$.rows[3].temp`."""
 
-    def __init__(self, place: str, message: str, status: int = 422) -> None:
+    def __init__(
+        self,
+        place: str,
+        message: str,
+        status: int = 422,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(f"{place}: {message}")
-        self.place, self.message, self.status = place, message, status
+        self.place, self.message, self.status, self.headers = place, message, status, headers
 
 
 @dataclass(frozen=True)
 class ValidatedRows:
-    """Rows as an engine takes them, when they happened, why some are refused (place in the batch: what is wrong), what is odd about others, and how often."""
+    """Rows as an engine takes them; keys of the dicts are positions in the batch.
 
-    numbers: np.ndarray
-    categories: list[Sequence[str | None]]
-    times: Sequence[int | None]  # microseconds since 1970 in UTC
+    `times`: microseconds since 1970 in UTC; `refused`: rows that break a rule; `notes`: what is odd
+    about the others; `problems`: how often each kind of problem occurred.
+    """
+
+    numbers: np.ndarray  # (rows, number columns), float64
+    categories: list[Sequence[str | None]]  # by category column
+    times: Sequence[int | None]
     refused: dict[int, ValidationError] = field(default_factory=dict)
     notes: dict[int, list[str]] = field(default_factory=dict)
     problems: dict[str, int] = field(default_factory=dict)
 
     def only(self, kept: Sequence[int]) -> "ValidatedRows":
-        """These rows alone; what was said of them all stays behind."""
+        """These rows alone, without the problems of the batch."""
         categories = [[values[i] for i in kept] for values in self.categories]
         return ValidatedRows(self.numbers[kept], categories, [self.times[i] for i in kept])
 
 
-class RowReader:
-    """Reads the rows that a model of this schema answers; `bins` are of its reference, which knows what training has seen."""
+class Decoded(NamedTuple):
+    """The rows of a body, the refused ones by position, and how many have ignored keys."""
 
-    def __init__(self, of: Schema, bins: Sequence[Bins], max_rows: int) -> None:
-        kinds = {k: [c for c in of.columns if c.kind == k] for k in ("number", "category")}
-        self.of, self.numbers, self.categories = of, kinds["number"], kinds["category"]
+    rows: list[msgspec.Struct]
+    refused: dict[int, ValidationError]
+    ignored: int = 0
+
+
+class RowReader:
+    """Decodes and checks the rows that a model of this schema predicts.
+
+    `bins` are those of its reference, with the range that training has seen. `extra_keys`: `table`
+    ignores the label and the columns that prepare left out, `ignore` ignores all keys that are no
+    column, `refuse` none.
+    """
+
+    def __init__(
+        self, schema: Schema, bins: Sequence[Bins], max_rows: int, extra_keys: str = "table"
+    ) -> None:
+        kinds = {k: [c for c in schema.columns if c.kind == k] for k in ("number", "category")}
+        self.schema, self.numbers, self.categories = schema, kinds["number"], kinds["category"]
         self.names = [c.name for c in (*self.numbers, *self.categories)]
         # in one order, so that two models with the same columns read each other's rows
-        self.name = {name: f"c{i}" for i, name in enumerate(sorted(c.name for c in of.columns))}
-        self.row = self._struct()
-        rows = Annotated[list[self.row], Meta(min_length=1, max_length=max_rows)]
-        whole = msgspec.defstruct("Rows", [("rows", rows)], forbid_unknown_fields=True)
-        raw = Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=max_rows)]
-        each = msgspec.defstruct("RawRows", [("rows", raw)], forbid_unknown_fields=True)
-        self.decode_all, self.decode_each = (msgspec.json.Decoder(t).decode for t in (whole, each))
-        self.decode_row = msgspec.json.Decoder(self.row).decode
+        self.name = {name: f"c{i}" for i, name in enumerate(sorted(c.name for c in schema.columns))}
+        self.row = self._struct(strict=True)
+        self._decoders(max_rows)
+        self.keys = {*self.names, *filter(None, (schema.id, schema.entity, schema.time))}
+        self.left_out = {schema.label, *schema.ignored, *schema.origin.get("drop", ())}
+        self.extra_keys = extra_keys
         self._values = _getter([self.name[name] for name in self.names])
         known = {b.name: b for b in bins}
         seen = [(known[c.name].edges or (np.nan,)) for c in self.numbers]
@@ -83,65 +111,111 @@ class RowReader:
         self.usual = np.maximum(self.low, self.seen[0]), np.minimum(self.high, self.seen[1])
         self.strict = np.array([c.missing == "reject" for c in self.numbers], bool)
 
-    def _struct(self) -> type[msgspec.Struct]:
-        """A row: every feature by its name, null where its value is missing; and who, what and when, where they are known."""
-        of = self.of
-        for name in filter(None, (*self.name, of.id, of.time, of.entity)):
+    def _decoders(self, max_rows: int) -> None:
+        limits = Meta(min_length=1, max_length=max_rows)
+        closed = {"forbid_unknown_fields": True}
+        whole = [("rows", Annotated[list[self.row], limits])]
+        raw = [("rows", Annotated[list[msgspec.Raw], limits])]
+        self.request = msgspec.defstruct("Rows", whole, **closed)
+        each = msgspec.defstruct("RawRows", raw, **closed)
+        self.decode_all = msgspec.json.Decoder(self.request).decode
+        self.decode_each = msgspec.json.Decoder(each).decode
+        self.decode_row = msgspec.json.Decoder(self._struct(strict=False)).decode
+
+    def _struct(self, strict: bool) -> type[msgspec.Struct]:
+        """A row: features by name, null where missing; optionally its id, entity and time."""
+        schema = self.schema
+        for name in filter(None, (*self.name, schema.id, schema.time, schema.entity)):
             if re.search(r'[\x00-\x1f"\\]', name):
                 raise RowsError(
                     f"column {name!r} has a quote, a backslash or a control character in its name; "
                     "a server cannot read it: rename it in the table"
                 )
-        kinds = {"number": float | None, "category": Category | int | float | bool | None}
-        fields: list[tuple] = [(self.name[c.name], kinds[c.kind]) for c in of.columns]
+        kinds = {"number": float | None, "category": Category | Number | float | bool | None}
+        fields: list[tuple] = [(self.name[c.name], kinds[c.kind]) for c in schema.columns]
         rename = {short: name for name, short in self.name.items()}
-        roles = {"id": (of.id, Id | int | UnsetType)}
-        if of.entity and of.entity != of.id:
-            roles["entity"] = (of.entity, Id | int | None | UnsetType)
-        if of.time:
-            roles["time"] = (of.time, Id | UnsetType)
+        roles = {"id": (schema.id, Id | Number | UnsetType)}
+        if schema.entity and schema.entity != schema.id:
+            roles["entity"] = (schema.entity, Id | Number | None | UnsetType)
+        if schema.time:
+            roles["time"] = (schema.time, Id | UnsetType)
         fields += [(role, kind, UNSET) for role, (_, kind) in roles.items()]
         rename |= {role: name for role, (name, _) in roles.items()}
         self.roles = [attrgetter(role) for role in roles]
-        options: dict[str, Any] = {"rename": rename, "forbid_unknown_fields": True, "gc": False}
+        options: dict[str, Any] = {"rename": rename, "forbid_unknown_fields": strict, "gc": False}
         return msgspec.defstruct("Row", fields, **options)
 
-    def decode(self, body: bytes) -> tuple[list[msgspec.Struct], dict[int, ValidationError]]:
-        """The rows of a body, and why some are refused; ValidationError if none can be read."""
+    def decode(self, body: bytes) -> Decoded:
+        """The rows of a body; ValidationError if none can be decoded."""
         try:
             rows = self.decode_all(body).rows
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return self._one_by_one(body)
         if not self._keys_are_single(body, rows):
-            _refuse_duplicates(body)
-        return rows, {}
+            refuse_duplicates(body)
+        return Decoded(rows, {})
 
     def _keys_are_single(self, body: bytes, rows: Sequence[msgspec.Struct]) -> bool:
-        """Whether there are just as many colons as keys: a decoder keeps the last of two equal keys without a word."""
+        """Whether there are as many colons as keys: decoders keep the last of two equal keys."""
         keys, colons = 1 + len(rows) * len(self.name), body.count(b":")
         for role in self.roles if colons != keys else ():
             given = [value for value in map(role, rows) if value is not UNSET]
             keys += len(given) + sum(v.count(":") for v in given if type(v) is str)
         return colons == keys and b"\\" not in body
 
-    def _one_by_one(self, body: bytes) -> tuple[list[msgspec.Struct], dict[int, ValidationError]]:
+    def _one_by_one(self, body: bytes) -> Decoded:
         try:
             raw = self.decode_each(body).rows
         except msgspec.ValidationError as error:
-            raise _explained(error, [*self.name, "rows"]) from None
+            raise _explained(error) from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise ValidationError("$", f"not JSON: {error}; send UTF-8, without NaN", 400) from None
-        _refuse_duplicates(body)
-        rows, refused = [], {}
-        for i, each in enumerate(raw):
+        objects = refuse_duplicates(body)["rows"]
+        rows, refused, ignored = [], {}, 0
+        for i, (text, given) in enumerate(zip(raw, objects, strict=True)):
+            place = f"$.rows[{i}]"
             try:
-                rows.append(self.decode_row(each))
+                if isinstance(given, dict):
+                    self._check_keys(given, place)
+                    ignored += not given.keys() <= self.keys
+                rows.append(self.decode_row(text))
+            except ValidationError as error:
+                refused[i] = error
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-                refused[i] = _explained(error, [*self.name], f"$.rows[{i}]")
-        return rows, refused
+                refused[i] = _explained(error, place)
+        return Decoded(rows, refused, ignored)
+
+    def _check_keys(self, given: Collection[str], place: str) -> None:
+        """Raise ValidationError that names all keys that may not be there, or all that lack."""
+        unknown = [key for key in given if key not in self.keys and not self._may_ignore(key)]
+        if unknown:
+            shown = [repr(key[:60]) + self._near(key) for key in unknown[:12]]
+            more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
+            several = f"keys {', '.join(shown)}{more}; take them off"
+            single = f"key {shown[0]}; take it off"
+            message = f"has the unknown {single if len(unknown) == 1 else several}"
+            raise ValidationError(place, message)
+        lacking = [name for name in self.names if name not in given]
+        if len(lacking) == 1:
+            message = "is not there; send null if it is not known"
+            raise ValidationError(f"{place}.{lacking[0]}", message)
+        if lacking:
+            names = ", ".join(map(repr, lacking))
+            raise ValidationError(place, f"lacks {names}; send null where a value is not known")
+
+    def _may_ignore(self, key: str) -> bool:
+        if self.extra_keys != "table":
+            return self.extra_keys == "ignore"
+        # where `features` lists the columns, the schema does not know the rest of the table
+        listed = bool(self.schema.origin.get("features"))
+        return key in self.left_out or (listed and not self._near(key))
+
+    def _near(self, key: str) -> str:
+        near = did_you_mean(key[:MAX_ID], sorted(self.keys))
+        return f" ({near.removeprefix('; ')})" if "did you mean" in near else ""
 
     def check(self, rows: Sequence[msgspec.Struct]) -> ValidatedRows:
-        """The rows as an engine takes them, with what each rule says of them; places are of this batch."""
+        """The rows as an engine takes them, with the rules that they break."""
         columns, n = list(zip(*map(self._values, rows), strict=True)), len(self.numbers)
         numbers = np.array(columns[:n], np.float64).reshape(n, len(rows)).T
         categories, known = [], True
@@ -166,16 +240,17 @@ class RowReader:
     def _times(
         self, rows: Sequence[msgspec.Struct]
     ) -> tuple[Sequence[int | None], dict[int, ValidationError]]:
-        """When rows happened, and those whose time cannot be read."""
-        texts = [row.time for row in rows] if self.of.time else []
+        """The times of rows, and the rows whose time is unreadable or off the time axis."""
+        texts = [row.time for row in rows] if self.schema.time else []
         times, wrong = [None] * len(rows), {}
         if texts.count(UNSET) == len(texts):
             return times, wrong
+        axis = time_axis(self.schema)
         for i, text in enumerate(texts):
             try:
-                times[i] = when(text)
+                times[i] = when(text, axis)
             except ValidationError as error:
-                wrong[i] = ValidationError(f".{self.of.time}", error.message)
+                wrong[i] = ValidationError(f".{self.schema.time}", error.message)
         return times, wrong
 
     def _judged(self, given: ValidatedRows, unseen: list, absent: list) -> ValidatedRows:
@@ -187,7 +262,7 @@ class RowReader:
             refused[int(i)] = self._why(int(i), numbers, categories)
         count = np.count_nonzero
         counts = {"missing": int(count(missing)) + len(absent), "unseen": len(unseen)}
-        counts |= {"out_of_range": int(count(outside)), "refused": len(refused)}
+        counts |= {"out_of_range": int(count(outside)), "refused": len(refused | given.refused)}
         notes = self._notes(numbers, outside, unseen)
         return replace(given, refused=refused | given.refused, notes=notes, problems=counts)
 
@@ -234,16 +309,39 @@ class RowReader:
         return notes
 
 
-def when(text: str | UnsetType) -> int | None:
-    """Microseconds since 1970 (UTC, which a time without an offset is taken for); None where no time is given."""
+def time_axis(schema: Schema) -> tuple[datetime, datetime]:
+    """The first and the last time that a row may have, by training and by the server's clock.
+
+    A row may be as old as the axis that the schema learned, or as new as a year from now.
+    """
+    now = datetime.now(UTC)
+    learned = getattr(schema, "axis", None)
+    first, last = map(_moment, learned) if learned else (EARLIEST, now)
+    return min(first, now), max(last, now + AHEAD)
+
+
+def when(text: str | UnsetType, axis: tuple[datetime, datetime] | None = None) -> int | None:
+    """Microseconds since 1970 in UTC, None where no time is given; without an offset it is UTC.
+
+    ValidationError if it is no time, or off the `axis`.
+    """
     if text is UNSET:
         return None
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
+        moment = _moment(text)
+    except (ValueError, OverflowError):
         raise ValidationError("", "is not a time (ISO 8601, as 2013-01-31T17:05:00)") from None
-    time = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return (time - EPOCH) // MICROSECOND
+    if axis and not axis[0] <= moment <= axis[1]:
+        span = " to ".join(f"{each:%Y-%m-%d}" for each in axis)
+        raise ValidationError(
+            "", f"{text[:40]} is far from the times of training and from now ({span}); leave it out"
+        )
+    return (moment - EPOCH) // MICROSECOND
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _getter(names: Sequence[str]) -> Any:
@@ -268,37 +366,36 @@ def _number_rule(column: Column, value: float) -> str:
     return "" if low <= value <= high else f"{value:g} is outside {low:g}..{high:g}"
 
 
-def _explained(error: Exception, names: list[str], at: str = "") -> ValidationError:
-    """A decoder's message as ours: where, the rule, and what was meant."""
+def _explained(error: Exception, at: str = "") -> ValidationError:
+    """A decoder's message in our words: the place and the rule."""
     text, _, place = str(error).partition(" - at `")
     place = place.rstrip("`") or "$"
     place = at + place.removeprefix("$") if at else place
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL):
-        near = did_you_mean(unknown[1][:NAME], names) if names else ""
-        near = near if "did you mean" in near else ""
-        return ValidationError(place, f"has the unknown key {unknown[1][:60]!r}{near}; take it off")
+        return ValidationError(place, f"has the unknown key {unknown[1][:60]!r}; take it off")
     if lacking := re.fullmatch(r"Object missing required field `(.*)`", text, re.DOTALL):
-        return ValidationError(
-            f"{place}.{lacking[1]}", "is not there; send null if it is not known"
-        )
+        return ValidationError(f"{place}.{lacking[1]}", "is not there")
+    if "matching regex" in text:
+        text = "must be text without control characters"
     text = text.replace("Expected `", "must be `").replace("array", "list")
     return ValidationError(place, text[0].lower() + text[1:])
 
 
-def _refuse_duplicates(body: bytes) -> None:
-    def pairs(found: list[tuple]) -> dict:
-        made = dict(found)
-        if len(made) != len(found):
-            keys = [key for key, _ in found]
+def refuse_duplicates(body: bytes) -> Any:
+    """The parsed body; ValidationError if an object has a key twice, or it is no JSON."""
+
+    def unique(pairs: list[tuple]) -> dict:
+        parsed = dict(pairs)
+        if len(parsed) != len(pairs):
+            keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
             raise ValidationError("$", f"has the key {twice[:60]!r} twice; send it once", 400)
-        return made
+        return parsed
 
     try:
-        json.loads(body, object_pairs_hook=pairs)
+        return json.loads(body, object_pairs_hook=unique)
     except (RecursionError, ValueError) as error:
         if isinstance(error, ValidationError):
             raise
-        raise ValidationError(
-            "$", "not JSON, or too deep; send rows of plain values", 400
-        ) from None
+        message = "not JSON, or too deep; send rows of plain values"
+        raise ValidationError("$", message, 400) from None
