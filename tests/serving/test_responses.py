@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from modelkeep.serving import responses
-from modelkeep.serving.models import Prediction
 from modelkeep.serving.requests import ValidationError
-from modelkeep.serving.response_templates import ResponseTemplate
+from modelkeep.serving.responses import Prediction, ResponseTemplate
 
 CLASSES = {"classes": ["100 %", '"no"', "ü,%b"], "numbers": []}
 IDS = ["a", 'q"', "\\\\", '","', "é,日本", "%s %b %%", "a-1-0", "[]"]

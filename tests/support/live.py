@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -34,8 +36,10 @@ def port(line: str) -> int:
 class Server:
     """The process, and one connection to it."""
 
-    def __init__(self, process: subprocess.Popen, port: int, root: Path) -> None:
-        self.process, self.port, self.root = process, port, root
+    def __init__(
+        self, process: subprocess.Popen, port: int, root: Path, printed: Path | None = None
+    ) -> None:
+        self.process, self.port, self.root, self.printed = process, port, root, printed
 
     def ask(
         self, method: str, path: str, body: object = None, **headers: str
@@ -72,7 +76,14 @@ class Server:
     def stop(self) -> str:
         """End it as an operator would, and return what it printed."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.communicate(timeout=30)[0]
+        return self.end()
+
+    def end(self) -> str:
+        """Wait until it has ended, and return what it printed."""
+        if self.printed is None:
+            return self.process.communicate(timeout=30)[0]
+        self.process.wait(30)
+        return self.printed.read_text()
 
 
 @contextmanager
@@ -81,21 +92,24 @@ def served(root: Path, *changes: str, **env: str) -> Iterator[Server]:
     command = [sys.executable, "-W", "error", "-m", "modelkeep", "serve"]
     for change in ("port=0", *changes):
         command += ["-p", change]
-    process = subprocess.Popen(
-        command,
-        cwd=root,
-        env={**os.environ, "MODELKEEP_TOKEN": "", **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    # a file, as nobody reads a pipe while the server logs
+    folder = Path(tempfile.mkdtemp(prefix="modelkeep-printed-"))
+    printed = folder / "printed"
+    with open(printed, "w") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            env={**os.environ, "MODELKEEP_TOKEN": "", **env},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
     try:
-        said = []
-        while not (said and said[-1].startswith("Serving ")):
-            line = process.stdout.readline()
-            assert line, f"the server ended: {''.join(said)}"
-            said.append(line)
-        yield Server(process, port(said[-1]), root)
+        while not (line := re.search(r"^Serving .*$", printed.read_text(), re.MULTILINE)):
+            ended = process.poll() is not None
+            assert not ended, f"the server ended: {printed.read_text()}"
+            time.sleep(0.01)
+        yield Server(process, port(line[0]), root, printed)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        shutil.rmtree(folder)

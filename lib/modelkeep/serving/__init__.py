@@ -1,9 +1,10 @@
 """The prediction server.
 
-- `settings`: params/serve.yaml
-- `app`: the routes; `http`: requests and replies; `fast_path`: the short way of /predict
-- `requests`: a body becomes checked columns; `responses`: predictions become a body
-- `batching`: rows of many requests, predicted and logged together
+- `settings`: the values of params/serve.yaml; `access`: who may send what; `logs`: access and errors
+- `listener`: the socket and its connections; `fast_path`: the optional short cut of /predict
+- `app`: the routes, as a Starlette application; `bodies`: the body of a request
+- `requests`: a body becomes validated rows; `responses`: predictions become a body
 - `models`: champion, canary and shadow, loaded and verified
+- `batching`: rows of many requests, predicted and logged together
 - `labels`, `open_inference`, `openapi`: the other routes
 """

@@ -177,13 +177,13 @@ class App:
             shown = error
             if self.settings.errors == "brief":
                 shown = responses.brief(error)
-                logs.SERVER.info("%s: %s", path, error)
+                logs.server().info("%s: %s", path, error)
             return self._error(path, error.status, shown.place, shown.message, error.headers)
         if isinstance(error, Busy | LogError):
             headers = {"retry-after": str(error.retry_after)}
             return self._error(path, 503, "", str(error), headers)
         self.telemetry.problem("defect")
-        logs.SERVER.error("%s failed", path, exc_info=error)
+        logs.server().error("%s failed", path, exc_info=error)
         return self._error(path, 500, "", "an error of the server; it is logged")
 
     def _error(
@@ -390,13 +390,13 @@ class App:
                     seen = (state.st_mtime_ns, state.st_ino)
                     self.batcher.service = await self._reloaded()
             except Exception as error:  # the models in service stay
-                logs.SERVER.error("%s; %s stays in service", error, self.service.champion.name)
+                logs.server().error("%s; %s stays in service", error, self.service.champion.name)
             try:
                 if self.access.tokens.refresh():
                     self.known_heads.clear()
-                    logs.SERVER.info("the tokens changed: %d are valid", len(self.access.tokens))
+                    logs.server().info("the tokens changed: %d are valid", len(self.access.tokens))
             except ServerError as error:
-                logs.SERVER.error("%s; the tokens of before stay valid", error)
+                logs.server().error("%s; the tokens of before stay valid", error)
             with suppress(LogError):  # the next prediction reports it
                 await asyncio.to_thread(self.log.checkpoint)
             await asyncio.sleep(WATCH)

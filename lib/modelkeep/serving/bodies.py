@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from modelkeep.serving.requests import ValidationError
 
@@ -30,6 +30,8 @@ async def read(request: Request, max_kb: int, seconds: float) -> bytes:
                     raise _too_large(max_kb)
     except TimeoutError:
         raise ValidationError("$", "did not arrive in time; send it whole", 408) from None
+    except ClientDisconnect:  # nobody reads this reply
+        raise ValidationError("$", "is cut off: the client left", 400) from None
     body = b"".join(parts)
     return decompressed(body, max_kb) if encoding in ENCODINGS else body
 

@@ -9,7 +9,7 @@ import time
 from functools import cache
 from http import HTTPStatus
 
-from httptools import HttpParserError, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from modelkeep.serving.listener import END, Connection
 from modelkeep.serving.requests import ValidationError
@@ -113,7 +113,7 @@ def _length(head: bytes, app: object) -> int:
         HttpRequestParser(parsed).feed_data(head + END)
         headers = dict(parsed.headers)
         app.access.check(headers, writes=False)
-    except (HttpParserError, ValidationError):
+    except (HttpParserError, HttpParserUpgrade, ValidationError):
         return -1
     stated = headers.get(b"content-length", b"")
     unusual = len(headers) != len(parsed.headers) or any(name in headers for name in UNUSUAL)

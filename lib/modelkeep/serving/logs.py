@@ -5,8 +5,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-ACCESS = logging.getLogger("modelkeep.access")
-SERVER = logging.getLogger("modelkeep.server")
+ACCESS, SERVER = "modelkeep.access", "modelkeep.server"
 
 
 class TextFormatter(logging.Formatter):
@@ -39,8 +38,8 @@ def configure(form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for logger in (ACCESS, SERVER):
-        logger.setLevel(logging.INFO)
+    for name in (ACCESS, SERVER):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def access(
@@ -50,7 +49,12 @@ def access(
     level = logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO
     fields = {"client": f"{client[0]}:{client[1]}" if client else "", "method": method}
     fields |= {"path": path, "status": status, "ms": round(seconds * 1e3, 2)}
-    ACCESS.log(level, "request", extra={"request": fields})
+    logging.getLogger(ACCESS).log(level, "request", extra={"request": fields})
+
+
+def server() -> logging.Logger:
+    """The log of the server's own events and errors."""
+    return logging.getLogger(SERVER)
 
 
 def _line(fields: dict) -> str:

@@ -22,7 +22,7 @@ from modelkeep.evaluation.profile import Profile
 from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
 from modelkeep.serving.requests import RowReader, ValidatedRows, ValidationError
-from modelkeep.serving.response_templates import ResponseTemplate
+from modelkeep.serving.responses import Prediction, ResponseTemplate
 from modelkeep.training import manifests
 from modelkeep.training.engines.onnx import ALONE
 
@@ -51,18 +51,6 @@ class Model:
     def predict(self, rows: ValidatedRows) -> np.ndarray:
         """Probabilities (rows, classes) or numbers (rows,) of rows of which none is refused."""
         return self.engine.predict(rows.numbers, rows.categories)
-
-
-class Prediction(msgspec.Struct, gc=False):
-    """The prediction of one row."""
-
-    row: msgspec.Struct
-    model: Model
-    role: str
-    value: list[float] | float
-    best: int  # position of the most probable class
-    text: bytes  # `value` as JSON, its numbers between commas
-    notes: Sequence[str]
 
 
 class ModelOutput(NamedTuple):

@@ -23,8 +23,8 @@ MAX_TEXT = 1000  # characters of the longest category
 MAX_ID = 200  # characters of the longest id
 # no control characters, not even a last line feed: an id goes into logs and databases
 PLAIN = r"^[^\x00-\x1f\x7f-\x9f]*(?!\n)$"
-EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-AHEAD = timedelta(days=366)  # a row may happen so long after the server's clock
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), datetime.resolution
+DAYS_AHEAD = 366  # a row may happen so long after the server's clock
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)  # for schemas of before, which keep no limits
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=PLAIN)]
@@ -317,7 +317,7 @@ def time_axis(schema: Schema) -> tuple[datetime, datetime]:
     now = datetime.now(UTC)
     learned = getattr(schema, "axis", None)
     first, last = map(_moment, learned) if learned else (EARLIEST, now)
-    return min(first, now), max(last, now + AHEAD)
+    return min(first, now), max(last, now + timedelta(days=DAYS_AHEAD))
 
 
 def when(text: str | UnsetType, axis: tuple[datetime, datetime] | None = None) -> int | None:
