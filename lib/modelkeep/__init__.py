@@ -18,6 +18,7 @@ _MODULES = {
     "diagnose": "analyst.diagnosis",
     "distribution": "analyst.columns",
     "drift": "analyst.columns",
+    "explain": "analyst.diagnosis",
     "figures": "reports",
     "importance": "analyst.quality",
     "predict": "analyst.quality",

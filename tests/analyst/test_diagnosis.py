@@ -16,3 +16,9 @@ def test_two_tables_of_a_workspace_are_compared(parts, bundles):
 def test_any_two_tables_with_predictions_are_compared():
     before, now = shifted.periods(1, "level", rows=3000)
     assert mk.diagnose(before, now, label="late", time="when").remedy.kind == "recalibrate"
+
+
+def test_one_prediction_is_explained(parts, bundles):
+    rows = tables.readable(parts["binary"].test.head(1), bundles["binary"].schema)
+    result = mk.explain(rows, model=bundles["binary"])
+    assert "Shapley values, exact" in repr(result)

@@ -5,7 +5,9 @@ import pandas as pd
 from modelkeep.analyst import models, tables
 from modelkeep.monitoring import diagnosis
 from modelkeep.monitoring.diagnosis import Diagnosis
+from modelkeep.training import explain as shapley
 from modelkeep.training.bundle import Bundle
+from modelkeep.training.explain import Explanation
 
 
 def diagnose(
@@ -28,3 +30,13 @@ def diagnose(
     model = model or models.candidate()
     before, now = (tables.original(rows, model.schema) for rows in (before, now))
     return diagnosis.diagnose(before, now, bundle=model, seed=seed)
+
+
+def explain(rows: pd.DataFrame, *, model: Bundle | None = None, seed: int = 0) -> Explanation:
+    """What each column adds to the prediction of each row (Shapley values).
+
+    `model` is the candidate of the workspace where none is given; predictions are compared with
+    the mean of rows that cross-validation predicted.
+    """
+    model = model or models.candidate()
+    return shapley.explain(model, tables.original(rows, model.schema), seed=seed)
