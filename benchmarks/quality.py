@@ -31,7 +31,7 @@ def main() -> None:
     tried = pipelines.cross_validate(unfitted, rows, of, splits.blocks(rows, of), folds)
     fitted = pipelines.fit(unfitted, rows, of)
     year = splits.window(table, of, "2013-04-01", "2014-01-01").rows
-    log = frames.answered(year, of, pipelines.predict(fitted, year, of))
+    log = frames.with_predictions(year, of, pipelines.predict(fitted, year, of))
     past = decisions.cut(validation.out_of_fold(rows, tried, of), of, 7, 0)
     windows = decisions.quality(of, past, decisions.cut(log, of, 7, 0), 200)
     report([w for w in windows if w.past], [w for w in windows if not w.past])

@@ -74,7 +74,7 @@ def rows_of(served: bundle.Bundle) -> tuple:
     named = {k: [c.name for c in of.columns if c.kind == k] for k in ("number", "category")}
     texts = frame[named["category"]].astype(object)
     texts = texts.where(texts.notna(), None).to_numpy().T.tolist()
-    return frame[named["number"]].to_numpy(np.float64), texts, frames.answers(rows, of)
+    return frame[named["number"]].to_numpy(np.float64), texts, frames.predictions(rows, of)
 
 
 def request(count: Callable[[str, int, float], None]) -> None:

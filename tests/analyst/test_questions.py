@@ -189,7 +189,7 @@ def test_collected_rows_hold_predictions_and_names_usable_as_attributes(binary):
     ws, _, _ = binary
     rows = splits.load(ws.root / "data/prepared/test.parquet")
     model = ws.candidate()
-    rows = frames.answered(rows, model.schema, model.predict(rows))
+    rows = frames.with_predictions(rows, model.schema, model.predict(rows))
     splits.write(rows.assign(answered_by="a"), ws.root / "data/collected/rows.parquet")
     collected = ws.rows("collected")
     assert collected.prediction.equals(mk.predict(ws.rows("test")).prediction)

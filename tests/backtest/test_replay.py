@@ -149,10 +149,10 @@ def test_the_look_of_a_replay_is_the_look_of_the_monitor():
         history.unfitted(schema), rows, schema, replay.splits.blocks(rows, schema), 3
     )
     out_of_fold = replay.validation.out_of_fold(rows, folds, schema)
-    usual = replay.frames.answered(
+    usual = replay.frames.with_predictions(
         out_of_fold, schema, pipelines.predict(champion.pipeline, out_of_fold, schema)
     )
-    parts = [replay.frames.answered(rows, schema, predictions) for rows, predictions in (history.answered(champion, w) for w in range(first))]  # fmt: skip
+    parts = [replay.frames.with_predictions(rows, schema, predictions) for rows, predictions in (history.answered(champion, w) for w in range(first))]  # fmt: skip
     log = pd.concat(parts, ignore_index=True)
     log["y"] = log["y"].where(log["at"] + pd.Timedelta(days=1) <= history.starts[first])
     seen = decisions.look(

@@ -160,7 +160,7 @@ def test_every_reader_survives_what_a_server_accepted(task, seed, turns, tmp_pat
     assert got["rows_in"] == len(rows) == got["labelled"] + got["unlabelled"] + got["quarantined"]
     times = collected.rows["when"]
     assert times.max() - times.min() < pd.Timedelta(days=1200) and got["quarantined"] > 20
-    for show in (collect.arrived, collect.waiting, collect.said):
+    for show in (collect.arrived, collect.waiting, collect.mean_prediction):
         assert isinstance(show(collected.rows, t.of), Figure)
     seen = synthetic.look(served, collected.rows)
     assert seen.decision.state and len(seen.windows) < 300

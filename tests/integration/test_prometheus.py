@@ -82,7 +82,7 @@ def shares(column, rows):
 
 
 def said(rows, of):
-    return rows.assign(**{PREDICTION: frames.answers(rows, of)[:, 1]})
+    return rows.assign(**{PREDICTION: frames.predictions(rows, of)[:, 1]})
 
 
 def test_psi_and_missing_shares_are_those_of_pandas(live):
@@ -104,7 +104,7 @@ def test_psi_and_missing_shares_are_those_of_pandas(live):
 
 def test_quality_is_that_of_the_offline_join(live):
     of, rows = live.served.schema, live.rows[live.rows["late"].notna()]
-    y, p = pipelines.outcome(rows, of), frames.answers(rows, of)
+    y, p = pipelines.outcome(rows, of), frames.predictions(rows, of)
     called = p[:, 1] > p[:, 0]
     expected = {
         "labelled": len(rows),
@@ -126,7 +126,7 @@ def test_quality_is_that_of_the_offline_join(live):
 
 
 def test_estimated_quality_is_that_of_the_scores(live):
-    p = frames.answers(live.rows, live.served.schema)
+    p = frames.predictions(live.rows, live.served.schema)
     found = live.server.by("modelkeep:estimated_log_loss:slow", "version")["flights@v1"]
     assert found == pytest.approx(metrics.expected("binary", p)["log_loss"], rel=0.01)
 

@@ -74,7 +74,7 @@ class World:
         """The truth, or while `wrong` the other class, which is corrected later."""
         self.ticks += 1
         at = time.time() - OLD[self.ticks % len(OLD)] * 86_400
-        answers = frames.answers(rows, self.served.schema).tolist()
+        answers = frames.predictions(rows, self.served.schema).tolist()
         truth = pipelines.outcome(rows, self.served.schema).tolist()
         with self.replica.lock:
             t = self.replica.telemetry

@@ -232,7 +232,7 @@ def test_the_model_in_service_and_its_reference_agree(bundles, parts):
     """Rows like those it learned from: whatever the kind of model, neither inputs nor predictions move."""
     for task in synthetic.LABELS:
         of, test = parts[task].schema, parts[task].test
-        log = frames.answered(test, of, bundles[task].answer(test))
+        log = frames.with_predictions(test, of, bundles[task].answer(test))
         counted = reference.count(log, of, bundles[task].reference)
         found = drift.compare(bundles[task].reference, counted, by="rows", fdr=1e-4)
         assert not found.alarm, task
@@ -244,11 +244,11 @@ def test_planted_drift_and_decline_are_found(tmp_path):
     rows = synthetic.table(rows=1500, days=35, seed=5)
     rows["when"] += pd.Timedelta(days=160)
     rows["late"] = rows["late"].astype(str)
-    log = frames.answered(rows, of, served.answer(rows))
+    log = frames.with_predictions(rows, of, served.answer(rows))
     calm = decisions.look(served.out_of_fold, served.reference, log, of, **KNOBS)
     rows["late"] = np.where(rows["size"] > 0.5, "0", "1")  # the world turned round
     rows["weight"] = rows["weight"] * 1000  # and somebody changed a unit
-    log = frames.answered(rows, of, served.answer(rows))
+    log = frames.with_predictions(rows, of, served.answer(rows))
     seen = decisions.look(served.out_of_fold, served.reference, log, of, **KNOBS)
     assert (calm.decision.state, seen.decision.state) == ("fine", "retrain")
     told = " ".join(seen.decision.reasons)
@@ -260,7 +260,7 @@ def test_a_log_with_weeks_without_rows(bundles, parts):
     of, served = parts["binary"].schema, bundles["binary"]
     test = parts["binary"].test
     rows = test[test["when"].dt.day.between(1, 10) | (test["when"].dt.day > 25)]
-    log = frames.answered(rows, of, served.answer(rows))
+    log = frames.with_predictions(rows, of, served.answer(rows))
     seen = decisions.look(
         served.out_of_fold, served.reference, log, of, **KNOBS | {"window_days": 3}
     )
@@ -270,7 +270,7 @@ def test_a_log_with_weeks_without_rows(bundles, parts):
 @pytest.mark.parametrize("nothing", ["rows", "labels"])
 def test_a_log_without_rows_or_labels(nothing, bundles, parts):
     of, served = parts["binary"].schema, bundles["binary"]
-    log = frames.answered(parts["binary"].test, of, served.answer(parts["binary"].test))
+    log = frames.with_predictions(parts["binary"].test, of, served.answer(parts["binary"].test))
     log = log.head(0) if nothing == "rows" else log.assign(late=np.nan)
     seen = decisions.look(served.out_of_fold, served.reference, log, of, **KNOBS)
     assert seen.decision.state == "look"

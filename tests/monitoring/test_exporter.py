@@ -75,7 +75,7 @@ def test_answers_are_counted_as_numpy_counts_them(telemetry, bundles, task):
     if task == "regression":
         assert not [k for k in found if k[0] in ("predictions_total", "score_ratio_count")]
         promise = served.out_of_fold
-        past = pipelines.outcome(promise, served.schema), frames.answers(promise, served.schema)
+        past = pipelines.outcome(promise, served.schema), frames.predictions(promise, served.schema)
         for name, mean in metrics.expected_errors(said, *past).items():
             assert found[f"estimated_{name}_total", "v"] == pytest.approx(1500 * mean)
         return
@@ -304,4 +304,4 @@ def test_no_value_of_a_row_becomes_a_label(telemetry, bundles):
     text = watched.text(telemetry, time.time())
     for word in ("secret", "north", "south", "east", "blue", "green", "red"):
         assert f'"{word}' not in text
-    assert frames.answer_columns(served.schema)[0] not in text
+    assert frames.prediction_columns(served.schema)[0] not in text

@@ -24,7 +24,7 @@ def log_of(parts, said=None, rows=None):
         if said is None
         else said
     )
-    return frames.answered(rows, parts.schema, said)
+    return frames.with_predictions(rows, parts.schema, said)
 
 
 def weeks_of(parts, log):
@@ -79,7 +79,7 @@ def test_realised_quality_is_that_of_the_labelled_rows(task, parts):
     assert [w.past for w in found] == [True, True, False, False, False]
     for window, (start, rows) in zip(found, cut, strict=True):
         known = rows[rows[of.label].notna()]
-        y, p = pipelines.outcome(known, of), frames.answers(known, of)
+        y, p = pipelines.outcome(known, of), frames.predictions(known, of)
         assert (window.start, window.rows, window.labelled) == (start, len(rows), len(known))
         assert window.coverage == len(known) / len(rows)
         for name, values in metrics.per_row(of.task, y, p).items():
@@ -135,7 +135,7 @@ def test_late_labels_correct_what_the_model_believes(slope, better, parts):
     truth = draw.beta(2, 3, len(rows))
     said = expit(slope * logit(truth) + 1)
     rows["late"] = np.where(draw.random(len(rows)) < truth, "1", "0")
-    log = frames.answered(rows, of, np.column_stack([1 - said, said]))
+    log = frames.with_predictions(rows, of, np.column_stack([1 - said, said]))
     found = windows.quality(of, [], windows.cut(log, of, 7, 0), 20)[1:]
     real = np.array([w.realised["log_loss"] for w in found])
     estimated, corrected = (

@@ -31,9 +31,9 @@ def test_answers_come_back_as_they_were_said(task, names, parts):
     of, rows = parts[task].schema, parts[task].test
     said = np.random.default_rng(0).random((len(rows), len(names)))
     said = said.ravel() if task == "regression" else said
-    log = frames.answered(rows, of, said)
-    assert frames.answer_columns(of) == names == list(log)[-len(names) :]
-    assert (frames.answers(log, of) == said).all()
+    log = frames.with_predictions(rows, of, said)
+    assert frames.prediction_columns(of) == names == list(log)[-len(names) :]
+    assert (frames.predictions(log, of) == said).all()
     assert list(rows) == list(log)[: -len(names)]
 
 
@@ -41,7 +41,7 @@ def test_answers_come_back_as_they_were_said(task, names, parts):
 def test_a_column_with_a_name_of_the_log_is_refused(name):
     frame = synthetic.table("regression").rename(columns={"weight": name})
     with pytest.raises(LogError, match=f"column '{name}' has a name that the prediction log needs"):
-        frames.answer_columns(synthetic.prepared("regression", frame).schema)
+        frames.prediction_columns(synthetic.prepared("regression", frame).schema)
 
 
 def test_a_label_never_comes_before_its_delay(parts):
@@ -111,7 +111,7 @@ def test_no_rows_are_a_log_without_lines(task, parts, tmp_path):
     log = frames.replay(nothing, of, said, model="m", as_of=np.datetime64("2020-01-01"), **LATE)
     splits.write(log, tmp_path / "rows.parquet")
     assert list(splits.load(tmp_path / "rows.parquet")) == list(log)
-    assert len(log) == 0 and frames.answers(log, of).shape == said.shape
+    assert len(log) == 0 and frames.predictions(log, of).shape == said.shape
 
 
 def test_a_log_is_the_same_after_its_file(parts, tmp_path):
@@ -128,7 +128,7 @@ def test_a_log_with_nothing_in_it_is_the_table_of_a_replay_without_rows(parts):
     found, aside = frames.logged([], of).rows, frames.logged([], of).quarantine
     assert list(found) == list(played) and aside.empty
     assert found.dtypes.astype(str).to_dict() == played.dtypes.astype(str).to_dict()
-    assert frames.answers(found, of).shape == (0, 3)
+    assert frames.predictions(found, of).shape == (0, 3)
 
 
 def batch(**columns):

@@ -16,7 +16,7 @@ from synthetic import said
 
 TASKS = tuple(synthetic.LABELS)
 LATE = {"delay_days": 1, "wait_days": 2, "lost": 0.02, "seed": 0}
-SHOWN = (collect.arrived, collect.waiting, collect.said, collect.example)
+SHOWN = (collect.arrived, collect.waiting, collect.mean_prediction, collect.example)
 
 
 def of_rows(log):
@@ -43,7 +43,7 @@ def test_the_log_is_what_came_after_as_of(task, turns):
     log = t.served_log
     after = t.raw[(t.raw["when"] >= "2020-04-01") & (t.raw["when"] < "2020-06-10")]
     assert log["key"].tolist() == after["key"].tolist()
-    assert np.allclose(frames.answers(log, t.of), t.served.answer(log), rtol=1e-6)
+    assert np.allclose(frames.predictions(log, t.of), t.served.answer(log), rtol=1e-6)
     assert (log["answered_by"] == t.served.name).all()
     assert (log["labelled_at"].dropna() <= pd.Timestamp("2020-06-10")).all()
     told = collect.verdict(of_rows(log), t.of)
@@ -110,7 +110,7 @@ def test_rows_that_the_model_never_saw_the_like_of(turns):
     t = turns["multiclass"]
     raw = t.raw.assign(shop="nowhere", weight=np.nan)
     log = sources.replayed(raw, t.served, 7, **LATE)
-    assert len(log) and np.isfinite(frames.answers(log, t.of)).all()
+    assert len(log) and np.isfinite(frames.predictions(log, t.of)).all()
 
 
 def micros(moment):
@@ -120,7 +120,7 @@ def micros(moment):
 def serve(t, root, url="sqlite:///log.db", seed=0):
     """Put a replay's rows into a real log, labels in any order; each row is answered when it happens."""
     of, rows = t.of, t.served_log
-    names, timed = frames.answer_columns(of), of.time is not None
+    names, timed = frames.prediction_columns(of), of.time is not None
     answers, labels = [], []
     for i, row in enumerate(rows.to_dict("records")):
         features = {c.name: None if pd.isna(row[c.name]) else row[c.name] for c in of.columns}

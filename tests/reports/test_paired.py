@@ -32,12 +32,12 @@ def runs():
 
 
 def run(name, schema, rows, predictions):
-    rows = frames.answered(rows, schema, predictions)
+    rows = frames.with_predictions(rows, schema, predictions)
     return Run(name, "", {}, {}, {}, {}, PLOTS, schema, rows)
 
 
 def noise(rows, schema, size, draw):
-    p = frames.answers(rows, schema)
+    p = frames.predictions(rows, schema)
     if schema.task == "regression":
         return p + draw.normal(0, 3 * size, len(p))
     p = p * np.exp(draw.normal(0, size, p.shape))
@@ -60,14 +60,14 @@ def test_only_rows_that_both_predicted_are_compared(runs):
     plain, noisy, _ = runs["binary"]
     half = noisy.predictions.iloc[::-2]  # also in another order
     less = paired.compare(
-        plain, run("half", noisy.schema, half, frames.answers(half, noisy.schema))
+        plain, run("half", noisy.schema, half, frames.predictions(half, noisy.schema))
     )
     assert less.verdict.gains[0].rows == len(half)
     shared = plain.predictions[plain.predictions.key.isin(half.key)]
     y = pipelines.outcome(shared, plain.schema)
-    loss = metrics.log_loss(y, frames.answers(shared, plain.schema)).mean()
+    loss = metrics.log_loss(y, frames.predictions(shared, plain.schema)).mean()
     theirs = half.iloc[::-1]
-    other = metrics.log_loss(y, frames.answers(theirs, noisy.schema)).mean()
+    other = metrics.log_loss(y, frames.predictions(theirs, noisy.schema)).mean()
     assert less.verdict.gains[0].gain == pytest.approx(loss - other)
 
 

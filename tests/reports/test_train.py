@@ -47,7 +47,7 @@ def test_the_promise_is_what_cross_validation_answered(task, turns):
     t = turns[task]
     assert len(t.log) == sum(len(f.rows) for f in t.folds)
     said_there = np.concatenate([f.predictions for f in t.folds])
-    assert (frames.answers(t.log, t.of) == said_there).all()
+    assert (frames.predictions(t.log, t.of) == said_there).all()
     assert t.log[t.of.id].tolist() == t.parts.train[t.of.id].iloc[-len(t.log) :].tolist()
 
 

@@ -69,7 +69,7 @@ class Replica:
     def send(self, served, rows: pd.DataFrame, version: str, turn: int = 32, **words) -> None:
         """Answer rows, so many in a turn of the loop."""
         numbers, categories = seen(rows, served.schema)
-        said = frames.answers(rows, served.schema)
+        said = frames.predictions(rows, served.schema)
         for i in range(0, len(rows), turn):
             part = slice(i, i + turn)
             with self.lock:
@@ -93,7 +93,9 @@ class Replica:
         of = served.schema
         truth = pipelines.outcome(rows, of).tolist()
         with self.lock:
-            for answer, true in zip(np.atleast_2d(frames.answers(rows, of).T).T.tolist(), truth):
+            for answer, true in zip(
+                np.atleast_2d(frames.predictions(rows, of).T).T.tolist(), truth
+            ):
                 self.telemetry.label("first")
                 self.telemetry.truth(version, at, answer, true, now=time.time())
 
@@ -101,4 +103,4 @@ class Replica:
 def answered(served, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that fit, with what the model says of them."""
     rows = schema.clean(rows, served.schema).rows
-    return frames.answered(rows, served.schema, served.predict(rows))
+    return frames.with_predictions(rows, served.schema, served.predict(rows))

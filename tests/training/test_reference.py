@@ -12,7 +12,7 @@ from modelkeep.training import reference
 def log(parts):
     rows = parts["binary"].train
     p = np.linspace(0, 1, len(rows))
-    return frames.answered(rows, parts["binary"].schema, np.column_stack([1 - p, p]))
+    return frames.with_predictions(rows, parts["binary"].schema, np.column_stack([1 - p, p]))
 
 
 def test_features_and_predictions_are_counted_by_day(log, parts):
@@ -39,7 +39,9 @@ def test_the_prediction_is_of_the_last_class_or_the_likeliest_or_the_number(part
     bins = {}
     for task, answers in predictions.items():
         schema = parts[task].schema
-        found = reference.learn(frames.answered(parts[task].train.head(2), schema, answers), schema)
+        found = reference.learn(
+            frames.with_predictions(parts[task].train.head(2), schema, answers), schema
+        )
         bins[task] = found.bins[-1]
     assert bins["binary"].edges[0] == 0.1 and bins["binary"].edges[-1] == 0.8
     assert set(bins["multiclass"].categories) == {"blue", "red"}
@@ -57,7 +59,7 @@ def test_without_time_rows_stand_for_themselves():
     learned = synthetic.prepared(timed=False)
     predictions = np.tile([0.5, 0.5], (len(learned.train), 1))
     found = reference.learn(
-        frames.answered(learned.train, learned.schema, predictions), learned.schema
+        frames.with_predictions(learned.train, learned.schema, predictions), learned.schema
     )
     assert found.blocks is None and found.rows.tolist() == [len(learned.train)]
 
@@ -65,7 +67,7 @@ def test_without_time_rows_stand_for_themselves():
 def test_only_inputs_can_page(log, parts):
     schema = parts["binary"].schema
     against = reference.learn(log, schema)
-    turned = frames.answered(log, schema, frames.answers(log, schema)[:, ::-1] ** 4)
+    turned = frames.with_predictions(log, schema, frames.predictions(log, schema)[:, ::-1] ** 4)
     counted = reference.count(turned, schema, against)
     assert drift.compare(against, counted, by="rows").columns[-1].alarm
     bare = [reference.inputs(c) for c in (against, counted)]
@@ -81,7 +83,7 @@ def test_predictions_of_the_model_in_service_do_not_seem_to_move(model, knobs, t
     learned = synthetic.prepared(frame=frame, timed=True, test_days=300)
     served = synthetic.sealed(tmp_path / "candidate", learned, model, **knobs)
     schema = learned.schema
-    log = frames.answered(learned.test, schema, served.answer(learned.test))
+    log = frames.with_predictions(learned.test, schema, served.answer(learned.test))
     p = {}
     for name, against in (
         ("service", served.reference),

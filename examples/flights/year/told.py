@@ -57,7 +57,7 @@ def tell(root: Path, table: pd.DataFrame, asked: Mapping, seen, first: str) -> T
     truth = pd.Series(as_text(table[of.label]).to_numpy(), table[of.id].to_numpy())
     checks = _once(raw, seen) | _same(rows, of, models, seen)
     checks |= _labels(raw, truth, seen) | _history(root, rows, asked, truth, of)
-    said = frames.answers(rows, of)
+    said = frames.predictions(rows, of)
     role = raw.drop_duplicates("id").set_index("id")["role"].reindex(rows[of.id]).to_numpy()
     rows[of.label] = truth.reindex(rows[of.id]).to_numpy()  # also of those whose label never came
     alone = models[first[:10]].answer(rows)
@@ -83,7 +83,7 @@ def _once(raw: pd.DataFrame, seen) -> dict[str, int]:
 
 def _same(rows: pd.DataFrame, of: Schema, models: Mapping, seen) -> dict[str, int | float]:
     """Whether the log holds what clients were told, and whether that is what the named model says."""
-    said, by = frames.answers(rows, of), rows[frames.ANSWERED_BY].to_numpy()
+    said, by = frames.predictions(rows, of), rows[frames.ANSWERED_BY].to_numpy()
     told = [seen.given.get(i, ("", [np.nan] * said.shape[1])) for i in rows[of.id]]
     other = np.array([model for model, _ in told]) != by
     other |= np.abs(np.array([answer for _, answer in told]) - said).max(axis=1) > NEAR

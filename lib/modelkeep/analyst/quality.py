@@ -25,7 +25,9 @@ def predict(rows: pd.DataFrame, model: Bundle | None = None) -> pd.DataFrame:
     """
     model = model or models.candidate()
     rows = tables.original(rows, model.schema)
-    return tables.readable(frames.answered(rows, model.schema, model.predict(rows)), model.schema)
+    return tables.readable(
+        frames.with_predictions(rows, model.schema, model.predict(rows)), model.schema
+    )
 
 
 def score(
@@ -171,7 +173,7 @@ def what_if(
         table[column.name] = (
             _numbers(values, column.name) if column.kind == "number" else as_text(values)
         )
-    result = tables.readable(frames.answered(table, schema, model.predict(table)), schema)
+    result = tables.readable(frames.with_predictions(table, schema, model.predict(table)), schema)
     added = [name for name in result if name not in table]
     return result[[*changes, *added]]
 
@@ -198,11 +200,11 @@ def _judged(
     """Labelled rows in the library's form, their schema, their predictions and their labels."""
     schema = model.schema if model else models.schema() or models.candidate().schema
     rows = _labelled(tables.original(rows, schema), schema)
-    if model is None and set(frames.answer_columns(schema)) <= set(rows):
-        p = frames.answers(rows, schema)
+    if model is None and set(frames.prediction_columns(schema)) <= set(rows):
+        p = frames.predictions(rows, schema)
     else:
         p = (model or models.candidate()).predict(rows)
-    return frames.answered(rows, schema, p), schema, p, pipelines.outcome(rows, schema)
+    return frames.with_predictions(rows, schema, p), schema, p, pipelines.outcome(rows, schema)
 
 
 def _labelled(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:

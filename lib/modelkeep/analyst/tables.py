@@ -32,7 +32,7 @@ def readable(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     rows = rows.copy(deep=False)
     if schema.label in rows:
         rows[schema.label] = _label(rows[schema.label], schema)
-    names = frames.answer_columns(schema)
+    names = frames.prediction_columns(schema)
     if schema.task == "regression" or not set(names) <= set(rows):
         return rows
     values = rows[names].to_numpy(dtype="float64")
@@ -54,7 +54,7 @@ def original(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
         else:
             rows[schema.label] = as_text(label)
     if prediction(schema) in rows and schema.task != "regression":
-        names, given = frames.answer_columns(schema), probabilities(schema)
+        names, given = frames.prediction_columns(schema), probabilities(schema)
         if schema.task == "binary":
             positive = rows[prediction(schema)].to_numpy(dtype="float64")
             rows[names] = np.column_stack([1 - positive, positive])

@@ -127,7 +127,9 @@ def _promised(
         history.learning["folds"],
     )
     out_of_fold = validation.out_of_fold(rows, folds, schema)
-    usual = frames.answered(out_of_fold, schema, point_in_time.predictions(champion, out_of_fold))
+    usual = frames.with_predictions(
+        out_of_fold, schema, point_in_time.predictions(champion, out_of_fold)
+    )
     cut = windows.cut(out_of_fold, schema, parameters["window_days"], parameters["window_rows"])
     return reference.learn(usual, schema), windows.follow(
         windows.Told(), schema, cut, parameters["min_labels"], True
@@ -155,7 +157,7 @@ def _serve(history: History, policy: Policy, rules: Rules, now: _Service, week: 
     else:
         found = history.quality(champion, week)
     if policy.watches:
-        now.log.append(frames.answered(rows, champion.schema, predictions))
+        now.log.append(frames.with_predictions(rows, champion.schema, predictions))
         now.log = now.log[-max(rules.log_days // 7, 1) :]
     hand = [history.quality(m, week) for m in others]
     first = metrics.METRICS[champion.schema.task][0]

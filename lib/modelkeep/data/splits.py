@@ -301,11 +301,11 @@ def _positions(rows: int, origin: Mapping) -> np.ndarray:
     return np.random.default_rng(int(origin.get("seed", 0))).random(rows).argsort().argsort()
 
 
-def blocks(rows: pd.DataFrame, of: Schema) -> np.ndarray:
+def blocks(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
     """The block of each row within which rows are alike: its day, or itself where rows have no time."""
-    if of.time is None:
+    if schema.time is None:
         return np.arange(len(rows))
-    return rows[of.time].to_numpy().astype("datetime64[D]")
+    return rows[schema.time].to_numpy().astype("datetime64[D]")
 
 
 def period(rows: pd.DataFrame, schema: Schema) -> str:
@@ -315,11 +315,11 @@ def period(rows: pd.DataFrame, schema: Schema) -> str:
     return f"{rows[schema.time].min():%Y-%m-%d} to {rows[schema.time].max():%Y-%m-%d}"
 
 
-def weeks(rows: pd.DataFrame, of: Schema) -> tuple[np.ndarray, np.ndarray]:
+def weeks(rows: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
     """The starts of the weeks, or twenty equal parts of the file, and which one each row is in."""
-    if of.time is None:
+    if schema.time is None:
         return np.arange(1, 21), np.arange(len(rows)) * 20 // max(len(rows), 1)
-    day = rows[of.time].to_numpy().astype("datetime64[D]")
+    day = rows[schema.time].to_numpy().astype("datetime64[D]")
     if len(day) == 0:
         return day, np.zeros(0, int)
     week = (day - day.min()).astype(int) // 7

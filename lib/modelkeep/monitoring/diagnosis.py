@@ -157,7 +157,7 @@ def _cleaned(
 
 def _predicted(rows: pd.DataFrame, schema: Schema, bundle: Bundle | None) -> pd.DataFrame:
     """Return the rows with their predictions, and labels as the schema has them."""
-    names = frames.answer_columns(schema)
+    names = frames.prediction_columns(schema)
     missing = [name for name in names if name not in rows.columns]
     if missing and bundle is None:
         raise DiagnosisError(
@@ -166,7 +166,7 @@ def _predicted(rows: pd.DataFrame, schema: Schema, bundle: Bundle | None) -> pd.
         )
     if schema.label not in rows.columns:
         rows = rows.assign(**{schema.label: np.nan})
-    return frames.answered(rows, schema, bundle.predict(rows)) if missing else rows
+    return frames.with_predictions(rows, schema, bundle.predict(rows)) if missing else rows
 
 
 def _too_few(rows: pd.DataFrame, schema: Schema) -> str:
@@ -196,7 +196,7 @@ def _side(rows: pd.DataFrame, schema: Schema, bins: Sequence[Column]) -> Side:
         else:
             code = binning.category_places(b, values)
         places[b.name] = code.astype(np.int64)
-    p = frames.answers(rows, schema)
+    p = frames.predictions(rows, schema)
     known = rows[schema.label].notna().all()
     y = pipelines.outcome(rows, schema) if known else None
     loss = _loss(schema.task, y, p) if known else np.full(len(rows), np.nan)
@@ -268,7 +268,7 @@ def _cannot_say(schema: Schema, known: Sequence[pd.DataFrame], why: str) -> Diag
     losses = [np.nan, np.nan]
     for i, rows in enumerate(known):
         if len(rows) and rows[schema.label].notna().all():
-            y, p = pipelines.outcome(rows, schema), frames.answers(rows, schema)
+            y, p = pipelines.outcome(rows, schema), frames.predictions(rows, schema)
             losses[i] = float(_loss(schema.task, y, p).mean())
     metric = metrics.NAMES[metrics.METRICS[schema.task][0]]
     remedy = Remedy("cannot say", "", why)

@@ -72,7 +72,7 @@ def follow(told: Told, of: Schema, cut: Sequence, minimum: int, past: bool = Fal
     """Tell of more windows after those that were told of; who looks each week tells of the old ones once."""
     for start, rows in cut:
         labelled = rows[rows[of.label].notna()]
-        p, enough = frames.answers(rows, of), len(labelled) >= minimum
+        p, enough = frames.predictions(rows, of), len(labelled) >= minimum
         real, daily = _realised(of, labelled) if enough else ({}, {})
         estimated, corrected = _beliefs(of, p, told.seen)
         missed = {k: [m[k] for m in told.misses if k in m] for k in corrected}
@@ -81,14 +81,16 @@ def follow(told: Told, of: Schema, cut: Sequence, minimum: int, past: bool = Fal
         window = replace(window, low=low, high=high, daily=daily)
         misses = {k: abs(real[k] - corrected[k]) for k in corrected.keys() & real.keys()}
         misses = {k: miss for k, miss in misses.items() if np.isfinite(miss)}
-        seen = [(pipelines.outcome(labelled, of), frames.answers(labelled, of))] if enough else []
+        seen = (
+            [(pipelines.outcome(labelled, of), frames.predictions(labelled, of))] if enough else []
+        )
         told = Told((*told.windows, window), (*told.seen, *seen), (*told.misses, misses))
     return told
 
 
 def _realised(of: Schema, rows: pd.DataFrame) -> tuple[dict, dict]:
     """Each metric and the bias in all, and by day."""
-    y, p = pipelines.outcome(rows, of), frames.answers(rows, of)
+    y, p = pipelines.outcome(rows, of), frames.predictions(rows, of)
     values = metrics.per_row(of.task, y, p)
     if of.task != "multiclass":
         values["bias"] = p - y if of.task == "regression" else p[:, 1] - y

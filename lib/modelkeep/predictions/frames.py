@@ -1,4 +1,4 @@
-"""The prediction log as a table: what was asked, what the model said, what came true and when that was known."""
+"""The prediction log as a table: features, predictions, labels, and when each label arrived."""
 
 import json
 from collections.abc import Iterable
@@ -23,10 +23,12 @@ class LogError(ModelkeepError, ValueError):
     """Rows that a prediction log cannot hold."""
 
 
-def answer_columns(of: Schema) -> list[str]:
-    """The names of the columns that hold an answer: one probability a class, or the predicted number."""
-    names = ["prediction"] if of.task == "regression" else [f"p({name})" for name in of.classes]
-    own = {of.id, of.time, of.entity, of.label, *(c.name for c in of.columns)}
+def prediction_columns(schema: Schema) -> list[str]:
+    """The names of the columns of a prediction: one probability a class, or the predicted number."""
+    names = (
+        ["prediction"] if schema.task == "regression" else [f"p({name})" for name in schema.classes]
+    )
+    own = {schema.id, schema.time, schema.entity, schema.label, *(c.name for c in schema.columns)}
     taken = own & {*names, ANSWERED_BY, LABELLED_AT}
     if taken:
         raise LogError(
@@ -36,23 +38,22 @@ def answer_columns(of: Schema) -> list[str]:
     return names
 
 
-def answers(rows: pd.DataFrame, of: Schema) -> np.ndarray:
-    """What the model said, as probabilities (rows, classes) or numbers (rows,)."""
-    values = rows[answer_columns(of)].to_numpy(dtype="float64")
-    return values.ravel() if of.task == "regression" else values
+def predictions(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """The predictions, as probabilities (rows, classes) or numbers (rows,)."""
+    values = rows[prediction_columns(schema)].to_numpy(dtype="float64")
+    return values.ravel() if schema.task == "regression" else values
 
 
-def answered(rows: pd.DataFrame, of: Schema, said: np.ndarray) -> pd.DataFrame:
-    """The rows with what a model said of them."""
-    return rows.assign(
-        **dict(zip(answer_columns(of), said.T if said.ndim == 2 else [said], strict=True))
-    )
+def with_predictions(rows: pd.DataFrame, schema: Schema, predictions: np.ndarray) -> pd.DataFrame:
+    """The rows with the predictions of a model."""
+    columns = predictions.T if predictions.ndim == 2 else [predictions]
+    return rows.assign(**dict(zip(prediction_columns(schema), columns, strict=True)))
 
 
 def replay(
     rows: pd.DataFrame,
-    of: Schema,
-    said: np.ndarray,
+    schema: Schema,
+    predictions: np.ndarray,
     *,
     model: str,
     as_of: np.datetime64 | None,
@@ -61,24 +62,28 @@ def replay(
     lost: float,
     seed: int,
 ) -> pd.DataFrame:
-    """The log that serving `rows` would have left at `as_of`: each label arrives `delay_days` plus an exponential wait after its row, a share `lost` never does."""
-    log = answered(rows, of, said).assign(**{ANSWERED_BY: model})
+    """The log that serving `rows` would have left at `as_of`.
+
+    Each label arrives `delay_days` plus an exponential wait of `wait_days` after its row; a share
+    `lost` never does.
+    """
+    log = with_predictions(rows, schema, predictions).assign(**{ANSWERED_BY: model})
     random = np.random.default_rng(seed)
     wait, gone = random.exponential(wait_days, len(log)), random.random(len(log)) < lost
-    gone |= log[of.label].isna().to_numpy()
-    if of.time is None:
+    gone |= log[schema.label].isna().to_numpy()
+    if schema.time is None:
         log[LABELLED_AT] = pd.Series(pd.NaT, index=log.index, dtype="datetime64[us]")
     else:
         days = pd.to_timedelta(delay_days + wait, unit="D")
-        arrives = (log[of.time] + days).astype("datetime64[us]")
+        arrives = (log[schema.time] + days).astype("datetime64[us]")
         gone |= (arrives > as_of).to_numpy()
         log[LABELLED_AT] = arrives.mask(gone)
-    log[of.label] = log[of.label].mask(gone)
+    log[schema.label] = log[schema.label].mask(gone)
     return log
 
 
 def logged(batches: Iterable[pa.RecordBatch], schema: Schema, model: str = "") -> Cleaned:
-    """The batches of a log (see `log.Log.read`) as the table that `replay` makes, and the quarantined rows.
+    """The batches of a log (see `log.PredictionLog.read`) as the table that `replay` makes, and the quarantined rows.
 
     `model`: only its predictions. A row is quarantined when its features, time or label do not fit
     `schema`, or when its prediction has other classes: rows read = rows + quarantine.
@@ -87,14 +92,14 @@ def logged(batches: Iterable[pa.RecordBatch], schema: Schema, model: str = "") -
     nothing = pd.DataFrame({name: [] for name in READ}, dtype=object)
     log = pd.concat(parts, ignore_index=True) if parts else nothing
     log = log[log["model"] == model].reset_index(drop=True) if model else log
-    names, values = answer_columns(schema), _json(log["answer"])
+    names, values = prediction_columns(schema), _json(log["answer"])
     alike = np.array([len(each) == len(names) for each in values], dtype=bool)
     cleaned = clean(_raw(log, schema), _with_log_axis(schema, log["at"]), unique=False, also=[
         Fault(OTHER_CLASSES, pd.Series(OTHER_CLASSES, np.flatnonzero(~alike), dtype="str"))
     ])  # fmt: skip
     kept = cleaned.rows.index
     given = np.array([values[i] for i in kept], dtype="float64").reshape(len(kept), len(names))
-    table = answered(cleaned.rows, schema, given)
+    table = with_predictions(cleaned.rows, schema, given)
     table[ANSWERED_BY] = log["model"][kept].astype("str")
     arrived = log["labelled_at"][kept].astype("datetime64[us]")
     table[LABELLED_AT] = arrived.where(table[schema.label].notna())
@@ -133,9 +138,9 @@ def _json(texts: pd.Series) -> list:
     return json.loads(b"[" + b",".join(texts) + b"]")
 
 
-def delays(log: pd.DataFrame, of: Schema) -> np.ndarray:
+def delays(log: pd.DataFrame, schema: Schema) -> np.ndarray:
     """Days from row to label, of the labels that have come."""
-    if of.time is None:
+    if schema.time is None:
         return np.zeros(0)
-    wait = (log[LABELLED_AT] - log[of.time]).dropna()
+    wait = (log[LABELLED_AT] - log[schema.time]).dropna()
     return np.sort(wait.to_numpy() / DAY)

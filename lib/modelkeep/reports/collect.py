@@ -99,12 +99,12 @@ def quarantine(collected: Collected) -> Html:
     return markup.table(rows, "No row was quarantined.")
 
 
-def arrived(log: pd.DataFrame, of: Schema) -> Figure | Html:
-    """Answers by week, with and without a label."""
+def arrived(log: pd.DataFrame, schema: Schema) -> Figure | Html:
+    """Predictions by week, with and without a label."""
     if log.empty:
         return markup.table([], "There is nothing to draw.")
-    week, index = splits.weeks(log, of)
-    known = log[of.label].notna().to_numpy()
+    week, index = splits.weeks(log, schema)
+    known = log[schema.label].notna().to_numpy()
     parts = {
         "label known": np.bincount(index[known], minlength=len(week)),
         "not known": np.bincount(index[~known], minlength=len(week)),
@@ -112,44 +112,48 @@ def arrived(log: pd.DataFrame, of: Schema) -> Figure | Html:
     return figures.timeline(
         week,
         {"not known": parts["not known"], "label known": parts["label known"]},
-        title="For how many answers do we know what came true?",
-        caption=f"{len(log):,} answers, {known.sum():,} with a label ({known.mean():.0%}); only the rest cannot be judged.",
+        title="How many predictions have a label?",
+        caption=f"{len(log):,} predictions, {known.sum():,} with a label ({known.mean():.0%}); the others cannot be judged yet.",
     )
 
 
-def waiting(log: pd.DataFrame, of: Schema) -> Figure | Html:
+def waiting(log: pd.DataFrame, schema: Schema) -> Figure | Html:
     """How many of the labels had come after so many days."""
-    wait = frames.delays(log, of)
+    wait = frames.delays(log, schema)
     if not len(wait):
         return markup.table([], "No label has a time of arrival.")
     return figures.waiting(
         wait,
-        title="How long does the truth take?",
-        caption=f"{len(wait):,} labels that have come, nine of ten within {number(np.quantile(wait, 0.9))} days: a decline cannot be proven sooner.",
+        title="How long does a label take?",
+        caption=f"{len(wait):,} labels that have come, nine of ten within {number(np.quantile(wait, 0.9))} days: no decline can be shown sooner.",
     )
 
 
-def said(log: pd.DataFrame, of: Schema) -> Figure | Html:
-    """The mean answer by week."""
+def mean_prediction(log: pd.DataFrame, schema: Schema) -> Figure | Html:
+    """The mean prediction by week."""
     if log.empty:
         return markup.table([], "There is nothing to draw.")
-    week, index = splits.weeks(log, of)
-    value = frames.answers(log, of)
+    week, index = splits.weeks(log, schema)
+    value = frames.predictions(log, schema)
     value = value if value.ndim == 1 else value[:, -1]
     n = np.bincount(index, minlength=len(week))
     mean = np.bincount(index, weights=value, minlength=len(week)) / np.where(n > 0, n, np.nan)
-    name = "mean prediction" if not of.classes else f"mean p({of.label} = {of.classes[-1]})"
+    name = (
+        "mean prediction"
+        if not schema.classes
+        else f"mean p({schema.label} = {schema.classes[-1]})"
+    )
     return figures.course(
         week,
         mean,
         name=name,
-        title="Does the model say the same as it did?",
-        caption=f"{len(log):,} answers; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}. The monitor's page says if that is more than chance.",
-        share=bool(of.classes),
+        title="Does the mean prediction stay the same?",
+        caption=f"{len(log):,} predictions; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}. The monitor's page says if that is more than chance.",
+        share=bool(schema.classes),
     )
 
 
-def example(log: pd.DataFrame, of: Schema) -> Html:
+def example(log: pd.DataFrame, schema: Schema) -> Html:
     """One line of the log, column by column."""
     if log.empty:
         return markup.table([], "There is no line yet.")

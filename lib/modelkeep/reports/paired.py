@@ -86,7 +86,7 @@ def _shared(first: Run, other: Run) -> tuple[pd.DataFrame, np.ndarray, np.ndarra
     label = first.schema.label
     same = (rows[label].notna() & (rows[label] == others[label])).to_numpy()
     rows, others = rows[same], others[same]
-    return rows, frames.answers(rows, first.schema), frames.answers(others, other.schema)
+    return rows, frames.predictions(rows, first.schema), frames.predictions(others, other.schema)
 
 
 def _difference(gain: Gain) -> str:
@@ -129,7 +129,7 @@ def _out_of_fold(runs: Sequence[Run]) -> list[Figure]:
 def _weekly(run: Run, name: str) -> pd.Series:
     rows, schema = run.predictions, run.schema
     y = pipelines.outcome(rows, schema)
-    values = metrics.per_row(schema.task, y, frames.answers(rows, schema))[name]
+    values = metrics.per_row(schema.task, y, frames.predictions(rows, schema))[name]
     weeks, place = splits.weeks(rows, schema)
     n = np.bincount(place, minlength=len(weeks))
     total = np.bincount(place, weights=values, minlength=len(weeks))

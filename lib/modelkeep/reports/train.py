@@ -66,7 +66,7 @@ def over_time(
     """The first metric by week of the folds' test rows, around its mean."""
     name = next(iter(found))
     week, index = splits.weeks(log, schema)
-    loss = metrics.per_row(schema.task, outcome, frames.answers(log, schema))[name]
+    loss = metrics.per_row(schema.task, outcome, frames.predictions(log, schema))[name]
     n = np.bincount(index, minlength=len(week))
     mean = np.bincount(index, weights=loss, minlength=len(week)) / np.where(n > 0, n, np.nan)
     return figures.course(
@@ -85,7 +85,7 @@ def calibration(log: pd.DataFrame, schema: Schema, outcome: np.ndarray) -> Figur
         return markup.table(
             [], "Calibration is a question for classes; this model predicts numbers."
         )
-    rows = metrics.calibration(outcome, frames.answers(log, schema), splits.blocks(log, schema))
+    rows = metrics.calibration(outcome, frames.predictions(log, schema), splits.blocks(log, schema))
     return figures.calibration(
         rows,
         name="candidate",

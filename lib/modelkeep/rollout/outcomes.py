@@ -23,7 +23,7 @@ def truth(of: "Schema", promise: "pd.DataFrame") -> dict:
     known = promise[promise[of.label].notna()]
     true = pipelines.outcome(known, of)
     if not of.classes:
-        return {"apart": float(np.median(np.abs(frames.answers(known, of) - true)))}
+        return {"apart": float(np.median(np.abs(frames.predictions(known, of) - true)))}
     share = np.bincount(true, minlength=len(of.classes)) / len(true)
     return {"classes": [*of.classes], "share": share.tolist()}
 

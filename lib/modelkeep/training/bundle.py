@@ -113,7 +113,7 @@ def save(
         files.write_bytes(new / "model.skops", dump(fitted))
         files.write_text(new / "schema.json", schemas.to_json(schema))
         # equal within the tolerance is not equal enough for bins whose edges are answers
-        usual = frames.answered(
+        usual = frames.with_predictions(
             out_of_fold, schema, engine.predict(*export.arrays(out_of_fold, schema))
         )
         files.write_text(new / "reference.json", profile.to_json(reference.learn(usual, schema)))
@@ -146,14 +146,14 @@ def _errors(out_of_fold: pd.DataFrame, schema: Schema) -> dict:
     if schema.task != "regression":
         return {}
     cuts, means = metrics.errors_by_size(
-        pipelines.outcome(out_of_fold, schema), frames.answers(out_of_fold, schema)
+        pipelines.outcome(out_of_fold, schema), frames.predictions(out_of_fold, schema)
     )
     return {"errors": {"cuts": cuts, **means}}
 
 
 def _live_quality(out_of_fold: pd.DataFrame, schema: Schema) -> dict:
     """What a server needs to see, from labels, that the model has lost its skill."""
-    known = pipelines.outcome(out_of_fold, schema), frames.answers(out_of_fold, schema)
+    known = pipelines.outcome(out_of_fold, schema), frames.predictions(out_of_fold, schema)
     days = splits.blocks(out_of_fold, schema) if schema.time else None
     return live_quality.learn(schema.task, *known, days)
 

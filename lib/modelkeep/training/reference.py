@@ -36,7 +36,7 @@ def inputs(counted: Profile) -> Profile:
 
 
 def _table(log: pd.DataFrame, schema: Schema) -> pa.Table:
-    table, predictions = pipelines.features(log, schema), frames.answers(log, schema)
+    table, predictions = pipelines.features(log, schema), frames.predictions(log, schema)
     if schema.task == "multiclass":
         table[PREDICTION] = np.array(schema.classes, dtype=object)[predictions.argmax(axis=1)]
     else:

@@ -77,7 +77,7 @@ def _refit(root: Path, candidate: Bundle, known: pd.DataFrame) -> Trial:
         f"the champion {champion.name}", champion.predict(rows), champion.trained_rows
     )
     outcome, blocks = pipelines.outcome(rows, schema), splits.blocks(rows, schema)
-    ours = frames.answers(rows, schema)
+    ours = frames.predictions(rows, schema)
     return Trial(comparator, rows, outcome, blocks, ours, plain, name, 0, champion, known)
 
 

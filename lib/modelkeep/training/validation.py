@@ -22,7 +22,7 @@ def out_of_fold(rows: pd.DataFrame, folds: Sequence[Fold], schema: Schema) -> pd
     """The rows that cross-validation answered before it learned from them, with those answers, as a prediction log would hold them."""
     parts = [rows.iloc[fold.rows] for fold in folds]
     predictions = np.concatenate([fold.predictions for fold in folds])
-    return frames.answered(pd.concat(parts, ignore_index=True), schema, predictions)
+    return frames.with_predictions(pd.concat(parts, ignore_index=True), schema, predictions)
 
 
 def expected_performance(
@@ -30,5 +30,5 @@ def expected_performance(
 ) -> dict[str, Estimate]:
     """Each metric over all folds with its interval by block of time."""
     return metrics.summary(
-        schema.task, outcome, frames.answers(log, schema), splits.blocks(log, schema)
+        schema.task, outcome, frames.predictions(log, schema), splits.blocks(log, schema)
     )
