@@ -227,7 +227,10 @@ class Stranger(BaseEstimator):
 def test_a_foreign_type_is_refused(stranger, folder):
     forged = Pipeline([("columns", "passthrough"), ("model", stranger)])
     restate(folder, "model.skops", skops.io.dumps(forged))
-    with pytest.raises(BundleError, match=r"names types that no pipeline of ours has: .*"):
+    with pytest.raises(
+        BundleError,
+        match=r"names types that neither scikit-learn nor lib/pipeline.py of this repository has: .*",
+    ):
         bundle.load(folder)
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from hashlib import sha256
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from modelkeep.data.columns import as_times
 from modelkeep.data.schema import Schema
 from modelkeep.data.splits import Prepared
 from modelkeep.evaluation import metrics
-from modelkeep.training import bundle, pipelines
+from modelkeep.training import bundle, custom, pipelines
 
 WEEK, DAY = np.timedelta64(7, "D"), np.timedelta64(1, "D")
 THREADS = 2
@@ -72,6 +73,7 @@ class History:
     label_delay_days: float = 0
     shelf: Shelf = field(default_factory=Shelf)
     clock: Callable[[], float] = time.thread_time
+    code: ModuleType | None = None  # of lib/pipeline.py
     _models: dict[tuple, Model] = field(default_factory=dict)
     _scores: dict[tuple, dict[str, float]] = field(default_factory=dict)
     _proofs: dict[tuple, tuple[np.ndarray, pd.DataFrame]] = field(default_factory=dict)
@@ -136,7 +138,8 @@ class History:
     def made_of(self) -> list:
         """What decides about every result: code, columns, parameters."""
         columns = self.table.dtypes.astype(str).to_dict()
-        return [cache.code(), columns, self.asked, self.learning, self.label_delay_days]
+        own = self.code.__name__ if self.code else ""
+        return [cache.code(), own, columns, self.asked, self.learning, self.label_delay_days]
 
     @cached_property
     def _hashes(self) -> np.ndarray:
@@ -179,10 +182,8 @@ class History:
 
     def unfitted(self, schema: Schema) -> Pipeline:
         """A pipeline as the parameters of train want it."""
-        parameters = {
-            k: v for k, v in self.learning.items() if k not in ("model", "folds", "withhold")
-        }
-        return pipelines.pipeline(schema, self.learning["model"], **parameters)
+        parameters = {k: v for k, v in self.learning.items() if k not in ("folds", "withhold")}
+        return custom.made(self.code, schema, parameters)
 
     def rows(self, week: int, schema: Schema) -> pd.DataFrame:
         """The rows of a week, clean to a model's schema."""

@@ -21,7 +21,7 @@ from modelkeep.data import splits
 from modelkeep.evaluation import metrics
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
-from modelkeep.training import maintenance
+from modelkeep.training import custom, maintenance
 
 AHEAD = 4  # weeks over which a model is worse or not, when a call is judged
 MADE_ANEW = ("source", "as_of", "label_delay_days", "history_days", "test_days", "test_share")
@@ -57,8 +57,10 @@ def history(root: Path, start: str, end: str, label_delay_days: float) -> Histor
     roles = {name: asked[name] for name in splits.ROLES}
     table = splits.read(asked["source"], root, **roles)
     stated = {name: value for name, value in asked.items() if name not in MADE_ANEW}
-    benefit_retained = Shelf(_clone(root) / "data" / "backtest" / "kept")
-    return History(table, stated, learning, start, end, label_delay_days, benefit_retained)
+    shelf = Shelf(_clone(root) / "data" / "backtest" / "kept")
+    return History(
+        table, stated, learning, start, end, label_delay_days, shelf, code=custom.current(root)
+    )
 
 
 def _clone(root: Path) -> Path:

@@ -95,8 +95,11 @@ def calibration(log: pd.DataFrame, schema: Schema, outcome: np.ndarray) -> Figur
 
 def steps(unfitted: Pipeline) -> Html:
     """What the pipeline does to which columns, and with which settings it learns."""
+    if [*unfitted.named_steps] != ["columns", "model"]:
+        own = [{"step": k, "is": " ".join(repr(v).split())[:300]} for k, v in unfitted.steps]
+        return markup.table(own)
     rows = []
-    for _, step, names in unfitted["columns"].transformers:
+    for _, step, names in getattr(unfitted["columns"], "transformers", ()):
         parts = (
             [type(s).__name__ for _, s in step.steps] if hasattr(step, "steps") else ["as it is"]
         )

@@ -1,6 +1,7 @@
 """A model and its bundle.
 
 - `pipelines`: the kinds of scikit-learn pipeline, and cross-validation in time order
+- `custom`: the user's own estimator and features, from lib/pipeline.py
 - `validation`: expected performance, from out-of-fold predictions
 - `baseline`, `trial`: what a candidate is compared with, and the comparison
 - `reference`: the profile that later windows are compared with

@@ -25,16 +25,31 @@ from modelkeep.data.schema import Schema
 from modelkeep.evaluation import live_quality, metrics, profile
 from modelkeep.evaluation.profile import Profile
 from modelkeep.predictions import frames
-from modelkeep.training import manifests, pipelines, reference
+from modelkeep.training import custom, manifests, pipelines, reference
 from modelkeep.training.engines import export
 from modelkeep.training.engines.export import Engine
 from modelkeep.training.manifests import FORMAT, MANIFEST, BundleError
 
 LIBRARIES = ("modelkeep", "numpy", "pandas", "scikit-learn", "skl2onnx", "skops")
-# Everything beyond skops' own list that a pipeline of `models` is made of. A file that names any other type is refused.
+# Beyond skops' own list, what scikit-learn's estimators are made of, and what the repository's own
+# lib/pipeline.py defines (`custom.trusted`). A file that names any other type is refused.
 TRUSTED = (
     "numpy.dtype",
+    "numpy.mean",
+    "scipy._lib.array_api_compat.numpy._aliases.asarray",
+    "scipy.interpolate._bsplines.BSpline",
+    "sklearn._loss.loss.HalfTweedieLossIdentity",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.feature_selection._univariate_selection.f_classif",
+    "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+    "sklearn.gaussian_process.kernels.ConstantKernel",
+    "sklearn.gaussian_process.kernels.Product",
+    "sklearn.gaussian_process.kernels.RBF",
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+    "sklearn.neighbors._kd_tree.KDTree",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.tree._tree.Tree",
 )
 
@@ -110,7 +125,8 @@ def save(
     serving, plan, model = export.choose(fitted, schema, examples)
     engine = export.load(serving.engine, plan, model, fitted, schema)
     with files.folder(folder) as new:
-        files.write_bytes(new / "model.skops", dump(fitted))
+        content = dump(fitted)
+        files.write_bytes(new / "model.skops", content)
         files.write_text(new / "schema.json", schemas.to_json(schema))
         # equal within the tolerance is not equal enough for bins whose edges are answers
         usual = frames.with_predictions(
@@ -133,6 +149,7 @@ def save(
             **_errors(out_of_fold, schema),
             "live_quality": _live_quality(out_of_fold, schema),
             "rows": len(train),
+            **({"own_code": own} if (own := own_code(content)) else {}),
             **provenance,
             # a patch release makes the same bytes: its number would make another model of them
             "python": ".".join(platform.python_version_tuple()[:2]),
@@ -200,12 +217,23 @@ def dump(fitted: Pipeline) -> bytes:
 
 def undump(content: bytes) -> Pipeline:
     """The pipeline from skops' format, if it names only types that we trust."""
-    strangers = sorted(set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED))
-    if strangers:
+    named = set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED)
+    try:
+        own = {name for name in named if custom.trusted(name)}
+    except custom.CustomError as error:
+        raise BundleError(f"model.skops: {error}") from error
+    if strangers := sorted(named - own):
         raise BundleError(
-            f"model.skops names types that no pipeline of ours has: {', '.join(strangers)}; do not load it, and find out who wrote it"
+            f"model.skops names types that neither scikit-learn nor {custom.FILE} of this "
+            f"repository has: {', '.join(strangers)}; do not load it, and find out who wrote it"
         )
-    return skops.io.loads(content, trusted=list(TRUSTED))
+    return skops.io.loads(content, trusted=[*TRUSTED, *sorted(own)])
+
+
+def own_code(content: bytes) -> list[str]:
+    """The modules of lib/pipeline.py, by hash, that a pipeline in skops' format uses."""
+    names = {name.partition(".")[0] for name in skops.io.get_untrusted_types(data=content)}
+    return sorted(name for name in names if name.startswith(custom.PREFIX))
 
 
 def _no_answers(schema: Schema) -> np.ndarray:

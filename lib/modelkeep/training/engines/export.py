@@ -81,8 +81,10 @@ def load(name: str, plan: dict, model: bytes, fitted: Pipeline | None, schema: S
 def choose(fitted: Pipeline, schema: Schema, examples: pd.DataFrame) -> tuple[Proof, dict, bytes]:
     """The first of `sealed.ENGINES` that answers `examples` as the pipeline does, the plan of its preprocessing, and its model (empty if it is the pipeline's own)."""
     rows, expected = arrays(examples, schema), pipelines.predict(fitted, examples, schema)
-    plan, why = {}, []
-    for name in manifests.ENGINES:
+    plan, why, names = {}, [], [*manifests.ENGINES]
+    if [*fitted.named_steps] != ["columns", "model"]:
+        names, why = ["scikit-learn"], ["faster engines: they know pipelines of columns and model"]
+    for name in names:
         try:
             # what is proven is what will be read from a file, where infinity is null
             plan = plan or (_reread(encoding(fitted, schema)) if name != "scikit-learn" else {})
