@@ -18,7 +18,7 @@ import turned
 import workspaces
 from modelkeep.core import files, workspace
 from modelkeep.data import splits
-from modelkeep.ops import commits, cycle, update
+from modelkeep.ops import commits, cycle, ship, update
 from modelkeep.predictions import history, log
 from modelkeep.predictions.records import Label, PredictionRecord
 from modelkeep.registry import record, releases
@@ -177,8 +177,23 @@ def test_a_better_candidate_is_released_tried_and_in_the_end_champion(root, moni
     assert record.read(root).champion.version == "v1.1.0"
     assert released.load(root).sha256 == released.sha256(root, 1)
     assert "The canary was promoted" in said["sentence"]
+    (trial,) = record.read(root).tried("v1.1.0")
+    assert (trial.result["end"], trial.tag.name) == ("promoted", "flights#canary#1")
     assert any(s.startswith("Rollout ") and s.endswith(": promoted") for s in subjects(root))
     assert is_clean(root)
+
+
+def test_ship_goes_from_a_committed_candidate_to_a_running_rollout(root):
+    turned.busy(root, NOW).log.close()
+    turned.made(root, 1)
+    run(root, "dvc", "repro", "-q")
+    workspaces.commit(root, "Candidate")
+    shipped = ship.ship(root, NOW)
+    assert released.pointer(root)["canary"]["version"] == shipped["json"]["version"] == "v1.1.0"
+    last = "Share it, data before tags: dvc push && git push --atomic origin HEAD flights@v1.1.0"
+    assert shipped["text"].splitlines()[-1] == last
+    with pytest.raises(control.RolloutError, match="one rollout at a time"):
+        ship.ship(root, NOW + 1)
 
 
 @pytest.mark.parametrize("word", ["worse", "insufficient"])

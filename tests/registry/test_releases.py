@@ -19,7 +19,8 @@ import races
 import released
 import workspaces
 from modelkeep.core import git, workspace
-from modelkeep.registry import evidence, record, releases, store, timeline
+from modelkeep.ops import status
+from modelkeep.registry import agreement, evidence, record, releases, store, tags, timeline
 from modelkeep.registry.evidence import NotFit
 from modelkeep.registry.record import RecordError, UnknownVersion
 from modelkeep.registry.releases import NotServable, Overtaken
@@ -450,9 +451,9 @@ def test_hundreds_of_tags_are_read_at_once(root):
 
 
 @contextmanager
-def server(root):
+def server(root, *more):
     """A real server of this workspace: its address, and what it said before it."""
-    said = ("serve", "-p", "port=0", "-p", f"log=sqlite:///{root}/log.db")
+    said = ("serve", "-p", "port=0", "-p", f"log=sqlite:///{root}/log.db", *more)
     with open(root.parent / "server.log", "w+") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "modelkeep", *said], cwd=root, stdout=log, stderr=log
@@ -501,6 +502,66 @@ def test_a_server_that_starts_anew_serves_the_champion_on_record(root):
     with server(root) as (address, said):
         assert "No model was in service: flights v1.0.0 is champion" in said
         assert asked(address)["model"] == released.sha256(root, 0)[:10]
+
+
+def test_what_is_served_and_what_is_on_record_are_compared_and_settled(root, capsys):
+    promote(root, "v1.0.0")
+    served = agreement.compare(root, record.read(root))
+    assert served.agrees and (served.recorded, served.served) == ("v1.0.0", "v1.0.0")
+    before = store.now(root / "serving")
+    promote(root, "v1.1.0")
+    rollback(root, reason="calls")  # pulled from another clone: the pointer here stays
+    store.point(root / "serving", Now(Role(released.sha256(root, 1), "v1.1.0")))
+    found = agreement.compare(root, record.read(root))
+    assert not found.agrees and (found.recorded, found.served) == ("v1.0.0", "v1.1.0")
+    assert "v1.1.0 is served here; `modelkeep sync`" in found.sentence
+    shown = workspaces.run(root, sys.executable, "-m", "modelkeep", "history")
+    assert shown.splitlines()[-1] == found.sentence
+    assert status.status(root)["json"]["remedy"] == "modelkeep sync"
+    assert status.sync(root)["json"] == {
+        "before": "v1.1.0",
+        "served": "v1.0.0",
+        "recorded": "v1.0.0",
+    }
+    assert store.now(root / "serving").champion == before.champion
+    assert "remedy" not in status.status(root)["json"]
+
+
+def test_a_server_says_that_it_serves_something_else_and_may_follow_the_record(root):
+    promote(root, "v1.0.0")
+    other = store.add(root / "serving", root.parent / "spare/1")
+    store.point(root / "serving", Now(Role(other, "v1.1.0")))
+    with server(root) as (address, said):
+        assert "v1.1.0 is served here; `modelkeep sync`" in said
+        assert asked(address)["model"] == released.sha256(root, 1)[:10]
+    with server(root, "-p", "follow=record") as (address, _):
+        assert asked(address)["model"] == released.sha256(root, 0)[:10]
+        commit = run(root, "git", "rev-parse", "flights@v1.1.0^{commit}").strip()
+        text = record.message("x", {"action": "promote", "version": "v1.1.0"})
+        tags.add(root, "flights#champion#2", commit, text, SPRING + 30 * DAY)  # as `git fetch` does
+        patience = time.monotonic() + 60
+        while asked(address)["model"] != released.sha256(root, 1)[:10]:
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+
+
+TRIAL = {"rollout": "r1", "end": "rolled_back", "sentence": "`wrong` is worse", "analyses": 3}
+
+
+def test_a_trial_is_on_record_once_and_speaks_against_a_promotion_without_a_reason(root):
+    promote(root, "v1.0.0")
+    called = releases.record_trial(root, "v1.1.0", "canary", TRIAL, SPRING + 11 * DAY)
+    assert called == "flights#canary#1"
+    assert releases.record_trial(root, "v1.1.0", "canary", TRIAL, SPRING + 12 * DAY) == ""
+    at = record.read(root)
+    assert [t.result["rollout"] for t in at.tried("v1.1.0")] == ["r1"] and at.counter == 1
+    assert "canary rolled back" in timeline.told(at)["text"]
+    assert "Canary r1, ended" in timeline.explained(at, "v1.1.0")["text"]
+    with pytest.raises(NotServable, match=r"canary r1 ended as rolled_back.*--reason 'why'"):
+        promote(root, "v1.1.0")
+    assert promote(root, "v1.1.0", reason="the log was wrong").tag == "flights#champion#2"
+    rollback(root, reason="calls from EWR")
+    assert "it was rolled back" in " ".join(record.read(root).objections("v1.1.0"))
 
 
 def test_of_sixteen_that_promote_at_once_one_wins(root):

@@ -55,7 +55,8 @@ def history(root: Path) -> Output:
     """List the versions, and who was champion when and why."""
     from modelkeep.registry import record, timeline
 
-    return _printed(timeline.told(record.read(root)))
+    at = record.read(root)
+    return _agreed(root, at, timeline.told(at))
 
 
 @commands.command("show v1.2.0")
@@ -74,7 +75,39 @@ def champion(root: Path, at: str) -> Output:
     from modelkeep.registry import record, timeline
 
     moment = timeline.moment(at) if at else int(time.time())
-    return _printed(timeline.live(record.read(root), moment))
+    record_ = record.read(root)
+    result = timeline.live(record_, moment)
+    return _printed(result) if at else _agreed(root, record_, result)
+
+
+@commands.command("status")
+def status(root: Path) -> Output:
+    """Print what is served here, what the record says, what runs."""
+    from modelkeep.ops import status
+
+    return _printed(status.status(root))
+
+
+@commands.command("sync")
+def sync(root: Path) -> Output:
+    """Serve here what the record says."""
+    from modelkeep.ops import status
+
+    return _printed(status.sync(root))
+
+
+@commands.command("ship")
+@click.argument("version", type=commands.Version(), default="", metavar="[VERSION]")
+@click.option("--force", metavar="REASON", default="", help="Let a failed gate through.")
+@click.option("--anyway", is_flag=True, help="Start also where the plan cannot finish.")
+def ship(root: Path, version: str, force: str, anyway: bool) -> Output:
+    """Release the committed candidate and start its rollout.
+
+    A version that was released before is taken up where it is; the first one becomes champion.
+    """
+    from modelkeep.ops import ship
+
+    return _printed(ship.ship(root, time.time(), version, force, anyway))
 
 
 def _done(done: object) -> Output:
@@ -83,3 +116,12 @@ def _done(done: object) -> Output:
 
 def _printed(result: dict) -> Output:
     return Output(result["text"], result["json"])
+
+
+def _agreed(root: Path, at: object, result: dict) -> Output:
+    """With a line more where something else is served here than the record says."""
+    from modelkeep.registry import agreement
+
+    found = agreement.compare(root, at)
+    text = result["text"] if found.agrees else f"{result['text']}\n{found.sentence}"
+    return Output(text, result["json"] | {"served": found.served, "agrees": found.agrees})

@@ -4,8 +4,10 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     import uvicorn
 
 
+POINTER, RECORD = "pointer", "record"  # what a server follows: the store's, or the champion's tag
+FOLLOW_SECONDS = 1.0
 RENAMED = {"unlogged": "on_log_failure"}  # settings of released versions
 
 
@@ -35,7 +39,12 @@ def settings(root: Path, overrides: dict[str, object]) -> Settings:
         if old in given or old in overrides:
             where = "params/serve.yaml" if old in given else "-p"
             raise ServerError(f"{where}: `{old}` is renamed to `{new}`; write `{new}` in its place")
-    return Settings(**parameters.program(root, "serve", Settings, overrides))
+    found = Settings(**parameters.program(root, "serve", Settings, overrides))
+    if found.follow not in (POINTER, RECORD):
+        raise ServerError(
+            f"params/serve.yaml: follow: {found.follow!r} is not known; take {POINTER} or {RECORD}"
+        )
+    return found
 
 
 def run(root: Path, settings: Settings, clock: Callable[[], int] = time.time_ns) -> None:
@@ -56,6 +65,8 @@ def run(root: Path, settings: Settings, clock: Callable[[], int] = time.time_ns)
         protocol=_protocol(settings.fast_path),
     )
     _heed(server)
+    if settings.follow == RECORD:
+        threading.Thread(target=_follow, args=(root,), name="record", daemon=True).start()
     host, port = bound.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     model = app.service.champion
@@ -88,7 +99,10 @@ def _heed(server: "uvicorn.Server") -> None:
 def _ensure_model(root: Path, settings: Settings) -> None:
     """Give a store without a model the champion on record, or else the candidate."""
     place, candidate = root / settings.store, root / "models" / "candidate"
-    if store.now(place) is not None or _champion(root):
+    if store.now(place) is not None:
+        _agree(root, settings.follow)
+        return
+    if _champion(root):
         return
     if not candidate.is_dir():
         raise ServerError(
@@ -99,7 +113,40 @@ def _ensure_model(root: Path, settings: Settings) -> None:
     print(f"No model was in service: the candidate {sha256[:10]} is now.", file=sys.stderr)
 
 
-def _champion(root: Path) -> bool:
+def _agree(root: Path, follow: str) -> None:
+    """Say so where something else is served than the record says, or settle it (`record`)."""
+    from modelkeep.core import git
+    from modelkeep.registry import agreement, record
+
+    try:
+        at = record.read(root)
+    except (record.RecordError, git.GitError):
+        return
+    agreed = agreement.compare(root, at)
+    if agreed.agrees:
+        return
+    print(agreed.sentence, file=sys.stderr, flush=True)
+    if follow == RECORD:
+        _champion(root, "follow: record: ")
+
+
+def _follow(root: Path) -> None:
+    """Serve the champion on record, whenever the tags that name it have changed."""
+    from modelkeep.core import git
+    from modelkeep.core.errors import ModelkeepError
+
+    before = ""
+    while True:
+        with suppress(ModelkeepError):
+            now = git.run(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/tags")
+            if before and now != before:
+                _agree(root, RECORD)
+            before = now
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _champion(root: Path, why: str = "No model was in service: ") -> bool:
+    """Serve the champion on record; whether there is one."""
     from modelkeep.core import git  # only a first start needs Git and DVC
     from modelkeep.registry import record, releases
 
@@ -109,6 +156,5 @@ def _champion(root: Path) -> bool:
         return False  # a folder without a record, or whose record is not all here
     if at.champion is None:
         return False
-    report = releases.resume(root, at)
-    print(f"No model was in service: {report}", file=sys.stderr)
+    print(f"{why}{releases.resume(root, at)}", file=sys.stderr, flush=True)
     return True

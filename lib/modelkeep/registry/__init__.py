@@ -6,4 +6,5 @@
 - `releases`: release, promote, rollback
 - `timeline`: `modelkeep history` and `modelkeep show`
 - `store`: bundles by their hash, and the pointer to those in service
+- `agreement`: whether what is served here is what the record says
 """

@@ -14,6 +14,8 @@ from modelkeep.registry.tags import Tag
 
 SCHEMA = 1  # of the JSON in a tag; raise it when a key changes its meaning
 CHAMPION = "champion"
+TRIALS = ("canary", "shadow")  # stages whose tags are rollouts that have ended
+PASSED = ("promoted", "better", "non_inferior", "overtaken")  # ends that say nothing against one
 VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(.*)")
 
 
@@ -35,6 +37,18 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A rollout of a version that has ended; `result` is the JSON in its tag.
+
+    It has `rollout` (its id), `kind`, `end` (a word), `sentence` and what it rests on.
+    """
+
+    version: str
+    tag: Tag
+    result: Mapping
+
+
+@dataclass(frozen=True)
 class Record:
     """What the tags say at one moment. `terms` is in the order of their counters, `counter` the last one used."""
 
@@ -43,6 +57,28 @@ class Record:
     terms: tuple[Term, ...]
     counter: int
     latest: int  # the time of the newest tag
+    trials: tuple[Trial, ...] = ()
+
+    def tried(self, version: str) -> tuple[Trial, ...]:
+        """The rollouts of a version that have ended, the oldest first."""
+        return tuple(trial for trial in self.trials if trial.version == version)
+
+    def objections(self, version: str) -> list[str]:
+        """What on record speaks against a version: forced through its gate, a rollout that it did
+        not pass, rolled back as champion."""
+        forced = parsed(self.versions[version]).get("forced")
+        found = [f"it was let through by force: {forced}"] if forced else []
+        found += [
+            f"{trial.result.get('kind')} {trial.result.get('rollout')} ended as "
+            f"{trial.result.get('end')}: {trial.result.get('sentence')}"
+            for trial in self.tried(version)
+            if trial.result.get("end") not in PASSED
+        ]
+        return found + [
+            f"it was rolled back {when(term.tag.at)}: {term.said.get('reason') or 'no reason given'}"
+            for term in self.terms
+            if term.said.get("action") == "rollback" and term.said.get("before") == version
+        ]
 
     @property
     def champion(self) -> Term | None:
@@ -92,9 +128,11 @@ def read(root: Path) -> Record:
     by_commit = {tag.commit: version for version, tag in versions.items()}
     given = [tag for tag in found if tag.stage == CHAMPION and tag.annotated and not tag.cancelled]
     terms = [Term(by_commit[t.commit], t, parsed(t)) for t in given if t.commit in by_commit]
-    counter = max((tag.counter for tag in found), default=0)
+    tried = [tag for tag in found if tag.stage in TRIALS and tag.annotated and not tag.cancelled]
+    trials = [Trial(by_commit[t.commit], t, parsed(t)) for t in tried if t.commit in by_commit]
+    counter = max((tag.counter for tag in found if tag.stage not in TRIALS), default=0)
     latest = max((tag.at for tag in found), default=0)
-    return Record(model, versions, tuple(terms), counter, latest)
+    return Record(model, versions, tuple(terms), counter, latest, tuple(trials))
 
 
 def ready(root: Path) -> None:

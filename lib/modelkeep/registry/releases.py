@@ -96,8 +96,18 @@ def promote(
     *,
     load: Load,
 ) -> Done:
-    """Make a version champion, on record and in service; Overtaken if it is no more as `at` says."""
+    """Make a version champion, on record and in service; Overtaken if it is no more as `at` says.
+
+    Raises NotServable for a version with objections on record, unless there is a `reason`.
+    """
     target = at.find(version)
+    against = at.objections(target.version)
+    is_champion = at.champion is not None and at.champion.version == target.version
+    if against and not reason and not is_champion:
+        raise NotServable(
+            f"{target.version} has a record: {'; '.join(against)}; if it is to be champion all the "
+            f"same: `modelkeep promote {target.version} --reason 'why'`"
+        )
     said = record.evidence(target)
     fetch(root, target, said)
     _check_serves(root, target, said, load)
@@ -121,6 +131,22 @@ def rollback(
     fetch(root, target, said)
     _check_serves(root, target, said, load)
     return _begin(root, at, now, target, "rollback", reason)
+
+
+def record_trial(root: Path, version: str, kind: str, result: dict, now: float) -> str:
+    """Put a rollout that has ended on record, as a tag on its version; the tag, or nothing where
+    it is there already (`result["rollout"]` is its id)."""
+    with git.lock(root):
+        at = record.read(root)
+        known = {trial.result.get("rollout") for trial in at.tried(version)}
+        if result["rollout"] in known or version not in at.versions:
+            return ""
+        counters = [t.tag.counter for t in at.trials if t.tag.stage == kind]
+        called = tags.name(at.model, stage=kind, counter=max(counters, default=0) + 1)
+        summary = f"{at.model} {version}, {kind} {result['end']}: {result['sentence']}"
+        text = record.message(summary, {"version": version, "kind": kind, **result})
+        tags.add(root, called, at.versions[version].commit, text, _later(now, at))
+    return called
 
 
 def settle(root: Path, at: Record) -> list[str]:

@@ -38,7 +38,9 @@ def explained(at: Record, version: str) -> dict:
     said = record.evidence(tag)
     used = evidence.uses(at, said["hashes"].get("test_rows"))
     terms = [_term(term) for term in at.terms if term.version == tag.version]
-    facts = {"tag": tag.name, "at": when(tag.at), "by": tag.who, "champion": terms, **said}
+    trials = [dict(t.result) | {"tag": t.tag.name} for t in at.tried(tag.version)]
+    facts = {"tag": tag.name, "at": when(tag.at), "by": tag.who, "champion": terms}
+    facts |= {"trials": trials, **said}
     lines = [
         f"{tag.name}, released {when(tag.at)} by {tag.who}, on commit {said['commit'][:10]}",
         said["verdict"]["sentence"],
@@ -49,6 +51,7 @@ def explained(at: Record, version: str) -> dict:
         "Metrics: " + "; ".join(f"{stage} {_pairs(m)}" for stage, m in said["metrics"].items()),
         "Params: " + "; ".join(f"{stage}: {_pairs(p)}" for stage, p in said["params"].items()),
         "Hashes: " + "; ".join(f"{name} {str(v)[:12]}" for name, v in said["hashes"].items()),
+        *(f"{_title(t)}: {t.result.get('sentence')}" for t in at.tried(tag.version)),
         *(f"Champion from {each['at']}: {each['why']}" for each in terms),
         f"Have it back: git checkout {tag.name} && dvc checkout",
     ]
@@ -115,12 +118,22 @@ def _version(at: Record, version: str) -> dict:
     state = said["verdict"]["state"].replace("_", " ")
     used = said.get("test_rows_used", 1)
     why = f"{state}, these test rows have judged {count(used, 'candidate')} by then"
+    why += "".join(f", {t.result.get('kind')} {_word(t)}" for t in at.tried(version))
     why += f", forced: {said['forced']}" if said["forced"] else ""
     return {"version": version, "at": when(tag.at), "by": tag.who, "state": state} | {
         "test_rows_used": used,
         "forced": said["forced"],
         "why": why,
     }
+
+
+def _word(trial: record.Trial) -> str:
+    return str(trial.result.get("end", "")).replace("_", " ")
+
+
+def _title(trial: record.Trial) -> str:
+    kind = str(trial.result.get("kind", "rollout")).capitalize()
+    return f"{kind} {trial.result.get('rollout')}, ended {when(trial.tag.at)}, {_word(trial)}"
 
 
 def _gain(gain: Mapping) -> str:

@@ -22,6 +22,7 @@ from modelkeep.serving import models
 
 LAG = 1.0  # seconds after which every answer of a moment is in the log
 RECENT = 300.0  # seconds in which a paused canary's failures are looked for
+ENDS = {"step_up": "promoted", "roll_back": "rolled_back", "stop": "stopped", "abort": "aborted"}
 DAYS = 7.0  # of the log that say how the champion does
 
 
@@ -92,7 +93,10 @@ def settle(root: Path, found: Journal) -> bool:
     place, opening = folder(root), found.opening
     if found.end == PROMOTED and _mine(store.now(place), opening):
         promote(root, found)
+        _record_trial(root, found)
         return True
+    if found.end:
+        _record_trial(root, found)
     role = Role(**opening.canary, share=found.share or 1.0, salt=opening.id)
     with store.changing(place):
         at = store.now(place)
@@ -105,6 +109,28 @@ def settle(root: Path, found: Journal) -> bool:
             return False
         store.point(place, want)
     return True
+
+
+def _record_trial(root: Path, found: Journal) -> None:
+    """Put a rollout of a version that has ended on record in Git."""
+    opening = found.opening
+    if not opening.canary["version"]:
+        return
+    from modelkeep.registry import releases
+
+    judged = next((e for e in found.events if e["event"] == "judged"), {})
+    last = found.verdicts[-1] if found.verdicts else None
+    result = {
+        "rollout": opening.id,
+        "end": judged.get("verdict") or ENDS.get(found.end, found.end),
+        "sentence": judged.get("sentence") or (last.reason if last else found.end),
+        "champion": opening.champion["version"],
+        "analyses": len(found.verdicts),
+        "share": max((v.share for v in found.verdicts), default=found.rules.shares[0]),
+        "evidence": last.evidence if last else judged.get("gains"),
+    }
+    now = found.rows[-1].get("at") or found.upto
+    releases.record_trial(root, opening.canary["version"], opening.kind, result, now / 1e6)
 
 
 def _mine(at: Now, opening: Opening) -> bool:

@@ -27,6 +27,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     store: str = "serving"
+    follow: str = "pointer"
     log: str = "sqlite:///data/log/predictions.db"
     durability: str = "full"
     on_log_failure: str = "refuse"
