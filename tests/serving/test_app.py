@@ -101,12 +101,30 @@ def test_labels_find_their_answers_whenever_they_come(server):
         ([{"id": "a", "label": 1}, {"id": "b", "label": "x"}], "$.labels[1].label"),
         ([{"id": "a"}], "$.labels[0]"),
         ([{"id": "", "label": 1}], "$.labels[0].id"),
+        ([{"id": "a\n", "label": 1}], "$.labels[0].id"),
+        ([{"id": "a\x00", "label": 1}], "$.labels[0].id"),
+        ([{"id": "a", "label": 1, "more": 1}], "$.labels[0]"),
         ([], "$.labels"),
     ],
 )
 def test_labels_that_are_none_are_refused_whole(server, labels, place):
     status, told = server.ask("POST", "/labels", {"labels": labels})
     assert status == 422 and place in f"{told['error']['place']} {told['error']['message']}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"labels": [{"id": "a", "label": 1, "label": 0}]}',
+        b'{"labels": [{"id": "a", "id": "b", "label": 0}]}',
+        b'{"labels": [{"id": "a:b", "label": 1}, {"id": "x", "label": 1, "\\u0069d": "y"}]}',
+        b'{"labels": [{"id": "x", "label": 1}], "labels": [{"id": "a", "label": 1}]}',
+    ],
+)
+def test_keys_that_are_twice_in_a_label_are_refused(server, text):
+    status, reply = server.ask("POST", "/labels", text)
+    assert status == 400 and "twice" in reply["error"]["message"]
+    assert server.ask("POST", "/labels", {"labels": [{"id": "a:b", "label": 1}]})[0] == 200
 
 
 def test_what_is_odd_is_answered_and_told(server):
@@ -273,6 +291,62 @@ def test_other_tasks(task, folders, tmp_path, bundles):
         posted = {"labels": [{"id": said["id"], "label": label}]}
         assert server.ask("POST", "/labels", posted)[1]["labels"][0]["outcome"] == "first"
         assert server.metrics()
+
+
+def infer(server, *path, shop="north", **headers):
+    tensors = (("size", 99.0), ("weight", 100.0), ("shop", shop))
+    inputs = [
+        {"name": n, "shape": [1], "datatype": "BYTES" if n == "shop" else "FP64", "data": [v]}
+        for n, v in tensors
+    ]
+    address = "/".join(["/v2/models/flights", *path, "infer"])
+    return server.ask("POST", address, {"inputs": inputs}, **headers)
+
+
+def test_versions_that_are_listed_have_addresses(server):
+    (version,) = server.ask("GET", "/v2/models/flights")[1]["versions"]
+    address = f"/v2/models/flights/versions/{version}"
+    assert server.ask("GET", address) == server.ask("GET", "/v2/models/flights")
+    assert server.ask("GET", f"{address}/ready") == (200, {"name": "flights", "ready": True})
+    status, reply = infer(server, "versions", version)
+    assert (status, reply["model_version"]) == (200, version)
+    assert reply["parameters"] == {"notes": "0: size is above the largest value of the training"}
+    for path in ("", "/ready"):
+        status, reply = server.ask("GET", f"/v2/models/flights/versions/other{path}")
+        assert status == 404 and reply["error"].startswith("there is no version 'other'")
+
+
+def test_errors_of_the_protocol_are_one_text(server):
+    """`{"error": "..."}`, whatever fails: clients such as Triton's take it for an exception."""
+    replies = [
+        infer(server, shop={}),
+        infer(server, "versions", "other"),
+        infer(server, Content_Encoding="br"),
+        infer(server, Content_Type="text/plain"),
+        server.ask("POST", "/v2/models/flights/infer", b"{"),
+        server.ask("GET", "/v2/models/nobody"),
+        server.ask("GET", "/v2/models/flights/infer"),
+        server.ask("DELETE", "/v2"),
+    ]
+    assert [status for status, _ in replies] == [422, 404, 415, 415, 400, 404, 405, 405]
+    assert all(isinstance(reply["error"], str) and len(reply) == 1 for _, reply in replies)
+
+
+def test_ids_times_and_groups_are_optional_inputs(server):
+    inputs = {i["name"]: i for i in server.ask("GET", "/v2/models/flights")[1]["inputs"]}
+    roles = {n: i["parameters"]["role"] for n, i in inputs.items() if "parameters" in i}
+    assert roles == {"key": "id", "when": "time"}
+    assert all(inputs[name]["parameters"]["optional"] for name in roles)
+
+
+def test_rows_of_the_table_are_taken_and_their_other_columns_counted(server):
+    def count():
+        return server.metrics()["modelkeep_input_problems_total,problem=extra_keys"]
+
+    before, label = count(), synthetic.LABELS["binary"]
+    status, reply = server.ask("POST", "/predict", {"rows": [GOOD | {label: 1}, GOOD]})
+    assert status == 200 and "error" not in str(reply["predictions"]), reply
+    assert count() == before + 1
 
 
 KSERVE = (  # what InferenceRESTClient of kserve 0.21 sends, with and without binary_data

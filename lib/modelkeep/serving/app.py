@@ -204,12 +204,19 @@ class App:
         self._count_input(len(refused), ignored)
 
         def finish(results: list | Exception) -> None:
-            failed = isinstance(results, Exception)
-            respond(
-                self._failed(results) if failed else responses.rows(results, refused, full=full)
-            )
+            if isinstance(results, Exception):
+                return respond(self._failed(results))
+            if not full:
+                self._log_errors([*refused.values(), *results])
+            return respond(responses.rows(results, refused, full=full))
 
         return self.batcher.submit(service, rows, finish) if rows else finish([])
+
+    def _log_errors(self, results: list) -> None:
+        """Log what the settings do not tell clients: the first error of a request."""
+        errors = [each for each in results if isinstance(each, ValidationError)]
+        if errors:
+            logs.server().info("/predict: %d rows refused, the first: %s", len(errors), errors[0])
 
     def _count_input(self, refused: int, ignored: int) -> None:
         if refused:
