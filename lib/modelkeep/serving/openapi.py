@@ -243,7 +243,7 @@ def _post(summary: str, request: str, reply: str, example: dict | None) -> dict:
 def _swap() -> dict:
     """POST /model: the body is read and not used."""
     ok = {"200": {"description": "the models in service", "content": {"application/json": {}}}}
-    body = {"content": {"application/json": {"schema": {"type": "object"}}}}
+    body: dict = {"content": {"application/json": {"schema": {}}}}
     responses = ok | {status: _error(status) for status in ERRORS}
     responses["409"] = _error("422") | {"description": "the model of the pointer cannot serve"}
     summary = "Follow the store's pointer now"
