@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from ruamel.yaml import YAML
 
 import monitors
@@ -42,11 +44,55 @@ def test_a_dashboard_is_whole(name):
     assert board["uid"] == f"modelkeep-{name}"
     assert len({p["id"] for p in panels}) == len(panels)
     shown = [p for p in panels if p["type"] != "row"]
-    assert {p["datasource"]["uid"] for p in shown} == {"modelkeep-prometheus"}
+    assert {p["datasource"]["uid"] for p in shown} == {"${datasource}"}
     assert all(p["targets"] and p["fieldConfig"]["defaults"]["unit"] for p in shown)
     places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels]
     assert len(set(places)) == len(places)
     assert all(p["gridPos"]["x"] + p["gridPos"]["w"] <= 24 for p in panels)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_dashboard_is_what_grafanas_types_hold(name):
+    """Decoded by Grafana's own schema and encoded again, nothing is lost."""
+    again = json.loads(JSONEncoder().encode(Dashboard.from_json(BOARDS[name])))
+    for each in again["annotations"]["list"]:
+        each["titleFormat"] = "{{version}}"  # of the Prometheus data source, not of the schema
+    known = json.loads(json.dumps(BOARDS[name]))
+    for each in known["annotations"]["list"]:
+        each["titleFormat"] = "{{version}}"
+    assert again == known
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_dashboard_has_variables_and_marks_releases(name):
+    board = BOARDS[name]
+    variables = [each["name"] for each in board["templating"]["list"]]
+    assert variables == ["datasource", "model", "version", "instance", "cohort"]
+    marks = {each["name"] for each in board["annotations"]["list"]}
+    assert {"Releases", "Promotions", "Rollbacks"} <= marks
+    assert all(link["url"].startswith("http://") for link in board["links"])
+
+
+def test_the_first_row_is_latency_accuracy_and_errors_and_the_second_drift():
+    row, *panels = BOARDS["model"]["panels"][:4]
+    assert row["title"] == "Latency, accuracy, error rate"
+    assert [p["title"].split()[0] for p in panels] == ["Time", "Accuracy", "Share"]
+    assert BOARDS["model"]["panels"][4]["title"] == "Drift"
+    drift = BOARDS["model"]["panels"][5]
+    (link,) = drift["links"]
+    assert link["url"] == "http://localhost:8001/reports/ModelkeepDrift?version=$version"
+
+
+def test_a_query_keeps_to_the_variables_that_its_series_have():
+    queries = {
+        t["legendFormat"]: t["expr"]
+        for b in BOARDS.values()
+        for p in b["panels"]
+        for t in p.get("targets", ())
+    }
+    assert queries["{{version}} {{role}}"] == 'modelkeep:rows:rate{version=~"$version"}'
+    assert '{instance=~"$instance"}' in queries["{{outcome}}"]
+    assert 'job="modelkeep",instance=~"$instance"' in queries["{{instance}} limit"]
 
 
 def test_the_dashboards_show_every_panel():

@@ -23,7 +23,7 @@ UNITS |= {"gain": "_gain", "variance": "_variance"}
 EXTRA = {"rows": ("rows", "_rows", "_problems", "predictions")}
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 RESERVED = ("_total", "_count", "_sum", "_bucket")
-SECTIONS = "format prefix settings labels metrics records alerts dashboards panels"
+SECTIONS = "format prefix settings labels metrics records alerts dashboards annotations panels"
 KEYS = "type unit labels help panel threshold buckets tasks drift most own"
 
 
@@ -67,6 +67,7 @@ class Contract:
     records: Mapping[str, dict]
     alerts: Mapping[str, dict]
     dashboards: Mapping[str, dict]
+    annotations: Mapping[str, dict]
     panels: Mapping[str, dict]
 
     @property
@@ -103,7 +104,7 @@ def check(content: object) -> Contract:
     metrics = {}
     for key, stated in content["metrics"].items():
         metrics[key] = _metric(key, stated, labels, content)
-    others = ("settings", "records", "alerts", "dashboards", "panels")
+    others = ("settings", "records", "alerts", "dashboards", "annotations", "panels")
     contract = Contract(metrics, *(content[name] for name in others))
     _check_panels(contract)
     _check_settings(contract)
