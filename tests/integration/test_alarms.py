@@ -288,8 +288,8 @@ def test_drift_opens_an_executed_notebook(world):
         page = investigators.report(desk, address, 240)
         print(f"a report after {time.monotonic() - began:.0f} s")
         (record,) = [r for r in investigators.records(world.root) if r["alert"] == "ModelkeepDrift"]
-        assert record["state"] == "done" and "distance" in " ".join(record["said"])
-        assert "Asked for by <strong>ModelkeepDrift</strong>" in page and "distance" in page
+        assert record["state"] == "done" and "distance" in " ".join(record["summaries"])
+        assert "Requested by <strong>ModelkeepDrift</strong>" in page and "distance" in page
         assert "What is live now?" in page and "Drift: effect beyond" in page  # from Prometheus
         assert desk.raw("GET", f"/investigations/{record['id']}")[1].decode() == page
         world.clear("ModelkeepDrift")

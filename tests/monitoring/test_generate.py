@@ -1,6 +1,7 @@
 """What is in monitoring/ is what the contract makes, and Grafana can read it."""
 
 import json
+import re
 
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -130,3 +131,8 @@ def test_the_page_names_every_metric_and_alert():
         assert f"| `{m.name}` |" in page
     for name in monitors.CONTRACT.alerts:
         assert f"### {name}\n" in page
+
+
+def test_every_alert_has_a_section_in_the_runbook():
+    guide = (monitors.ROOT / "docs/monitoring.md").read_text().partition("## Runbook")[2]
+    assert re.findall(r"^### (\w+)$", guide, re.MULTILINE) == [*monitors.CONTRACT.alerts]

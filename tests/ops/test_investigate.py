@@ -16,7 +16,7 @@ import pytest
 import investigators
 import live
 import synthetic
-from modelkeep.monitoring import contract
+from modelkeep.monitoring import contract, rules
 from modelkeep.ops import alerts, investigate, investigations
 from modelkeep.ops.alerts import AlertError
 from modelkeep.ops.investigate import App, Settings
@@ -25,7 +25,7 @@ from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
 
 NOW = 1_790_000_000.0
-KNOWN = frozenset(contract.read(live.ROOT / contract.FILE).alerts)
+KNOWN = rules.described(contract.read(live.ROOT / contract.FILE))
 JSON = {"content-type": "application/json"}
 
 
@@ -70,7 +70,7 @@ def test_an_alert_is_asked_for_once(root, bundles):
     (told,) = first["reports"]  # columns that moved at one moment share a report
     assert told["alert"] == "ModelkeepDrift" and told["model"] == name
     (case,) = found.book.waiting
-    assert case.said == ("size is not as it was", "shop is not as it was")
+    assert case.summaries == ("size is not as it was", "shop is not as it was")
     later = post(found, investigators.alert(version=name, starts=NOW - 30))
     assert later["reports"] != first["reports"] and len(found.book.waiting) == 2
 
@@ -142,6 +142,31 @@ def test_a_report_says_that_it_is_being_made(root, bundles):
     assert ask(found, "GET", "/reports/ModelkeepDrift?version=x")[0] == 404
 
 
+def test_the_newest_report_of_an_alert_is_found_for_a_model_and_for_all(root, bundles):
+    found, name = app(root), bundles["binary"].name
+    for version, starts in ((name, NOW - 60), ("", NOW - 30)):
+        post(found, investigators.alert("ModelkeepQuality", version=version, starts=starts))
+    pages = {
+        version: ask(found, "GET", f"/reports/ModelkeepQuality?version={version}")
+        for version in (name, "", ".*")
+    }
+    assert {status for status, _ in pages.values()} == {202}
+    assert pages[".*"] == pages[""] != pages[name]
+
+
+@pytest.mark.parametrize("alert", KNOWN)
+def test_every_alert_has_its_runbook(root, alert):
+    found = app(root)
+    status, page = ask(found, "GET", f"/runbook/{alert}")
+    assert status == 200 and KNOWN[alert]["summary"] in page
+    (root / "docs").mkdir()
+    guide = f"### {alert}\n\nSee `/health/ready`.\n\n### Another\n\nno\n"
+    (root / "docs/monitoring.md").write_text(guide)
+    page = ask(found, "GET", f"/runbook/{alert}")[1]
+    assert "<code>/health/ready</code>" in page and "Another" not in page
+    assert ask(found, "GET", "/runbook/Nothing")[0] == 404
+
+
 HOSTILE_BODIES = [
     "",
     "{",
@@ -181,6 +206,8 @@ def test_a_large_body_is_refused(root):
     "labels",
     [
         {"alertname": "Watchdog"},
+        {"alertname": "ModelkeepErrors"},  # of the service, not of a model
+        {"alertname": "ModelkeepDown", "instance": "localhost:8080"},
         {"alertname": "../../etc/passwd"},
         {"alertname": "ModelkeepDrift; touch owned"},
         {},
@@ -256,7 +283,14 @@ def test_an_id_cannot_leave_its_folder(root, path):
 def test_a_file_that_is_not_ours_is_no_report(root):
     folder = root / investigations.FOLDER
     folder.mkdir(parents=True)
-    case = {"id": "0" * 16, "alert": "A", "version": "", "sha256": "../x", "began": "", "asked": 0}
+    case = {
+        "id": "0" * 16,
+        "alert": "A",
+        "version": "",
+        "sha256": "../x",
+        "began": "",
+        "requested": 0,
+    }
     (folder / f"{'0' * 16}.json").write_text(json.dumps(case))
     (folder / f"{'1' * 16}.json").write_text("{}")
     (folder / "x.json").write_text("no")
@@ -356,12 +390,12 @@ def test_a_killed_process_makes_the_report_when_it_is_started_again(whole, bundl
 
 def test_a_run_that_fails_leaves_its_page(whole):
     with investigators.investigating(whole, "log=mysql://nowhere") as server:
-        sent = investigators.alert("ModelkeepSlow", starts=time.time() - 5)
+        sent = investigators.alert("ModelkeepQuality", starts=time.time() - 5)
         told = server.ask("POST", "/alerts", investigators.notification(sent))[1]
         page = investigators.report(server, told["reports"][0]["report"])
-    (record,) = [r for r in investigators.records(whole) if r["alert"] == "ModelkeepSlow"]
+    (record,) = [r for r in investigators.records(whole) if r["alert"] == "ModelkeepQuality"]
     assert record["state"] == "failed" and "the address of the log" in record["sentence"]
-    assert "Asked for by <strong>ModelkeepSlow" in page and "the address of the log" in page
+    assert "Requested by <strong>ModelkeepQuality" in page and "the address of the log" in page
     assert str(whole) not in page
     assert not (whole / "reports" / "failed").exists()
 

@@ -130,6 +130,21 @@ def _alerts(contract: Contract, values: Mapping[str, str]) -> dict:
     return {"groups": [{"name": "modelkeep-alerts", "rules": rules}]}
 
 
+def described(contract: Contract) -> dict[str, dict]:
+    """Return the contract's alerts for people: settings filled in, labels by their names."""
+    values = settings(contract)
+
+    def text(stated: object) -> object:
+        if not isinstance(stated, str):
+            return stated
+        return re.sub(r"{{ *\$(?:labels\.)?(\w+)[^}]*}}", r"(\1)", fill(stated, values))
+
+    return {
+        name: {key: text(value) for key, value in stated.items()}
+        for name, stated in contract.alerts.items()
+    }
+
+
 def _alertmanager(values: Mapping[str, str]) -> dict:
     hook = {"url": f"{values['investigate']}/alerts", "send_resolved": True, "max_alerts": 100}
     down = {"source_matchers": ["alertname = ModelkeepDown"]}

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,11 +51,16 @@ def read(body: bytes) -> list[Alert]:
     return [alert for alert in sent.alerts if alert.status == "firing"]
 
 
-def subject(alert: Alert, known: Collection[str], now: datetime) -> tuple[str, str, str]:
-    """The name of an alert, what it calls the model, and when it began; AlertError where one of them may not be."""
+def subject(alert: Alert, known: Mapping[str, Mapping], now: datetime) -> tuple[str, str, str]:
+    """The name of an alert, the model that it is about, and when it began.
+
+    AlertError where the contract (`known`) has no such alert, or one that is not about a model.
+    """
     name, version = alert.labels.get("alertname", ""), alert.labels.get("version", "")
     if name not in known:
         raise AlertError(f"alert {name[:80]!r} is not of the contract; no report is made of it")
+    if not known[name].get("report"):
+        raise AlertError(f"{name} is not about a model: no report is made of it; see its runbook")
     if not VERSION.fullmatch(version):
         raise AlertError(f"version {version[:80]!r} is no name of a model")
     return name, version, moment(alert.starts, now)

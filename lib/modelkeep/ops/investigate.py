@@ -1,27 +1,30 @@
-"""Alertmanager asks, an executed notebook answers: reports in a queue, over HTTP."""
+"""The investigations server: Alertmanager posts alerts, executed notebooks are the reports."""
 
 import asyncio
-import fcntl
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import msgspec
+from filelock import FileLock, Timeout
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
 
 from modelkeep.core import files, parameters
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.monitoring import contract
-from modelkeep.ops import alerts, investigations
+from modelkeep.monitoring import contract, rules
+from modelkeep.ops import alerts, investigations, runbook
 from modelkeep.ops.alerts import Alert, AlertError
 from modelkeep.ops.investigations import DONE, FAILED, RUNNING, Book, Case
 from modelkeep.registry.store import StoreError
@@ -29,11 +32,11 @@ from modelkeep.serving import bodies, responses
 from modelkeep.serving.access import TOKEN, Access, Tokens, loopback
 from modelkeep.serving.listener import listen
 from modelkeep.serving.requests import ValidationError
-from modelkeep.serving.responses import Reply
 
-HTML = "text/html; charset=utf-8"
 BODY_KB, BODY_SECONDS = 1024, 10.0
-AGAIN = 60  # seconds after which Alertmanager may ask again
+RETRY_SECONDS = 60  # after which Alertmanager may send again
+ANY = ("", ".*")  # a version of a link that means every model: Grafana's "All" is the second
+NOT_HERE = "there is nothing at this address; / lists the reports"
 
 
 class InvestigateError(ModelkeepError, RuntimeError):
@@ -56,89 +59,92 @@ class Settings:
 
 
 class App:
-    """The ASGI application: takes alerts, makes one report at a time, shows them."""
+    """The ASGI application: receives alerts, makes one report at a time, shows them."""
 
     def __init__(
         self,
         settings: Settings,
         root: Path,
-        known: frozenset[str],
+        known: Mapping[str, Mapping],
         token: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.settings, self.root, self.known = settings, root, known
-        self.clock = clock
+        self.settings, self.root, self.known, self.clock = settings, root, known, clock
         self.access = Access("labels", settings.host, Tokens({TOKEN: token}))
         self.book = Book(root)
         self.wake = asyncio.Event()
+        routes = [
+            Route("/", self._list),
+            Route("/investigations", self._list),
+            Route("/investigations/", self._list),
+            Route("/investigations/{id}", self._report),
+            Route("/reports/{alert}", self._newest),
+            Route("/runbook", self._runbook),
+            Route("/runbook/{alert}", self._runbook),
+            Route("/alerts", self._receive, methods=["POST"]),
+            Route("/health/live", self._live),
+        ]
+        handlers = dict.fromkeys((ValidationError, HTTPException, Exception), self._error)
+        self.starlette = Starlette(
+            routes=routes, exception_handlers=handlers, lifespan=self._lifespan
+        )
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        if scope["type"] == "lifespan":
-            return await self._lifespan(receive, send)
-        if scope["type"] != "http":
-            return None
-        try:
-            reply = await self._reply(scope, receive)
-        except ValidationError as refused:
-            headers = dict(refused.headers)
-            headers |= {"retry-after": str(AGAIN)} if refused.status == 503 else {}
-            reply = responses.error(refused.status, refused.place, refused.message, headers)
-        except Exception as defect:  # the client learns no more than that
-            print(f"modelkeep: {type(defect).__name__}: {defect}", flush=True)
-            reply = responses.error(500, "", "an error of the server; it is logged")
-        await reply.response()(scope, receive, send)
+        await self.starlette(scope, receive, send)
 
-    async def _reply(self, scope: dict, receive: Callable) -> Reply:
-        method, path = scope["method"], scope["path"]
-        if path == "/alerts":
-            if method != "POST":
-                message = "alerts are posted, as Alertmanager's webhook does"
-                return responses.error(405, "", message, {"allow": "POST"})
-            self.access.check(dict(scope["headers"]), writes=True)
-            return self.take(await bodies.read(Request(scope, receive), BODY_KB, BODY_SECONDS))
-        if method not in ("GET", "HEAD"):
-            return responses.error(405, "", f"{method} is not allowed here", {"allow": "GET, HEAD"})
-        if path == "/health/live":
-            return Reply(200, b'{"live":true}')
-        if path in ("/", "/investigations", "/investigations/"):
-            return Reply(200, investigations.listed(self.book.cases.values()).encode(), HTML)
-        case = self.book.cases.get(path.removeprefix("/investigations/"))
-        if case is not None:
-            return self._show(case)
-        if path.startswith("/reports/"):
-            version = parse_qs(scope["query_string"].decode("latin-1")).get("version", [""])[0]
-            return self._of(path.removeprefix("/reports/"), version)
-        return responses.error(404, "", "there is nothing at this address; / lists the reports")
+    async def _error(self, request: Request, error: Exception) -> Response:
+        match error:
+            case ValidationError():
+                headers = dict(error.headers)
+                headers |= {"retry-after": str(RETRY_SECONDS)} if error.status == 503 else {}
+                place, status, message = error.place, error.status, error.message
+            case HTTPException():
+                headers, place, status = dict(error.headers or {}), "", error.status_code
+                message = NOT_HERE if status == 404 else str(error.detail)
+            case _:  # the client learns no more than that
+                print(f"modelkeep: {type(error).__name__}: {error}", flush=True)
+                headers, place, status = {}, "", 500
+                message = "an error of the server; it is logged"
+        return responses.error(status, place, message, headers).response()
 
-    def take(self, body: bytes) -> Reply:
-        """Ask for the report of each alert that fires, once, and say where it is or will be."""
-        asked, ignored = {}, []
+    async def _live(self, request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def _list(self, request: Request) -> Response:
+        return HTMLResponse(investigations.listed(self.book.cases.values()))
+
+    async def _receive(self, request: Request) -> Response:
+        """Request the report of each firing alert, once, and say where it is or will be."""
+        self.access.check(dict(request.scope["headers"]), writes=True)
+        body = await bodies.read(request, BODY_KB, BODY_SECONDS)
+        cases, ignored = {}, []
         for alert in alerts.read(body):
             try:
-                case = self._ask(alert)
-                asked[case.id] = case
+                case = self._case(alert)
+                cases[case.id] = case
             except (AlertError, StoreError) as error:
                 ignored.append(str(error))
         self.wake.set()
-        told = [
+        reports = [
             {"alert": c.alert, "model": c.name, "report": f"/investigations/{c.id}"}
-            for c in asked.values()
+            for c in cases.values()
         ]
-        return Reply(200, msgspec.json.encode({"reports": told, "ignored": ignored}))
+        content = msgspec.json.encode({"reports": reports, "ignored": ignored})
+        return Response(content, media_type="application/json")
 
-    def _ask(self, alert: Alert) -> Case:
-        """The report of an alert, asked for unless it was before."""
+    def _case(self, alert: Alert) -> Case:
+        """The report of an alert; a new one unless it was requested before."""
         now = self.clock()
-        about = alerts.subject(alert, self.known, datetime.fromtimestamp(now, UTC))
-        found = self.book.cases.get(alerts.identify(*about))
-        said = alert.annotations.get("summary", "")[: investigations.LONG]
-        if found is None:
-            return self._new(*about, said, now)
-        if said in found.said or len(found.said) >= investigations.SAID:
-            return found
-        return self.book.put(replace(found, said=(*found.said, said)))
+        subject = alerts.subject(alert, self.known, datetime.fromtimestamp(now, UTC))
+        case = self.book.cases.get(alerts.identify(*subject))
+        summary = alert.annotations.get("summary", "")[: investigations.LONG]
+        if case is None:
+            return self._new(*subject, summary, now)
+        if summary in case.summaries or len(case.summaries) >= investigations.SUMMARIES:
+            return case
+        return self.book.put(replace(case, summaries=(*case.summaries, summary)))
 
-    def _new(self, name: str, version: str, began: str, said: str, now: float) -> Case:
+    def _new(self, name: str, version: str, began: str, summary: str, now: float) -> Case:
         if len(self.book.waiting) >= self.settings.most_waiting:
             raise ValidationError("$", f"{self.settings.most_waiting} reports wait already", 503)
         case = Case(
@@ -147,41 +153,53 @@ class App:
             version=version,
             sha256=alerts.model(self.root / self.settings.store, version),
             began=began,
-            asked=now,
-            said=(said,) if said else (),
+            requested=now,
+            summaries=(summary,) if summary else (),
             days=self.settings.days,
         )
         return self.book.put(case)
 
-    def _of(self, name: str, version: str) -> Reply:
-        """The newest report of an alert: the address that stands in it."""
+    async def _newest(self, request: Request) -> Response:
+        """The newest report of an alert: the address that stands in its annotation."""
+        name, version = request.path_params["alert"], request.query_params.get("version", "")
         if name not in self.known:
-            return responses.error(
-                404, "", "the contract has no alert of that name; / lists the reports"
-            )
-        case = self.book.newest(name, version)
+            raise HTTPException(404)
+        case = self.book.newest(name, None if version in ANY else version)
         if case is None:
-            body = f"<h1>{escape(name)}</h1><p>No report of this alert has been asked for: Alertmanager asks when it sends it.</p>"
-            return Reply(404, investigations.page(name, body).encode(), HTML)
+            why = "No report of this alert was requested: Alertmanager requests it when it fires."
+            body = f"<h1>{escape(name)}</h1><p>{why}</p>"
+            return HTMLResponse(investigations.page(name, body), 404)
         return self._show(case)
 
-    def _show(self, case: Case) -> Reply:
+    async def _report(self, request: Request) -> Response:
+        case = self.book.cases.get(request.path_params["id"])
+        if case is None:
+            raise HTTPException(404)
+        return self._show(case)
+
+    def _show(self, case: Case) -> Response:
         if case.state in (DONE, FAILED):
             with suppress(OSError):
-                return Reply(200, self.book.page(case).read_bytes(), HTML)
-            return responses.error(410, "", "the page of this report was deleted")
+                return HTMLResponse(self.book.page(case).read_bytes())
+            raise HTTPException(410, "the page of this report was deleted")
         before = [c.id for c in self.book.waiting].index(case.id)
-        return Reply(202, investigations.awaited(case, before).encode(), HTML)
+        return HTMLResponse(investigations.awaited(case, before), 202)
 
-    async def _lifespan(self, receive: Callable, send: Callable) -> None:
-        await receive()
+    async def _runbook(self, request: Request) -> Response:
+        name = request.path_params.get("alert", "")
+        if name and name not in self.known:
+            raise HTTPException(404)
+        names = [name] if name else [*self.known]
+        sections = await asyncio.to_thread(runbook.sections, self.root, self.known, names)
+        return HTMLResponse(investigations.page(name or "Runbook", sections))
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         worker = asyncio.create_task(self._work())
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+        yield
         worker.cancel()
         with suppress(asyncio.CancelledError):
             await worker
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def _work(self) -> None:
         """Make what waits, one at a time, as long as this runs."""
@@ -196,7 +214,7 @@ class App:
                     try:
                         self._failed(case, f"{type(error).__name__}: {error}")
                     except OSError:  # a full disk: what waits is tried later
-                        await asyncio.sleep(AGAIN)
+                        await asyncio.sleep(RETRY_SECONDS)
             if not self.book.waiting:
                 await self.wake.wait()
 
@@ -209,29 +227,26 @@ class App:
         self.book.put(replace(case, state=state, sentence=sentence))
 
     async def make(self, case: Case) -> None:
-        """Make one report; what is said of it is on disk before and after."""
+        """Make one report; its state is on disk before and after."""
         if case.tries >= investigations.TRIES:
             return self._failed(case, f"given up: the process ended in {case.tries} tries")
         case = self.book.put(replace(case, state=RUNNING, tries=case.tries + 1))
         place = self.root / self.settings.store
         work = await asyncio.to_thread(investigations.copy, self.root, place, case)
         try:
-            log, asked = (
-                investigations.reached(self.settings.log, self.root),
-                self.settings.prometheus,
-            )
-            for command in investigations.commands(case, log, asked):
-                wrong = await self._run(command, work)
+            log = investigations.reached(self.settings.log, self.root)
+            for command in investigations.commands(case, log, self.settings.prometheus):
+                failure = await self._run(command, work)
                 stage = command[5]
-                if wrong:
+                if failure:
                     break
-            page, sentence = investigations.finish(work, stage, wrong)
-            self._close(self.book.cases[case.id], FAILED if wrong else DONE, page, sentence)
+            page, sentence = investigations.finish(work, stage, failure)
+            self._close(self.book.cases[case.id], FAILED if failure else DONE, page, sentence)
         finally:
             await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
     async def _run(self, command: list[str], work: Path) -> str:
-        """Run a command to its end; what it printed if that was a bad one, else nothing."""
+        """Run a command to its end; return what it printed if it failed, else nothing."""
         with open(work / "printed.txt", "w+", encoding="utf-8", errors="replace") as printed:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -251,7 +266,7 @@ class App:
                     process.send_signal(signal.SIGTERM)
                     await process.wait()
             printed.seek(0)
-            return (printed.read() or "it said nothing") if code else ""
+            return (printed.read() or "it printed nothing") if code else ""
 
 
 def settings(root: Path, overrides: dict[str, object]) -> Settings:
@@ -259,33 +274,30 @@ def settings(root: Path, overrides: dict[str, object]) -> Settings:
     return Settings(**parameters.program(root, "investigate", Settings, overrides))
 
 
-def run(root: Path, found: Settings) -> None:
-    """Take alerts until SIGTERM or SIGINT."""
-    lock = _alone(root)
+def run(root: Path, chosen: Settings) -> None:
+    """Receive alerts until SIGTERM or SIGINT."""
+    path = root / investigations.FOLDER / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            _run(root, chosen)
+    except Timeout:
+        raise InvestigateError(
+            f"{investigations.FOLDER} is in use: another `modelkeep investigate` runs here; "
+            "stop it first"
+        ) from None
+
+
+def _run(root: Path, chosen: Settings) -> None:
     token = os.environ.get(TOKEN, "")
-    known = frozenset(contract.read(root / contract.FILE).alerts)
-    app = App(found, root, known, token)
-    server, bound = listen(app, found.host, found.port, drain_seconds=5)
+    known = rules.described(contract.read(root / contract.FILE))
+    app = App(chosen, root, known, token)
+    server, bound = listen(app, chosen.host, chosen.port, drain_seconds=5)
     host, port = bound.getsockname()[:2]
     waiting = f"; {len(app.book.waiting)} reports wait" if app.book.waiting else ""
     print(f"Investigating alerts on http://{host}:{port}; SIGTERM stops{waiting}.", flush=True)
-    if not loopback(found.host) and not token:
+    if not loopback(chosen.host) and not token:
         print(f"All alerts are refused: {TOKEN} is not set.", file=sys.stderr, flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # uvicorn sends itself the signal again
     server.run(sockets=[bound])
-    os.close(lock)
-
-
-def _alone(root: Path) -> int:
-    """Hold the folder of reports, or say that another process does."""
-    path = root / investigations.FOLDER / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise InvestigateError(
-            f"{investigations.FOLDER} is in use: another `modelkeep investigate` runs here; stop it first"
-        ) from None
-    return lock

@@ -1,4 +1,4 @@
-"""Investigations: one report for each alert, asked for once, kept as files, made in a workspace of its own."""
+"""Investigations: one report for each alert, kept as files, made in a workspace of its own."""
 
 import json
 import os
@@ -19,7 +19,7 @@ FOLDER = "reports/investigations"
 ID = re.compile(r"[0-9a-f]{16}")
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 TRIES = 3  # a report in whose making the process died so often is given up
-SAID = 20  # sentences of the alert that are kept, each so long at most
+SUMMARIES = 20  # sentences of the alert that are kept, each so long at most
 LONG = 300
 COPIED = ("dvc.yaml", "requirements.lock", "notebooks", "params", "monitoring", "lib/modelkeep")
 
@@ -33,8 +33,8 @@ class Case:
     version: str
     sha256: str
     began: str
-    asked: float
-    said: tuple[str, ...] = ()
+    requested: float
+    summaries: tuple[str, ...] = ()
     state: str = WAITING
     tries: int = 0
     days: int = 0
@@ -92,17 +92,18 @@ class Book:
     def waiting(self) -> list[Case]:
         """What is to be made, the oldest first; what ran when the process died is among it."""
         open_ = [c for c in self.cases.values() if c.state in (WAITING, RUNNING)]
-        return sorted(open_, key=lambda c: (c.asked, c.id))
+        return sorted(open_, key=lambda c: (c.requested, c.id))
 
-    def newest(self, alert: str, version: str) -> Case | None:
-        """The newest report of an alert by its name and model."""
-        found = [c for c in self.cases.values() if (c.alert, c.version) == (alert, version)]
-        return max(found, key=lambda c: c.began, default=None)
+    def newest(self, alert: str, version: str | None) -> Case | None:
+        """The newest report of an alert about a model, or with None about any."""
+        cases = [c for c in self.cases.values() if c.alert == alert]
+        cases = [c for c in cases if version in (None, c.version)]
+        return max(cases, key=lambda c: c.began, default=None)
 
     def sweep(self, keep: int) -> None:
         """Delete the oldest reports but so many."""
         made = [c for c in self.cases.values() if c.state in (DONE, FAILED)]
-        for case in sorted(made, key=lambda c: c.asked)[: max(0, len(made) - keep)]:
+        for case in sorted(made, key=lambda c: c.requested)[: max(0, len(made) - keep)]:
             del self.cases[case.id]
             for path in (self.page(case), self.folder / f"{case.id}.json"):
                 path.unlink(missing_ok=True)
@@ -114,7 +115,7 @@ def _read(path: Path) -> Case | None:
     except (OSError, ValueError, TypeError):
         return None  # not ours
     ours = ID.fullmatch(path.stem) and case.id == path.stem and store.SHA256.fullmatch(case.sha256)
-    return replace(case, said=tuple(case.said)) if ours else None
+    return replace(case, summaries=tuple(case.summaries)) if ours else None
 
 
 def copy(root: Path, place: Path, case: Case, work: Path | None = None) -> Path:
@@ -153,8 +154,8 @@ def reached(log: str, root: Path) -> str:
 def commands(case: Case, log: str, prometheus: str) -> list[list[str]]:
     """What is run in the copy, in this order: an argument each, no shell."""
     start = [sys.executable, "-P", "-m", "modelkeep", "run"]
-    asked = {"source": "log", "log": log, "until": case.began, "days": case.days, "by": case.name}
-    given = [word for name, value in asked.items() for word in ("-p", f"{name}={value}")]
+    values = {"source": "log", "log": log, "until": case.began, "days": case.days, "by": case.name}
+    given = [word for name, value in values.items() for word in ("-p", f"{name}={value}")]
     return [[*start, "collect", *given], [*start, "monitor", "-p", f"prometheus={prometheus}"]]
 
 
@@ -166,11 +167,11 @@ def surroundings(work: Path, secret: str) -> dict[str, str]:
 
 
 def finish(work: Path, stage: str, printed: str) -> tuple[str, str]:
-    """The page that a run has left, and what it concluded; `printed` is what it said where it failed."""
+    """The page and the conclusion of a run; `printed` is its output if it failed."""
     if not printed:
-        told = json.loads((work / f"verdicts/{stage}.json").read_text(encoding="utf-8"))
+        verdict = json.loads((work / f"verdicts/{stage}.json").read_text(encoding="utf-8"))
         page = (work / f"reports/{stage}.html").read_text(encoding="utf-8")
-        return page, f"{told['state']}: {told['sentence']}"
+        return page, f"{verdict['state']}: {verdict['sentence']}"
     path = work / f"reports/failed/{stage}.html"
     text = printed.strip().splitlines()
     sentence = next((t for t in reversed(text) if t.startswith("modelkeep: ")), "")
@@ -186,19 +187,19 @@ def failed(sentence: str) -> str:
     return page("No report", f"<h1>No report</h1>{markup.verdict('failed', sentence).markup}")
 
 
-def told(case: Case) -> str:
-    """What stands on top of a report: which alert asked for it, and what it looks at."""
-    said = "".join(f"<p>{escape(each)}</p>" for each in case.said)
+def heading(case: Case) -> str:
+    """The top of a report: its alert, its model, and the predictions that it covers."""
+    summaries = "".join(f"<p>{escape(each)}</p>" for each in case.summaries)
     return (
-        f"<p>Asked for by <strong>{escape(case.alert)}</strong> of {escape(case.when)} (UTC); "
-        f"model {escape(case.name)}; its answers from {escape(case.window)}, and the labels that had come by then.</p>{said}"
+        f"<p>Requested by <strong>{escape(case.alert)}</strong> of {escape(case.when)} (UTC); "
+        f"model {escape(case.name)}; its predictions from {escape(case.window)}, and the labels that had come by then.</p>{summaries}"
     )
 
 
 def headed(page: str, case: Case) -> str:
-    """A page of a stage as the report of an alert: told why it is there, its links leading to the other reports."""
+    """A page of a stage as the report of an alert, with its heading and links to other reports."""
     links = f'<a href=".">investigations</a> <b>{escape(case.alert)}</b>'
-    return pages.framed_again(page, links, told(case))
+    return pages.framed_again(page, links, heading(case))
 
 
 def page(title: str, body: str) -> str:
@@ -207,9 +208,9 @@ def page(title: str, body: str) -> str:
 
 
 def awaited(case: Case, before: int) -> str:
-    """The page of a report that is not made yet; it looks again by itself."""
+    """The page of a report that is not made yet; it reloads by itself."""
     wait = f"{before} before it" if before else "it is next, or at work"
-    body = f"<h1>{escape(case.alert)}: the report is being made</h1>{told(case)}<p>In the queue: {wait}. This page looks again by itself.</p>"
+    body = f"<h1>{escape(case.alert)}: the report is being made</h1>{heading(case)}<p>In the queue: {wait}. This page reloads by itself.</p>"
     again = '<meta http-equiv="refresh" content="3">\n<title>'
     return page(case.alert, body).replace("<title>", again, 1)
 
@@ -222,9 +223,11 @@ def listed(cases: Iterable[Case]) -> str:
         cells = (case.name, case.when, case.state, case.sentence)
         row = "".join(f"<td>{cell}</td>" for cell in (link, *map(escape, cells)))
         rows.append(f"<tr>{row}</tr>")
-    head = "".join(f"<th>{h}</th>" for h in ("alert", "model", "began (UTC)", "state", "said"))
+    head = "".join(
+        f"<th>{h}</th>" for h in ("alert", "model", "began (UTC)", "state", "conclusion")
+    )
     table = (
         f'<div class="tablebox"><table><thead><tr>{head}</tr></thead>{"".join(rows)}</table></div>'
     )
-    text = table if rows else "<p>No alert has asked for a report yet.</p>"
+    text = table if rows else "<p>No alert has requested a report yet.</p>"
     return page("Investigations", f"<h1>Investigations</h1>{text}")
