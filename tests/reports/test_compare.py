@@ -66,21 +66,3 @@ def test_experiments_are_listed_by_what_differs(root):
 
 def test_the_page_loads_nothing_from_elsewhere(page):
     assert not re.search(r'(src|href)="(?!data:|#|\w+\.html)', page)
-
-
-def test_what_differs_is_said_in_one_sentence():
-    assert (
-        compare._said(["a.b"], ["c.py"])
-        == "They differ in 1 parameter (a.b) and in code or data (c.py)."
-    )
-    assert compare._said([], ["c.py"]).endswith("(c.py); the parameters are the same.")
-    assert compare._said([], []) == "Nothing differs."
-
-
-def test_differences_read_well():
-    told = compare._cells([0.5, 0.5, 0.51234, None, True, "a"], True)
-    assert re.findall("<td>(.*?)</td>", told) == [
-        *("0.5", "0.5 (same)", "0.5123 (+0.012)", "unknown", "True", "a")
-    ]
-    told = compare._cells([2000, 500, 3100], True)
-    assert re.findall("<td>(.*?)</td>", told) == ["2,000", "500 (−1,500)", "3,100 (+1,100)"]

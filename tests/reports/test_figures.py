@@ -29,8 +29,8 @@ CALLS = {
         [r | {"name": n + r["name"]} for r in ROWS], name=n, margin=1, **TEXT
     ),
     "calibration": lambda _, n: figures.calibration(POINTS, name=n, title=TEXT["title"]),
-    "moved": lambda x, n: figures.moved(x, {n: SIX, "b": SIX / 9}, drift.LEVELS, **TEXT),
-    "evidence": lambda x, _: figures.evidence(x, {"a": SIX * 1e9, "b": SIX}, 2000, **TEXT),
+    "drifted": lambda x, n: figures.drifted(x, {n: SIX, "b": SIX / 9}, drift.LEVELS, **TEXT),
+    "e_values": lambda x, _: figures.e_values(x, {"a": SIX * 1e9, "b": SIX}, 2000, **TEXT),
     "quality": lambda x, n: figures.quality(
         x, SIX, SIX, SIX, (SIX / 2, SIX * 2), 0.3, name=n, **TEXT
     ),
@@ -46,7 +46,7 @@ CALLS = {
     "waiting": lambda *_: figures.waiting(SIX, **TEXT),
 }
 KINDS = tuple(CALLS)
-ON_TIME = ("timeline", "course", "moved", "evidence", "quality")
+ON_TIME = ("timeline", "course", "drifted", "e_values", "quality")
 
 
 @cache
@@ -86,7 +86,7 @@ def test_a_drawing_loads_nothing_and_says_nothing_of_the_machine(kind):
     assert "<metadata>" not in svg
 
 
-@pytest.mark.parametrize("kind", ["course", "bars", "forest", "moved"])
+@pytest.mark.parametrize("kind", ["course", "bars", "forest", "drifted"])
 def test_names_may_be_anything(kind):
     name = f"日本語 🛫 \t\x07 a_b^{{ \\alpha $\\beta$ {AWKWARD}"
     assert ElementTree.fromstring(CALLS[kind](WEEKS, name).svg) is not None
@@ -112,8 +112,8 @@ def test_one_window_is_enough():
     one, x = np.array([0.5]), WEEKS[:1]
     figures.timeline(x, {"a": one}, **TEXT)
     figures.course(x, one, name="n", **TEXT)
-    figures.moved(x, {"a": one}, drift.LEVELS, **TEXT)
-    figures.evidence(x, {"a": one}, 2000, **TEXT)
+    figures.drifted(x, {"a": one}, drift.LEVELS, **TEXT)
+    figures.e_values(x, {"a": one}, 2000, **TEXT)
     figures.quality(x, one, one, one, (one, one), None, name="n", **TEXT)
     figures.bars({"a": 0.0}, name="n", **TEXT)
     figures.waiting(np.zeros(3), **TEXT)
@@ -124,7 +124,7 @@ def test_what_is_unknown_is_left_out():
     some = np.where(np.arange(6) > 3, 0.5, np.nan)
     for values in (unknown, some):
         figures.course(WEEKS, values, name="n", **TEXT)
-        figures.evidence(WEEKS, {"a": values}, 2000, **TEXT)
+        figures.e_values(WEEKS, {"a": values}, 2000, **TEXT)
         figures.quality(WEEKS, values, unknown, values, (unknown, unknown), None, name="n", **TEXT)
     figures.forest(
         [{"name": "a", "value": np.nan, "low": np.nan, "high": np.nan}], name="n", **TEXT
@@ -147,8 +147,8 @@ def test_beyond_the_limit_is_red():
 
 
 def test_evidence_says_what_happens_at_its_threshold():
-    assert "pages at 2,000" in words(drawn("evidence"))
-    back = figures.evidence(WEEKS, {"failed": SIX}, 60, then="goes back", **TEXT)
+    assert "alerts at 2,000" in words(drawn("e_values"))
+    back = figures.e_values(WEEKS, {"failed": SIX}, 60, then="goes back", **TEXT)
     assert "goes back at 60" in words(back)
 
 
@@ -215,10 +215,10 @@ def test_an_unjudged_row_is_hollow_and_said():
 
 
 def test_a_clipped_line_says_how_far_it_goes():
-    assert "drawn up to here; it reaches 600,000,000" in " ".join(words(drawn("evidence"))) or (
-        "drawn up to here; it reaches 10^9" in words(drawn("evidence"))
+    assert "drawn up to here; it reaches 600,000,000" in " ".join(words(drawn("e_values"))) or (
+        "drawn up to here; it reaches 10^9" in words(drawn("e_values"))
     )
-    low = figures.evidence(WEEKS, {"a": SIX}, 2000, **TEXT)
+    low = figures.e_values(WEEKS, {"a": SIX}, 2000, **TEXT)
     assert not any(word.startswith("drawn up to") for word in words(low))
 
 

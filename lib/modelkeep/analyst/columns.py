@@ -65,7 +65,7 @@ def drift(
     days = days if all(each is not None for each in days) else [None, None]
     reference = profile.learn(_table(before, kinds), kinds, days[0])
     window = profile.count(reference.bins, _table(now, kinds), days[1])
-    found = detection.compare(reference, window, fdr=fdr, seed=seed)
+    result = detection.compare(reference, window, fdr=fdr, seed=seed)
     lines = [
         {
             "column": c.name,
@@ -76,11 +76,11 @@ def drift(
             "missing_now": c.missing,
             "finding": "; ".join(map(str, c.findings)),
         }
-        for c in found.columns
+        for c in result.columns
     ]
     lines.sort(key=lambda line: (line["level"] == "none", -line["effect"]))
     table = pd.DataFrame(lines).set_index("column")
-    table.attrs["basis"] = found.why
+    table.attrs["basis"] = result.why
     return table
 
 

@@ -31,9 +31,9 @@ class PredictionLog:
         `result.attrs["quarantined"]` counts the rows that do not fit its schema.
         """
         schema = (self.model or models.candidate(self.root)).schema
-        found = sources.logged(self.url, self.root, schema, days, until, model)
-        table = tables.readable(found.rows, schema)
-        table.attrs["quarantined"] = len(found.quarantine)
+        collected = sources.logged(self.url, self.root, schema, days, until, model)
+        table = tables.readable(collected.rows, schema)
+        table.attrs["quarantined"] = len(collected.quarantine)
         return table
 
     def newest(self) -> pd.Timestamp | None:

@@ -44,15 +44,17 @@ def score(
     rows, schema, p, y = _judged(rows, model)
     days = tables.blocks(rows, schema)
     if by is None:
-        found = metrics.summary(schema.task, y, p, days)
-        return pd.DataFrame({name: _estimate(e) for name, e in found.items()}).T.convert_dtypes()
+        estimates = metrics.summary(schema.task, y, p, days)
+        return pd.DataFrame(
+            {name: _estimate(e) for name, e in estimates.items()}
+        ).T.convert_dtypes()
     group = tables.groups(tables.readable(rows, schema), by).to_numpy()
     lines = {}
     for name in pd.unique(group):
         inside = group == name
-        found = metrics.summary(schema.task, y[inside], p[inside], days[inside])
+        estimates = metrics.summary(schema.task, y[inside], p[inside], days[inside])
         line = {"rows": int(inside.sum()), "days": len(np.unique(days[inside]))}
-        for metric, e in found.items():
+        for metric, e in estimates.items():
             low, high = tables.interval(e)
             line |= {metric: e.value, f"{metric}_low": low, f"{metric}_high": high}
         lines[name] = line

@@ -69,10 +69,10 @@ def reports(root: Path, version: str = "") -> pd.DataFrame:
     DVC's cache or remote into `.dvc/tmp/reports/VERSION`; a page that neither has is missing.
     """
     if not version:
-        found = verdicts.read(root)
-        pages = {stage: root / "reports" / f"{stage}.html" for stage in found}
+        conclusions = verdicts.read(root)
+        pages = {stage: root / "reports" / f"{stage}.html" for stage in conclusions}
     else:
-        found, pages = _fetched(root, Registry(root).commit(version), version)
+        conclusions, pages = _fetched(root, Registry(root).commit(version), version)
     lines = [
         {
             "stage": stage,
@@ -80,7 +80,7 @@ def reports(root: Path, version: str = "") -> pd.DataFrame:
             "sentence": verdict["sentence"],
             "page": _place(pages[stage], root),
         }
-        for stage, verdict in found.items()
+        for stage, verdict in conclusions.items()
     ]
     return pd.DataFrame(lines, columns=["stage", "state", "sentence", "page"]).set_index("stage")
 
@@ -94,14 +94,16 @@ def _fetched(root: Path, commit: str, version: str) -> tuple[dict, dict[str, Pat
     from modelkeep.reports import experiments
 
     stored = experiments.contents(root, commit)
-    found, pages = {}, {}
+    conclusions, pages = {}, {}
     for stage in experiments.STAGES:
         verdict = stored(f"verdicts/{stage}.json")
         if verdict is None:
             continue
-        found[stage] = verdicts.parsed(verdict.decode(), f"verdicts/{stage}.json of {version}")
+        conclusions[stage] = verdicts.parsed(
+            verdict.decode(), f"verdicts/{stage}.json of {version}"
+        )
         page = stored(f"reports/{stage}.html")
         pages[stage] = root / ".dvc" / "tmp" / "reports" / version / f"{stage}.html"
         if page is not None:
             files.write_bytes(pages[stage], page)
-    return found, pages
+    return conclusions, pages

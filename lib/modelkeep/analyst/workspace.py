@@ -34,10 +34,10 @@ class Workspace:
     @property
     def schema(self) -> Schema:
         """What the columns of the table are to the model."""
-        found = models.schema(self.root)
-        if found is None:
+        schema = models.schema(self.root)
+        if schema is None:
             raise models.NotMade(f"{models.SCHEMA} is not there: `make run` makes it")
-        return found
+        return schema
 
     def rows(self, name: str) -> pd.DataFrame:
         """The rows called `train`, `test`, `collected` or `quarantine`, readable.
@@ -81,10 +81,10 @@ class Workspace:
         verdicts.write(verdict, self.root)
 
     def __repr__(self) -> str:
-        found = verdicts.read(self.root)
+        conclusions = verdicts.read(self.root)
         lines = [f"Workspace {self.root.name}"]
-        lines += [f"  {stage}: {verdict['sentence']}" for stage, verdict in found.items()]
-        return "\n".join(lines if found else [*lines, "  no stage has run yet: `make run`"])
+        lines += [f"  {stage}: {verdict['sentence']}" for stage, verdict in conclusions.items()]
+        return "\n".join(lines if conclusions else [*lines, "  no stage has run yet: `make run`"])
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"

@@ -60,13 +60,13 @@ def tagged(nb: dict, tag: str) -> list[int]:
 
 def headings(nb: dict) -> list[str]:
     """For each cell, the last heading at or above it."""
-    found, last = [], ""
+    names, last = [], ""
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
             lines = re.findall(r"^#+\s+(.+?)\s*$", cell["source"], re.MULTILINE)
             last = lines[-1] if lines else last
-        found.append(last)
-    return found
+        names.append(last)
+    return names
 
 
 def on_save(model: dict, path: str, contents_manager: object, **_: object) -> None:

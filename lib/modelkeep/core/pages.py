@@ -81,8 +81,8 @@ def navigation(current: str, base: str = "", missing: tuple[str, ...] = ()) -> s
 
 def _contents(body: str) -> tuple[str, list[tuple[str, str]]]:
     """The body with an id on each heading, and the (id, text) of each; none where they are few."""
-    found = [re.sub(r"<[^>]*>", "", match["text"]).strip() for match in HEADING.finditer(body)]
-    if len(found) < FEWEST_CONTENTS:
+    titles = [re.sub(r"<[^>]*>", "", match["text"]).strip() for match in HEADING.finditer(body)]
+    if len(titles) < FEWEST_CONTENTS:
         return body, []
     contents: list[tuple[str, str]] = []
 

@@ -46,29 +46,38 @@ def compare(root: Path, names: Sequence[str], out: Path) -> Comparison:
 
 def _differences(runs: Sequence[Run]) -> list[str]:
     params, inputs = ([getattr(run, kind) for run in runs] for kind in ("params", "inputs"))
-    changed, moved = _apart(params)[0], _apart(inputs)[0]
+    changed, files_changed = _apart(params)[0], _apart(inputs)[0]
     origins = markup.provenance({run.name: run.origin for run in runs}).markup
-    parts = [f"<p>{escape(_said(changed, moved))}</p>{origins}", "<h2>What was different?</h2>"]
+    parts = [
+        f"<p>{escape(_summary(changed, files_changed))}</p>{origins}",
+        "<h2>What was different?</h2>",
+    ]
     parts.append(_table(runs, params, "parameter"))
-    if moved:
-        rows = _rows(runs, inputs, "file", moved)
-        parts.append(_folded(f"{count(len(moved), 'file')} of code or data that differ", rows))
+    if files_changed:
+        rows = _rows(runs, inputs, "file", files_changed)
+        parts.append(
+            _folded(f"{count(len(files_changed), 'file')} of code or data that differ", rows)
+        )
     return parts
 
 
-def _said(changed: Sequence[str], moved: Sequence[str]) -> str:
+def _summary(changed: Sequence[str], files_changed: Sequence[str]) -> str:
     params = f"{count(len(changed), 'parameter')} ({several(changed)})"
-    code = f"code or data ({several(moved)})"
-    if changed and moved:
+    code = f"code or data ({several(files_changed)})"
+    if changed and files_changed:
         return f"They differ in {params} and in {code}."
     if changed:
         return f"They differ in {params}; code and data are the same."
-    return f"They differ in {code}; the parameters are the same." if moved else "Nothing differs."
+    return (
+        f"They differ in {code}; the parameters are the same."
+        if files_changed
+        else "Nothing differs."
+    )
 
 
 def _results(runs: Sequence[Run]) -> list[str]:
-    told = {r.name: (r.plots["backtest"], r.verdicts["backtest"]) for r in runs}
-    chosen = section({name: both for name, both in told.items() if all(both)})
+    backtests = {r.name: (r.plots["backtest"], r.verdicts["backtest"]) for r in runs}
+    chosen = section({name: both for name, both in backtests.items() if all(both)})
     parts = [_own_ids(part, f"sweep-{place}-") for place, part in enumerate(chosen)]
     first = escape(runs[0].name)
     parts += ["<h2>What came of it?</h2>", _table(runs, [r.metrics for r in runs], "metric", True)]
@@ -103,11 +112,11 @@ def _table(
     runs: Sequence[Run], columns: Sequence[Mapping], noun: str, measured: bool = False
 ) -> str:
     differ, equal = _apart(columns)
-    told = f"<p>No {noun} differs.</p>"
+    table = f"<p>No {noun} differs.</p>"
     if differ:
-        told = _rows(runs, columns, noun, differ, measured, "" if measured else "differs")
-        told += f"<p>{count(len(equal), noun)} the same.</p>" if equal else ""
-    return told
+        table = _rows(runs, columns, noun, differ, measured, "" if measured else "differs")
+        table += f"<p>{count(len(equal), noun)} the same.</p>" if equal else ""
+    return table
 
 
 def _folded(summary: str, content: str) -> str:
@@ -149,14 +158,18 @@ def _difference(by: float) -> str:
     return ("+" if by > 0 else "−") + size if by else "same"
 
 
-def _box(told: Mapping) -> str:
-    return markup.verdict(told["state"], told["sentence"]).markup if told else "<p>not run</p>"
+def _box(verdict: Mapping) -> str:
+    return (
+        markup.verdict(verdict["state"], verdict["sentence"]).markup
+        if verdict
+        else "<p>not run</p>"
+    )
 
 
-def _side(runs: Sequence[Run], told: Sequence[str]) -> str:
+def _side(runs: Sequence[Run], contents: Sequence[str]) -> str:
     boxes = (
         f"<div><p><code>{escape(run.name)}</code></p>{content}</div>"
-        for run, content in zip(runs, told, strict=True)
+        for run, content in zip(runs, contents, strict=True)
     )
     return f'<div class="side">{"".join(boxes)}</div>'
 
@@ -169,19 +182,19 @@ def _own_ids(figure: str, prefix: str) -> str:
 BLOCK_WEEKS, DRAWS, SEED = 4, 2000, 0
 
 
-def section(told: Mapping[str, tuple[str, Mapping]]) -> list[str]:
+def section(backtests: Mapping[str, tuple[str, Mapping]]) -> list[str]:
     """The part of a page on experiments, by name the text of its `plots/backtest.csv` and its verdict; nothing where fewer than two differ."""
-    if len({text for text, _ in told.values()}) < 2:
+    if len({text for text, _ in backtests.values()}) < 2:
         return []
     parts = ["<h2>Which maintenance policy?</h2>"]
     courses = {
         name: frontier.read(text, name, verdict["evidence"]["retrains"])
-        for name, (text, verdict) in told.items()
+        for name, (text, verdict) in backtests.items()
     }
-    if reason := _unlike(told, courses):
+    if reason := _unlike(backtests, courses):
         return [*parts, f"<p>{escape(reason)}</p>"]
     first = next(iter(courses.values()))
-    weeks = len(frontier.starts(next(iter(told.values()))[0]))
+    weeks = len(frontier.starts(next(iter(backtests.values()))[0]))
     drawn = frontier.bootstrap_weeks(weeks, min(BLOCK_WEEKS, weeks), DRAWS, SEED)
     policies = [each["policy"] for each in courses.values()]
     for metric in first["never"].quality:
@@ -189,14 +202,14 @@ def section(told: Mapping[str, tuple[str, Mapping]]) -> list[str]:
         points = _points(metric, policies, first, drawn, chosen)
         parts.append(f"<p>{escape(_sentence(metric, chosen, weeks))}</p>")
         parts += [_drawn(metric, points, weeks)] if points else []
-    names = {name: verdict["sentence"].split(":")[0] for name, (_, verdict) in told.items()}
+    names = {name: verdict["sentence"].split(":")[0] for name, (_, verdict) in backtests.items()}
     parts.append(markup.provenance(names).markup)
     return parts
 
 
-def _unlike(told: Mapping, courses: Mapping[str, Mapping[str, Course]]) -> str:
+def _unlike(backtests: Mapping, courses: Mapping[str, Mapping[str, Course]]) -> str:
     """Why these backtests cannot be compared, or nothing: all must have lived through the same weeks."""
-    (name, (text, _)), *others = told.items()
+    (name, (text, _)), *others = backtests.items()
     for other, (its, _) in others:
         if frontier.starts(its) != frontier.starts(text):
             return f"{other} was replayed on other weeks than {name}: give both the same start and end."  # fmt: skip
@@ -215,14 +228,14 @@ def _points(
     chosen: Choice,
 ) -> list[dict]:
     never, weekly = first["never"], first["weekly"]
-    found, left = [], [] if any(c.retrains == 0 for c in policies) else [never]
+    points, left = [], [] if any(c.retrains == 0 for c in policies) else [never]
     for course in (*left, *policies, weekly):
         share, _ = frontier.benefit_retained(metric, course, never, weekly, drawn)
         if np.isfinite(share.value):
             place = {"kept": share.value, "low": share.low, "high": share.high}
             what = {"name": course.name, "retrains": course.retrains}
-            found.append({**what, **place, "chosen": course.name == chosen.name})
-    return found
+            points.append({**what, **place, "chosen": course.name == chosen.name})
+    return points
 
 
 def _sentence(metric: str, chosen: Choice, weeks: int) -> str:

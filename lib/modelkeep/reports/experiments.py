@@ -61,8 +61,8 @@ def read(root: Path, name: str) -> Run:
     content, origin = _files_now(root) if name == WORKSPACE else _files_of(root, name)
 
     def text(path: str) -> str | None:
-        found = content(path)
-        return None if found is None else found.decode("utf-8")
+        raw = content(path)
+        return None if raw is None else raw.decode("utf-8")
 
     locks = [workspace.value(text(path) or "") or {} for path in LOCKS]
     lock = {stage: locked for each in locks for stage, locked in each.get("stages", {}).items()}
@@ -200,11 +200,11 @@ def _resolved(root: Path, repo: "Repo", name: str) -> tuple[str, str]:
     return commit, short
 
 
-def _unknown(root: Path, repo: "Repo", name: str, said: str) -> UnknownExperiment:
+def _unknown(root: Path, repo: "Repo", name: str, message: str) -> UnknownExperiment:
     from dvc.repo.experiments.utils import exp_refs
 
-    if "ambiguous" in said.lower():
-        return UnknownExperiment(f"{said} (`dvc exp list --all` shows them; give a commit)")
+    if "ambiguous" in message.lower():
+        return UnknownExperiment(f"{message} (`dvc exp list --all` shows them; give a commit)")
     failed = sorted((root / "reports" / "failed").glob(f"*-{name}.html"))
     if failed:
         where = failed[0].relative_to(root).as_posix()
@@ -226,8 +226,8 @@ def _json(text: str | None) -> dict:
 
 
 def _flat(value: Mapping, where: str = "") -> dict[str, object]:
-    found = {}
+    flat = {}
     for key, item in value.items():
         nested = _flat(item, f"{where}{key}.") if isinstance(item, Mapping) else None
-        found |= {f"{where}{key}": item} if nested is None else nested
-    return found
+        flat |= {f"{where}{key}": item} if nested is None else nested
+    return flat

@@ -243,13 +243,13 @@ def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
     axes = canvas(3.4)
     predicted = [r["predicted"] for r in rows]
     top = max([*predicted, *(r["high"] for r in rows if np.isfinite(r["high"])), 0.05]) * 1.05
-    axes.plot([0, top], [0, top], color=REFERENCE, linestyle="--", label="right on average")
+    axes.plot([0, top], [0, top], color=REFERENCE, linestyle="--", label="calibrated")
     for r in rows:
         axes.plot([r["predicted"]] * 2, [r["low"], r["high"]], color=CANDIDATE, linewidth=2.4)
     axes.plot(predicted, [r["observed"] for r in rows], "o", color=CANDIDATE, label=name)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set(xlabel="predicted", ylabel="came true")
+    axes.set(xlabel="predicted", ylabel="observed")
     worst = max(rows, key=lambda r: abs(r["predicted"] - r["observed"]))
     off = sum(r["predicted"] < r["low"] or r["predicted"] > r["high"] for r in rows)
     says = f"{off} of {len(rows)} are off the line" if off else "none is off the line for sure"
@@ -260,7 +260,7 @@ def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
     return finished(axes, title, caption)
 
 
-def moved(
+def drifted(
     x: Sequence,
     effects: dict[str, np.ndarray],
     levels: dict[str, float],
@@ -268,7 +268,7 @@ def moved(
     title: str,
     caption: str,
 ) -> Figure:
-    """Which column moved when: one row a column, one square a window, darker for a larger effect, red from the highest level on."""
+    """Which column drifted when: one row a column, one square a window, darker for a larger effect, red from the highest level on."""
     axes = canvas(1.2 + 0.27 * len(effects))
     moments = on_time(axes, x)
     levels = dict(sorted(levels.items(), key=lambda item: item[1]))
@@ -280,7 +280,7 @@ def moved(
             here = grade == step
             size = 14 + 16 * step
             axes.scatter(moments[here], np.full(here.sum(), place), s=size, c=shade, marker="s")
-    names = ["still", *levels]
+    names = ["stable", *levels]
     for step, shade in enumerate(shades):
         bound = f" (from {floors[step - 1]:g})" if step else ""
         axes.scatter([], [], s=14 + 16 * step, c=shade, marker="s", label=names[step] + bound)
@@ -290,10 +290,10 @@ def moved(
     return finished(axes, title, caption)
 
 
-def evidence(
-    x: Sequence, paths: dict, threshold: float, *, title: str, caption: str, then: str = "pages"
+def e_values(
+    x: Sequence, paths: dict, threshold: float, *, title: str, caption: str, then: str = "alerts"
 ) -> Figure:
-    """How evidence adds up over windows against the threshold at which something happens, on a logarithmic scale."""
+    """How e-values grow over windows, against the threshold of an action; logarithmic scale."""
     axes = canvas()
     moments = on_time(axes, x)
     colours, marks = (CURRENT, CANDIDATE, REFERENCE), ("o-", "s-", "^-")
@@ -312,7 +312,7 @@ def evidence(
         )
     axes.axhline(threshold, color=BREACH, linestyle="--", label=f"{then} at {threshold:,.0f}")
     axes.set_yscale("log")
-    axes.set_ylabel("evidence (log scale)")
+    axes.set_ylabel("e-value (log scale)")
     return finished(axes, title, caption)
 
 
@@ -327,14 +327,14 @@ def quality(
     estimated: np.ndarray,
     corrected: np.ndarray,
     band: tuple[np.ndarray, np.ndarray],
-    promised: float | None,
+    expected: float | None,
     *,
     name: str,
     title: str,
     caption: str,
     waiting: np.ndarray | None = None,
 ) -> Figure:
-    """Three lines: what came true, what the model believed, and that belief corrected by late labels with its band."""
+    """Realised, estimated and corrected quality by window, the last with its band; `expected` is level."""
     axes = canvas(3.2)
     moments = on_time(axes, x)
     shade(axes, moments, waiting)
@@ -344,20 +344,20 @@ def quality(
         moments, corrected, "s--", color=CANDIDATE, markersize=4, label="estimated, corrected"
     )
     axes.plot(moments, realised, "o-", color=CURRENT, markersize=5, label="realised")
-    if promised is not None:
-        axes.axhline(promised, color=INK, linewidth=1, label="promised")
+    if expected is not None:
+        axes.axhline(expected, color=INK, linewidth=1, label="expected")
     axes.set_ylabel(name)
     return finished(axes, title, caption)
 
 
 def waiting(days: np.ndarray, *, title: str, caption: str) -> Figure:
-    """The share of labels that had come after so many days (`days` sorted)."""
+    """The share of labels received after so many days (`days` sorted)."""
     axes = canvas(2.6)
     at = np.linspace(0, max(float(days[-1]), 1.0), 200)
     axes.plot(at, np.searchsorted(days, at, side="right") / len(days), color=CURRENT)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylim(0, 1.03)
-    axes.set(xlabel="days from the answer to its label", ylabel="labels that had come")
+    axes.set(xlabel="days from prediction to label", ylabel="labels received")
     return finished(axes, title, caption)
 
 

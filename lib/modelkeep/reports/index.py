@@ -39,13 +39,13 @@ def write(root: Path) -> Path:
 
 def index(root: Path) -> str:
     """The front page of a workspace, whatever of its stages has run."""
-    found = verdicts.read(root)
+    conclusions = verdicts.read(root)
     body = pages.template("front").render(
         name=escape(_name(root)),
-        conclusion=_conclusion(root, found),
-        facts=markup.provenance(_facts(root, found)).markup,
+        conclusion=_conclusion(root, conclusions),
+        facts=markup.provenance(_facts(root, conclusions)).markup,
         cards=_cards(root),
-        stages=[_stage(root, stage, found.get(stage)) for stage in pages.STAGES],
+        stages=[_stage(root, stage, conclusions.get(stage)) for stage in pages.STAGES],
         others=_others(root),
     )
     missing = tuple(s for s in pages.STAGES if not (root / f"reports/{s}.html").exists())
@@ -80,12 +80,14 @@ def _name(root: Path) -> str:
     )
 
 
-def _conclusion(root: Path, found: Mapping[str, Mapping]) -> str:
+def _conclusion(root: Path, conclusions: Mapping[str, Mapping]) -> str:
     """What stands on top: a failure, else the monitor's conclusion, else the last stage's."""
     if broken := failed(root):
         sentence = f"The last run of {markup.several(broken)} failed: see below."
         return markup.verdict("failed", sentence).markup
-    last = next((found[stage] for stage in reversed(pages.STAGES) if stage in found), None)
+    last = next(
+        (conclusions[stage] for stage in reversed(pages.STAGES) if stage in conclusions), None
+    )
     if last is None:
         return markup.verdict(
             "not run", "No stage has run yet: `make run` runs all of them."
@@ -93,13 +95,13 @@ def _conclusion(root: Path, found: Mapping[str, Mapping]) -> str:
     return markup.verdict(last["state"], last["sentence"]).markup
 
 
-def _facts(root: Path, found: Mapping[str, Mapping]) -> dict[str, object]:
+def _facts(root: Path, conclusions: Mapping[str, Mapping]) -> dict[str, object]:
     """The few facts under the conclusion: champion, candidate, dates."""
     champion = _json(root / "models/champion.json").get("version")
     facts: dict[str, object] = {"champion": champion or "none yet"}
     manifest = root / "models/candidate/manifest.json"
     if manifest.exists():
-        gate = found.get("evaluate", {}).get("state")
+        gate = conclusions.get("evaluate", {}).get("state")
         state = f", {gate.replace('_', ' ')} at the gate" if gate else ""
         facts["candidate"] = f"{files.sha256(manifest)[:10]}{state}"
     if (root / "params/prepare.yaml").exists():
@@ -149,13 +151,13 @@ def _stage(root: Path, stage: str, verdict: Mapping | None) -> str:
 
 def _others(root: Path) -> dict[str, list[str]]:
     """Links to the pages that are no stage's, under their headings."""
-    found = {}
+    listed = {}
     for heading, pattern in OTHERS.items():
         paths = sorted((root / "reports").glob(pattern))
         links = [(path.relative_to(root / "reports").as_posix(), path.stem) for path in paths]
         if links:
-            found[heading] = [f'<a href="{escape(a)}">{escape(name)}</a>' for a, name in links]
-    return found
+            listed[heading] = [f'<a href="{escape(a)}">{escape(name)}</a>' for a, name in links]
+    return listed
 
 
 def _course(root: Path) -> list[dict[str, str]]:
@@ -169,7 +171,7 @@ def _number(text: str | None) -> float:
 
 def _json(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a page of what is there; the stage itself says what is wrong
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}

@@ -71,7 +71,7 @@ def moved(seen: Seen) -> Figure | Html:
     }
     ordered = dict(sorted(effects.items(), key=lambda item: -item[1].max())[:SHOWN])
     first, rows = seen.moves[0], [m.rows for m in seen.moves]
-    return figures.moved(
+    return figures.drifted(
         _moments(seen.now),
         ordered,
         drift.LEVELS,
@@ -116,7 +116,7 @@ def evidence(seen: Seen) -> Figure | Html:
         return markup.table([], "There is no window to look at.")
     paths = {"inputs have moved": seen.drift_path, "quality has declined": seen.quality_path}
     crossed = [name for name, path in paths.items() if (path >= seen.limit).any()]
-    return figures.evidence(
+    return figures.e_values(
         _moments(seen.now),
         paths,
         seen.limit,

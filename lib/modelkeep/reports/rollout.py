@@ -98,7 +98,7 @@ def evidence(found: Journal, question: str) -> "Figure | Html":
         if question == "worse"
         else "The share grows when all are beyond it, and each step begins anew."
     )
-    return figures.evidence(
+    return figures.e_values(
         _times(found), paths, float(enough), title=title, caption=caption, then=then
     )
 
