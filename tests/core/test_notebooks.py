@@ -116,7 +116,13 @@ def test_git_takes_a_notebook_without_its_outputs_and_leaves_the_file(repository
     assert git(repository, "show", ":notebooks/mine.ipynb") == "no notebook"
 
 
-def test_two_branches_that_both_ran_merge_and_the_run_is_made_again(repository):
+RECIPE = (
+    "git checkout --ours -- dvc.lock metrics verdicts plots && git add -A && git commit --no-edit"
+)
+
+
+@pytest.mark.parametrize("driver", [True, False], ids=["driver", "recipe"])
+def test_two_branches_that_both_ran_merge_and_the_run_is_made_again(repository, driver):
     made = ("dvc.lock", "metrics/train.json", "verdicts/train.json", "plots/quality.csv")
 
     def ran(value):
@@ -132,7 +138,13 @@ def test_two_branches_that_both_ran_merge_and_the_run_is_made_again(repository):
     ran("theirs")
     git(repository, "switch", "-q", "main")
     ran("ours")
-    git(repository, "merge", "-q", "--no-edit", "other")
+    if driver:
+        git(repository, "merge", "-q", "--no-edit", "other")
+    else:
+        git(repository, "config", "--unset", "merge.made.driver")
+        assert tiny.run(repository, "git", "merge", "-q", "other").returncode == 1
+        assert RECIPE in (REPOSITORY / "docs" / "experiments.md").read_text()
+        tiny.run(repository, "sh", "-c", RECIPE).check_returncode()
     assert {(repository / name).read_text() for name in made} == {"ours\n"}
     assert (repository / "params" / "theirs.yaml").exists()
     assert git(repository, "status", "--porcelain") == ""

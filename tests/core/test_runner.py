@@ -115,6 +115,25 @@ def test_a_failure_is_a_page_and_what_stood_before_stays(tmp_path, monkeypatch):
     assert "Divide" in page
 
 
+def test_a_failed_page_names_what_dvc_deleted_and_the_command_that_brings_it_back(tmp_path):
+    root = tiny.workspace(tmp_path, fails="divisor: 0\n", hello=HELLO)
+    page, metrics = root / "reports" / "failed" / "fails.html", "metrics/fails.json"
+    pipeline = (root / "dvc.yaml").read_text()
+    kept = f"outs: [reports/fails.html]\n    metrics: [{metrics}: {{cache: false}}]"
+    (root / "dvc.yaml").write_text(pipeline.replace("outs: [reports/fails.html]", kept))
+    with pytest.raises(runner.NotebookFailed):
+        runner.run("fails", root, render=render.render)
+    assert "The outputs of the last good run are still there." in page.read_text()
+    outs = [{"path": "reports/fails.html"}, {"path": metrics}]
+    lock = {"schema": "2.0", "stages": {"fails": {"outs": outs}}}
+    (root / "dvc.lock").write_text(json.dumps(lock))
+    with pytest.raises(runner.NotebookFailed):
+        runner.run("fails", root, render=render.render)
+    text = page.read_text()
+    assert f"<code>reports/fails.html</code>, <code>{metrics}</code>" in text
+    assert f"<code>dvc checkout fails &amp;&amp; git checkout -- {metrics}</code>" in text
+
+
 def test_a_good_run_takes_the_old_failure_away(tmp_path):
     root = tiny.workspace(tmp_path, fails="divisor: 1\n", hello=HELLO)
     (root / "reports" / "failed").mkdir(parents=True)

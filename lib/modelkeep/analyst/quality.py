@@ -88,7 +88,7 @@ def compare(
     candidate: Bundle | pd.Series | np.ndarray,
     rows: pd.DataFrame,
 ) -> pd.DataFrame:
-    """The gain of `candidate` over `champion` on labelled rows that both predict, by the gate's test.
+    """The gain of `candidate` over `champion` on labelled rows, by the gate's paired test.
 
     Each is a model or its predictions, one a row; None is the better of two plain rules, as at the
     gate where there is no champion. A positive `gain` is better; `low` and `high`

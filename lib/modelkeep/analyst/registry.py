@@ -38,7 +38,7 @@ class Registry:
         return _table(lines, ["version", "at", "action", "reason", "by"]).set_index("at")
 
     def champion_at(self, day: str) -> pd.Series:
-        """Which version was champion at a day's first second, or at a time (UTC), since and until when."""
+        """Which version was champion as a day begins, or at a time (UTC), since and until when."""
         facts = timeline.live(self._record, timeline.moment(str(day)))["json"]
         return pd.Series(facts, name=self.model, dtype=object)
 

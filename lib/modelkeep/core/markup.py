@@ -1,4 +1,4 @@
-"""Markup and words that notebooks show and pages print: tables, verdict boxes, numbers as a reader wants them."""
+"""What notebooks show and pages print: tables, verdict boxes, numbers as a reader wants them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,8 @@ def verdict(state: str, sentence: str, reasons: Sequence[str] = ()) -> Html:
     """The box on top of a page: one word, one sentence, the reasons with their numbers."""
     items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
     markup = (
-        f'<div class="verdict {tone(state)}"><span class="word">{escape(state.replace("_", " "))}</span>'
+        f'<div class="verdict {tone(state)}">'
+        f'<span class="word">{escape(state.replace("_", " "))}</span>'
         f"<p>{escape(sentence)}</p>{f'<ul>{items}</ul>' if items else ''}</div>"
     )
     return Html(markup, "\n".join([f"{state}: {sentence}", *(f"- {r}" for r in reasons)]))
@@ -53,7 +54,7 @@ def provenance(facts: Mapping[str, object]) -> Html:
 
 
 def table(rows: Sequence[Mapping[str, object]], empty: str = "Nothing to list.") -> Html:
-    """Rows as a small table; floats are shown with four digits, counts with separators, unknown as unknown."""
+    """Rows as a small table; floats have four digits, counts separators, unknown is `unknown`."""
     if not rows:
         return Html(f"<p>{escape(empty)}</p>", empty)
     names = list(rows[0])

@@ -63,7 +63,7 @@ def parsed(text: str, where: str) -> dict:
 
 
 def provenance(made: Mapping, **facts: object) -> Html:
-    """The table of what a page was made from: code, inputs (see `workspace.provenance`), and the facts that the notebook adds."""
+    """The table of what a page was made from: code, inputs (see `workspace.provenance`), facts."""
     code = f"commit {made['short']}" if made["changed"] is not None else made["short"]
     code += f" of {made['date']}" if made.get("date") else ""
     if made["changed"]:

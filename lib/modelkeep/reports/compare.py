@@ -183,7 +183,10 @@ BLOCK_WEEKS, DRAWS, SEED = 4, 2000, 0
 
 
 def section(backtests: Mapping[str, tuple[str, Mapping]]) -> list[str]:
-    """The part of a page on experiments, by name the text of its `plots/backtest.csv` and its verdict; nothing where fewer than two differ."""
+    """The part of a page on policies, from `plots/backtest.csv` and the verdict of each by name.
+
+    Nothing where fewer than two differ.
+    """
     if len({text for text, _ in backtests.values()}) < 2:
         return []
     parts = ["<h2>Which maintenance policy?</h2>"]
@@ -208,15 +211,19 @@ def section(backtests: Mapping[str, tuple[str, Mapping]]) -> list[str]:
 
 
 def _unlike(backtests: Mapping, courses: Mapping[str, Mapping[str, Course]]) -> str:
-    """Why these backtests cannot be compared, or nothing: all must have lived through the same weeks."""
+    """Why these backtests cannot be compared, or nothing: all must replay the same weeks."""
     (name, (text, _)), *others = backtests.items()
     for other, (its, _) in others:
         if frontier.starts(its) != frontier.starts(text):
-            return f"{other} was replayed on other weeks than {name}: give both the same start and end."  # fmt: skip
+            remedy = "give both the same start and end"
+            return f"{other} was replayed on other weeks than {name}: {remedy}."
         for metric, values in courses[name]["never"].quality.items():
             same = courses[other]["never"].quality.get(metric)
             if same is None or not np.allclose(same, values, equal_nan=True):
-                return f"{other} and {name} begin with other models or data: only backtests that differ in their policy can be compared."  # fmt: skip
+                return (
+                    f"{other} and {name} begin with other models or data: only backtests that "
+                    "differ in their policy can be compared."
+                )
     return ""
 
 
@@ -241,15 +248,20 @@ def _points(
 def _sentence(metric: str, chosen: Choice, weeks: int) -> str:
     others = ", ".join(f"{name} in {share:.0%}" for name, share in chosen.others.items())
     return (
-        f"By {metrics.NAMES[metric]}, choose {chosen.name}: of the policies that keep at least {frontier.ENOUGH:.0%} of what retraining every week "
-        f"gains over never, it needs the fewest retrains. Drawing stretches of the {weeks} weeks anew, the same is chosen in {chosen.probability:.0%}"
-        + (f" of draws; {others}." if others else " of draws.")
+        f"By {metrics.NAMES[metric]}, choose {chosen.name}: of the policies that keep at least "
+        f"{frontier.ENOUGH:.0%} of what retraining every week gains over never, it needs the fewest "
+        f"retrains. In bootstrap samples of the {weeks} weeks, the same is chosen in "
+        f"{chosen.probability:.0%}" + (f" of draws; {others}." if others else " of draws.")
     )
 
 
 def _drawn(metric: str, points: Sequence[dict], weeks: int) -> str:
     name = metrics.NAMES[metric]
-    each = "; ".join(f"{p['name']} {p['kept']:.0%} ({p['low']:.0%} to {p['high']:.0%}) for {count(p['retrains'], 'retrain')}" for p in points)  # fmt: skip
+    each = "; ".join(
+        f"{p['name']} {p['kept']:.0%} ({p['low']:.0%} to {p['high']:.0%}) "
+        f"for {count(p['retrains'], 'retrain')}"
+        for p in points
+    )
     return figures.frontier(
         points,
         keep=frontier.ENOUGH,

@@ -1,7 +1,7 @@
 """The figures of pages, one function each: matplotlib to SVG, whose colours follow the page's.
 
-A colour of the palette is written as a CSS variable of the page, so that figures are drawn for light
-and for dark paper alike; outside of a page the colour for light paper is used.
+A colour of the palette is written as a CSS variable of the page, so that figures follow its paper,
+light or dark; outside of a page the colour for light paper is used.
 """
 
 import io
@@ -59,7 +59,7 @@ WIDTH = 5.0
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with what it says above and what it is made from below; notebooks show it, pages print it."""
+    """A drawing, its title above and what it is made from below; notebooks and pages show it."""
 
     title: str
     caption: str
@@ -141,7 +141,7 @@ def shade(axes: Axes, moments: np.ndarray, waiting: np.ndarray | None) -> None:
 
 
 def timeline(x: Sequence, parts: dict[str, np.ndarray], *, title: str, caption: str) -> Figure:
-    """Rows over time, one line a part: the first grey, the second blue, the third orange, the fourth red."""
+    """Rows over time, stacked by part: the first grey, then blue, orange, red."""
     axes = canvas()
     moments = on_time(axes, x)
     colours = (REFERENCE, CURRENT, CANDIDATE, BREACH)
@@ -239,7 +239,7 @@ def forest(
 
 
 def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
-    """Observed against predicted rate with intervals; on the diagonal a prediction means what it says."""
+    """Observed against predicted rate with intervals; on the diagonal both agree."""
     axes = canvas(3.4)
     predicted = [r["predicted"] for r in rows]
     top = max([*predicted, *(r["high"] for r in rows if np.isfinite(r["high"])), 0.05]) * 1.05
@@ -254,8 +254,10 @@ def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
     off = sum(r["predicted"] < r["low"] or r["predicted"] > r["high"] for r in rows)
     says = f"{off} of {len(rows)} are off the line" if off else "none is off the line for sure"
     caption = (
-        f"{sum(r['rows'] for r in rows):,} rows in {len(rows)} groups of equal size, with 95 % intervals by block: {says}. "
-        f"The largest gap is {abs(worst['predicted'] - worst['observed']):.1%}, at a predicted {worst['predicted']:.0%}."
+        f"{sum(r['rows'] for r in rows):,} rows in {len(rows)} groups of equal size, with 95 % "
+        f"intervals by block: {says}. "
+        f"The largest gap is {abs(worst['predicted'] - worst['observed']):.1%}, "
+        f"at a predicted {worst['predicted']:.0%}."
     )
     return finished(axes, title, caption)
 
@@ -268,7 +270,10 @@ def drifted(
     title: str,
     caption: str,
 ) -> Figure:
-    """Which column drifted when: one row a column, one square a window, darker for a larger effect, red from the highest level on."""
+    """Which column drifted when: one row a column, one square a window.
+
+    A square is darker and larger with the effect, red from the highest level on.
+    """
     axes = canvas(1.2 + 0.27 * len(effects))
     moments = on_time(axes, x)
     levels = dict(sorted(levels.items(), key=lambda item: item[1]))
@@ -334,7 +339,7 @@ def quality(
     caption: str,
     waiting: np.ndarray | None = None,
 ) -> Figure:
-    """Realised, estimated and corrected quality by window, the last with its band; `expected` is level."""
+    """Realised, estimated and corrected quality by window; `band` is that of the corrected."""
     axes = canvas(3.2)
     moments = on_time(axes, x)
     shade(axes, moments, waiting)
@@ -370,24 +375,33 @@ def courses(
     title: str,
     caption: str,
 ) -> Figure:
-    """One number over time, a line each: the policy blue, never grey, every week orange, oracle thin; `marks` are weeks on the policy's line, the first orange, the second red."""
+    """One number over time, a line each: the policy blue, never grey, every week orange, oracle thin.
+
+    `marks` are weeks on the policy's line, the first orange, the second red.
+    """
     axes = canvas(3.2)
     moments = on_time(axes, x)
     styles = [("o-", CURRENT, 1.8), (":", REFERENCE, 1.8), ("--", CANDIDATE, 1.8), ("-", INK, 0.7)]
     for place, ((label, values), style) in enumerate(zip(lines.items(), styles, strict=False)):
         mark, colour, width = style
         above = {"zorder": 3 - place / 10}  # the policy over the others, oracle under all
-        axes.plot(moments, values, mark, color=colour, linewidth=width, markersize=3, label=label, **above)  # fmt: skip
+        line = {"color": colour, "linewidth": width, "markersize": 3, "label": label}
+        axes.plot(moments, values, mark, **line, **above)
     first = next(iter(lines.values()))
-    for (label, at), (mark, colour) in zip(marks.items(), (("D", CANDIDATE), ("X", BREACH)), strict=False):  # fmt: skip
+    looks = (("D", CANDIDATE), ("X", BREACH))
+    for (label, at), (mark, colour) in zip(marks.items(), looks, strict=False):
         if at.any():
-            axes.plot(moments[at], first[at], mark, color=colour, markeredgecolor=INK, markersize=6, label=label, zorder=4)  # fmt: skip
+            point = {"color": colour, "markeredgecolor": INK, "markersize": 6, "zorder": 4}
+            axes.plot(moments[at], first[at], mark, label=label, **point)
     axes.set_ylabel(shown(name))
     return finished(axes, title, caption)
 
 
 def frontier(points: Sequence[dict], *, keep: float, name: str, title: str, caption: str) -> Figure:
-    """Share of the gain kept against retrains, a point with its interval each (keys name, retrains, kept, low, high, chosen); the chosen one is orange."""
+    """Share of the gain kept against retrains, a point with its interval each.
+
+    Keys: name, retrains, kept, low, high, chosen; the chosen one is orange.
+    """
     axes = canvas(3.6)
     best, frontier_x, frontier_y = -np.inf, [], []
     for p in sorted(points, key=lambda p: (p["retrains"], -p["kept"])):
@@ -421,7 +435,7 @@ def roc(
     title: str,
     caption: str,
 ) -> Figure:
-    """The ROC curve by `points` (n, 2) of false and true positive rate, and the chosen threshold."""
+    """The ROC curve by `points` (n, 2), false and true positive rate, and one threshold."""
     axes = canvas(3.4)
     axes.plot([0, 1], [0, 1], "--", color=REFERENCE, label="chance")
     axes.plot(points[:, 0], points[:, 1], color=CANDIDATE, label=area)
@@ -466,7 +480,7 @@ RUNS = ((REFERENCE, "o-"), (CURRENT, "s-"), (CANDIDATE, "^-"), (BREACH, "D-"), (
 
 
 def overlay(lines: Mapping, *, name: str, title: str, caption: str) -> Figure:
-    """Lines over time on one scale (Series by date), the first grey; more than five share colours."""
+    """Series by date on one scale, the first grey; more than five share colours."""
     axes = canvas(3.2)
     for place, (label, line) in enumerate(lines.items()):
         colour, mark = RUNS[place % len(RUNS)]

@@ -23,7 +23,7 @@ OTHERS = {  # headings, and the pages below reports/ that stand under each
 
 @dataclass(frozen=True)
 class Card:
-    """A key figure: its name, its value, a small trend (SVG or nothing) and what to hold it against."""
+    """A key figure: name, value, a small trend (SVG or nothing) and what to compare it with."""
 
     name: str
     value: str
@@ -129,7 +129,8 @@ def _cards(root: Path) -> list[Card]:
         cards.append(Card(label, shown, sparkline(line, expected[name]), note))
     rows, collected = _json(root / "metrics/prepare.json"), _json(root / "metrics/collect.json")
     if rows.get("train"):
-        note = f"and {number(rows.get('test'))} to test on, {number(rows.get('quarantined'))} quarantined"
+        note = f"and {number(rows.get('test'))} to test on, "
+        note += f"{number(rows.get('quarantined'))} quarantined"
         cards.append(Card("rows to learn from", number(rows["train"]), "", note))
     if collected.get("rows"):
         share = collected["labelled"] / collected["rows"]

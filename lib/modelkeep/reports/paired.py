@@ -34,7 +34,7 @@ LEVELS = {"better": 0, "non_inferior": 1, "inconclusive": 2, "insufficient": 3, 
 
 @dataclass(frozen=True)
 class Result:
-    """What the paired test says of an experiment and the first one; `why` says why there is none."""
+    """The paired test of an experiment against the first; `why` says why there is none."""
 
     name: str
     first: str
@@ -49,7 +49,8 @@ class Result:
         word, (first, *_) = self.verdict.word, self.verdict.gains
         unit = "rows" if first.blocks == first.rows else f"rows of {count(first.blocks, 'day')}"
         numbers = "; ".join(_difference(gain) for gain in self.verdict.gains)
-        return f"{self.name} {SAYS[word]} {self.first}: {numbers}, on {first.rows:,} {unit} that both predicted."
+        shared = f"on {first.rows:,} {unit} that both predicted"
+        return f"{self.name} {SAYS[word]} {self.first}: {numbers}, {shared}."
 
 
 def compare(first: Run, other: Run) -> Result:
