@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from modelkeep.backtest import frontier
 from modelkeep.backtest.frontier import Choice, Course
@@ -262,10 +263,43 @@ def _drawn(metric: str, points: Sequence[dict], weeks: int) -> str:
         f"for {count(p['retrains'], 'retrain')}"
         for p in points
     )
-    return figures.frontier(
+    return _frontier_figure(
         points,
         keep=frontier.ENOUGH,
         name=f"share of the gain in {name} kept",
         title=f"How much of the gain in {name} is kept, for how many retrains?",
         caption=f"{weeks} weeks, 95 % intervals. Share kept: {each}.",
     )._repr_html_()
+
+
+def _frontier_figure(
+    points: Sequence[dict], *, keep: float, name: str, title: str, caption: str
+) -> figures.Figure:
+    """Share of the gain kept against retrains, a point with its interval each.
+
+    Keys: name, retrains, kept, low, high, chosen; the chosen one is orange.
+    """
+    axes = figures.canvas(3.6)
+    best, frontier_x, frontier_y = -np.inf, [], []
+    for p in sorted(points, key=lambda p: (p["retrains"], -p["kept"])):
+        if p["kept"] > best:
+            best = p["kept"]
+            frontier_x, frontier_y = [*frontier_x, p["retrains"]], [*frontier_y, p["kept"]]
+    axes.step(
+        frontier_x, frontier_y, where="post", color=figures.REFERENCE, linewidth=1, label="frontier"
+    )
+    axes.axhline(keep, color=figures.BREACH, linestyle="--", label=f"{keep:.0%} kept")
+    for place, p in enumerate(sorted(points, key=lambda p: (p["retrains"], p["kept"]))):
+        colour = figures.CANDIDATE if p["chosen"] else figures.CURRENT
+        mark = "D" if p["chosen"] else "o"
+        at = (p["retrains"], p["kept"])
+        axes.plot([at[0]] * 2, [p["low"], p["high"]], color=colour, linewidth=1, alpha=0.5)
+        axes.plot(*at, mark, color=colour, markeredgecolor=figures.INK)
+        aside = {"xytext": (5, -11 if place % 2 else 4), "textcoords": "offset points"}
+        axes.annotate(figures.shown(p["name"], 14), at, fontsize=8.5, **aside)
+    low = min([0, *(p["kept"] for p in points)])
+    axes.set_ylim(max(low, -1) - 0.15, max([1.15, *(p["kept"] + 0.15 for p in points)]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set(xlabel="retrains", ylabel=figures.shown(name, 60))
+    return figures.finished(axes, title, caption)

@@ -247,9 +247,7 @@ def calibration(rows: Sequence[dict], *, name: str, title: str) -> Figure:
     for r in rows:
         axes.plot([r["predicted"]] * 2, [r["low"], r["high"]], color=CANDIDATE, linewidth=2.4)
     axes.plot(predicted, [r["observed"] for r in rows], "o", color=CANDIDATE, label=name)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set(xlabel="predicted", ylabel="observed")
+    _shares(axes, "predicted", "observed")
     worst = max(rows, key=lambda r: abs(r["predicted"] - r["observed"]))
     off = sum(r["predicted"] < r["low"] or r["predicted"] > r["high"] for r in rows)
     says = f"{off} of {len(rows)} are off the line" if off else "none is off the line for sure"
@@ -397,35 +395,6 @@ def courses(
     return finished(axes, title, caption)
 
 
-def frontier(points: Sequence[dict], *, keep: float, name: str, title: str, caption: str) -> Figure:
-    """Share of the gain kept against retrains, a point with its interval each.
-
-    Keys: name, retrains, kept, low, high, chosen; the chosen one is orange.
-    """
-    axes = canvas(3.6)
-    best, frontier_x, frontier_y = -np.inf, [], []
-    for p in sorted(points, key=lambda p: (p["retrains"], -p["kept"])):
-        if p["kept"] > best:
-            best = p["kept"]
-            frontier_x, frontier_y = [*frontier_x, p["retrains"]], [*frontier_y, p["kept"]]
-    axes.step(frontier_x, frontier_y, where="post", color=REFERENCE, linewidth=1, label="frontier")
-    axes.axhline(keep, color=BREACH, linestyle="--", label=f"{keep:.0%} kept")
-    for place, p in enumerate(sorted(points, key=lambda p: (p["retrains"], p["kept"]))):
-        colour = CANDIDATE if p["chosen"] else CURRENT
-        mark = "D" if p["chosen"] else "o"
-        at = (p["retrains"], p["kept"])
-        axes.plot([at[0]] * 2, [p["low"], p["high"]], color=colour, linewidth=1, alpha=0.5)
-        axes.plot(*at, mark, color=colour, markeredgecolor=INK)
-        aside = {"xytext": (5, -11 if place % 2 else 4), "textcoords": "offset points"}
-        axes.annotate(shown(p["name"], 14), at, fontsize=8.5, **aside)
-    low = min([0, *(p["kept"] for p in points)])
-    axes.set_ylim(max(low, -1) - 0.15, max([1.15, *(p["kept"] + 0.15 for p in points)]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set(xlabel="retrains", ylabel=shown(name, 60))
-    return finished(axes, title, caption)
-
-
 def roc(
     points: np.ndarray,
     marked: tuple[float, float],
@@ -440,10 +409,7 @@ def roc(
     axes.plot([0, 1], [0, 1], "--", color=REFERENCE, label="chance")
     axes.plot(points[:, 0], points[:, 1], color=CANDIDATE, label=area)
     axes.plot(*marked, "D", color=CURRENT, markeredgecolor=INK, markersize=6, label=mark)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set(xlabel="false positive rate", ylabel="true positive rate")
-    return finished(axes, title, caption)
+    return finished(_shares(axes, "false positive rate", "true positive rate"), title, caption)
 
 
 def importance(rows: Sequence[dict], *, name: str, title: str, caption: str) -> Figure:
@@ -494,11 +460,16 @@ def calibrations(points: Mapping[str, np.ndarray], *, title: str, caption: str) 
     """Observed against predicted rates on one scale, a line of points (n, 2) each."""
     axes = canvas(3.4)
     top = max(float(np.max(each)) for each in points.values()) * 1.05
-    axes.plot([0, top], [0, top], color=INK, linewidth=1, linestyle="--", label="as predicted")
+    axes.plot([0, top], [0, top], color=INK, linewidth=1, linestyle="--", label="calibrated")
     for place, (label, each) in enumerate(points.items()):
         colour, mark = RUNS[place % len(RUNS)]
-        axes.plot(each[:, 0], each[:, 1], mark, color=colour, markersize=5, label=shown(label))
+        axes.plot(*each.T, mark, color=colour, markersize=5, label=shown(label))
+    return finished(_shares(axes, "predicted", "observed"), title, caption)
+
+
+def _shares(axes: Axes, xlabel: str, ylabel: str) -> Axes:
+    """Axes of two shares."""
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set(xlabel="predicted", ylabel="observed")
-    return finished(axes, title, caption)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    return axes
