@@ -136,7 +136,7 @@ def test_the_rule_sees_what_does_not_belong():
 
 
 PACKAGES = {"core", "data", "evaluation", "predictions", "training", "reports"}
-MODULES = {f"monitoring.{name}" for name in ("decisions", "sources", "windows")}
+MODULES = {f"monitoring.{name}" for name in ("decisions", "diagnosis", "sources", "windows")}
 OWN = {"backtest": {"backtest"}, "rollout": {"rollout"}}  # pages about that package's work
 
 

@@ -7,7 +7,7 @@ from sklearn.model_selection import cross_val_predict
 
 import shifted
 import synthetic
-from modelkeep.monitoring.diagnosis import DiagnosisError, diagnose
+from modelkeep.monitoring.diagnosis import DiagnosisError, diagnose, newest
 
 QUICK = {"permutations": 199}
 DRIFTS = {"harder": 0, "concept": 1, "new": 2}
@@ -152,3 +152,48 @@ def test_tables_of_scikit_learn_without_time(name):
     assert result.remedy.kind == "wait", result
     few = diagnose(table[:half], table[half : half + 60], label="label", **QUICK)
     assert few.remedy.kind == "cannot say"
+
+
+@pytest.mark.parametrize("what", ["", "segment", "new", "missing"])
+def test_a_diagnosis_prints_its_tables(what):
+    before, now = shifted.periods(1, what)
+    result = diagnose(before, now, label="late", time="when", permutations=199)
+    text = synthetic.said(result)
+    assert f"Remedy: {result.remedy.kind}" in text
+    assert "rows unlike before" in text
+    for segment in result.segments:
+        assert segment.condition in text
+    for column in result.columns:
+        assert column.name in text
+
+
+def test_an_estimate_and_too_few_rows_say_so():
+    before, now = shifted.periods(1, rows=3000)
+    hidden = diagnose(before, now.assign(late=None), label="late", time="when", permutations=199)
+    text = synthetic.said(hidden)
+    assert "estimated log loss" in text and "Estimates assume" in text
+    few = diagnose(before, now.head(40), label="late", time="when")
+    assert synthetic.said(few).count("cannot say") >= 2  # text and markup
+
+
+def test_the_newest_windows_are_compared(turns):
+    """Four windows of the collected log: binary without time, other tasks by day."""
+    for turn in turns.values():
+        served, log = turn.served, turn.served_log
+        result = newest(served, log, 7, 300)
+        assert result.labelled or result.remedy.kind == "cannot say"
+        days = served.schema.time and log[served.schema.time].dt.floor("D")
+        if days is not None:
+            since = days[log[served.schema.label].notna()].max() - np.timedelta64(27, "D")
+            rows = (days >= since) & log[served.schema.label].notna()
+            assert result.rows == rows.sum()
+        else:
+            assert result.rows <= 1200
+        synthetic.said(result)
+
+
+def test_an_empty_log_cannot_say(turns):
+    turn = next(iter(turns.values()))
+    result = newest(turn.served, turn.served_log.head(0), 7, 300)
+    assert result.remedy.kind == "cannot say"
+    synthetic.said(result)

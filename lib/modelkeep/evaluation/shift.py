@@ -15,7 +15,7 @@ from modelkeep.core.errors import ModelkeepError
 UNLIKE = 15.0  # odds from which a row counts as unlike any before: half of its weight is gone
 LEAST_ROWS = 200  # in each period
 LEAST_BLOCKS = 8
-COVERED = 0.5  # share of the rows of before whose bins now have rows, to undo a column's drift
+COVERED = 0.8  # share of the rows of before whose bins now have rows, to undo a column's drift
 LARGEST = 15.0  # weight of a row, so that single rows do not stand for whole bins
 
 
@@ -116,7 +116,7 @@ def contribution(
 
     It is the mean loss less that of the rows weighted so that the column's bins `places` (rows,)
     have their shares of before, `counts_before` (bins,). None where the drift cannot be undone:
-    half of the rows of before are in bins that now have no row.
+    a fifth of the rows of before are in bins that now have no row.
     """
     now = np.bincount(places, minlength=len(counts_before)).astype(float)
     share_before = counts_before / counts_before.sum()

@@ -78,7 +78,7 @@ def odds(
         taken = [_at_most(np.flatnonzero(f != k), random) for f in fold]
         rows = np.concatenate([each[t] for each, t in zip(x, taken, strict=True)])
         period = np.repeat([0, 1], [len(t) for t in taken])
-        weight = np.repeat([0.5 / len(t) for t in taken], [len(t) for t in taken]) * len(rows)
+        ratio = len(taken[0]) / len(taken[1])  # weights instead would take twice the time
         model = HistGradientBoostingClassifier(
             max_iter=60,
             learning_rate=0.15,
@@ -89,10 +89,12 @@ def odds(
             random_state=seed,
         )
         with threadpool_limits(1):
-            model.fit(rows, period, sample_weight=weight)
+            model.fit(rows, period)
             for each, f, out in zip(x, fold, odds, strict=True):
                 if (f == k).any():
-                    out[f == k] = np.exp(np.clip(model.decision_function(each[f == k]), -9, 9))
+                    out[f == k] = ratio * np.exp(
+                        np.clip(model.decision_function(each[f == k]), -9, 9)
+                    )
     return odds[0], odds[1]
 
 

@@ -14,13 +14,14 @@ import pyarrow as pa
 
 from modelkeep.core import markup
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.core.markup import Html, between, number
 from modelkeep.data import schema as schemas
 from modelkeep.data import splits
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import binning, metrics, profile, recalibration, segments, shift
 from modelkeep.evaluation.recalibration import Choice, Outcomes
 from modelkeep.evaluation.segments import Column, Period, Segment
-from modelkeep.evaluation.shift import Split
+from modelkeep.evaluation.shift import Split, Term
 from modelkeep.monitoring import causes
 from modelkeep.monitoring.causes import ColumnPart, Remedy, Side
 from modelkeep.predictions import frames
@@ -28,6 +29,7 @@ from modelkeep.training import pipelines
 from modelkeep.training.bundle import Bundle
 
 LEAST_ROWS, LEAST_BLOCKS = 200, 8  # labelled, in each period
+WINDOWS = 4  # of the newest, that `newest` compares with the rows of cross-validation
 
 
 class DiagnosisError(ModelkeepError, ValueError):
@@ -65,7 +67,7 @@ class Diagnosis:
         basis = "" if self.labelled else "estimated "
         where = f" ({self.remedy.target})" if self.remedy.target else ""
         texts = [f"Remedy: {self.remedy.kind}{where}: {self.remedy.reason}."]
-        change = f"{basis}{self.metric} {self.loss_before:.4g} before, {self.loss:.4g} now"
+        change = f"{basis}{self.metric} {number(self.loss_before)} before, {number(self.loss)} now"
         change += f" ({self.rows_before:,} and {self.rows:,} rows)"
         texts.append(change[0].upper() + change[1:] + ".")
         if self.split:
@@ -79,15 +81,16 @@ class Diagnosis:
             texts.append(f"Column {c.name}: contribution {part}; {c.broken or 'drifted'}.")
         if not self.labelled:
             texts.append("Estimated: assumes that the relation of inputs to labels is as before.")
-        return texts + [f"Cannot say: {each}." for each in self.unknown]
+        return texts + [f"Cannot say: {e}." for e in self.unknown if e != self.remedy.reason]
 
     def __repr__(self) -> str:
         return "\n".join(self.lines())
 
     def _repr_html_(self) -> str:
-        first, *rest = self.lines()
-        items = "".join(f"<li>{escape(line)}</li>" for line in rest)
-        return f"<p><b>{escape(first)}</b></p><ul>{items}</ul>"
+        parts = [_summary_part(self)]
+        if self.split is not None:
+            parts += [_terms_part(self), _segments_part(self), _columns_part(self)]
+        return "".join(part.markup for part in parts)
 
 
 def diagnose(
@@ -126,6 +129,24 @@ def diagnose(
     if not labelled:
         sides = _estimated(schema.task, *sides)
     return _compared(schema, bins, *sides, labelled, (seed, alpha, permutations))
+
+
+def newest(
+    model: Bundle, log: pd.DataFrame, window_days: int, window_rows: int, seed: int = 0
+) -> Diagnosis:
+    """Compare the newest four windows with labels with the rows that cross-validation predicted.
+
+    `window_rows` is of a table without time. Without any label the newest rows are taken.
+    """
+    schema = model.schema
+    labelled = log[log[schema.label].notna()]
+    rows = labelled if len(labelled) else log
+    if schema.time is None:
+        now = rows.iloc[-WINDOWS * window_rows :]
+    else:
+        days = rows[schema.time].to_numpy().astype("datetime64[D]")
+        now = rows[days > days.max() - WINDOWS * window_days] if len(rows) else rows
+    return diagnose(model.out_of_fold, now, bundle=model, seed=seed)
 
 
 def _cleaned(
@@ -313,3 +334,78 @@ def _choice(task: str, bins: Sequence[Column], before: Side, now: Side, alpha: f
         Outcomes(s.y, s.p, v, s.blocks) for s, v in zip((now, before), values[::-1], strict=True)
     ]
     return recalibration.choose(task, *outcomes, names=names, alpha=alpha)
+
+
+def _summary_part(diagnosis: Diagnosis) -> Html:
+    """The remedy and the numbers behind it, in sentences."""
+    remedy = diagnosis.remedy
+    where = f": {remedy.target}" if remedy.target else ""
+    basis = "" if diagnosis.labelled else "estimated "
+    sentences = [f"{remedy.reason[0].upper()}{remedy.reason[1:]}."]
+    if np.isfinite(diagnosis.drop):
+        sentences.append(
+            f"The {basis}{diagnosis.metric} is {number(diagnosis.loss)} on "
+            f"{diagnosis.rows:,} rows, and was {number(diagnosis.loss_before)} on "
+            f"{diagnosis.rows_before:,} rows that cross-validation predicted."
+        )
+    if not diagnosis.labelled:
+        sentences.append("Estimates assume that the relation of inputs to labels is as before.")
+    sentences += [f"Cannot say: {each}." for each in diagnosis.unknown if each != remedy.reason]
+    first, text = f"Remedy: {remedy.kind}{where}.", " ".join(sentences)
+    return Html(f"<p><b>{escape(first)}</b> {escape(text)}</p>", f"{first} {text}")
+
+
+def _terms_part(diagnosis: Diagnosis) -> Html:
+    """The drop and the three terms that add up to it."""
+    split = diagnosis.split
+    meanings = {
+        split.drop: "",
+        split.harder: "inputs as before, in another mix",
+        split.relation: "the loss of the same inputs",
+        split.unlike: f"{1 - split.shared:.0%} of the rows",
+    }
+    rows = [
+        {
+            "part of the drop": t.name,
+            f"rise of {diagnosis.metric}": _interval(t),
+            "share": f"{t.value / split.drop.value:.0%}" if split.drop.positive else "–",
+            "meaning": meaning,
+        }
+        for t, meaning in meanings.items()
+    ]
+    return markup.table(rows)
+
+
+def _segments_part(diagnosis: Diagnosis) -> Html:
+    """The segments that lost quality."""
+    rows = [
+        {
+            "segment": s.condition,
+            "rows": s.rows,
+            "more loss a row": between(s.excess, s.low, s.high),
+            "share of the drop": "–" if s.share is None else f"{s.share:.0%}",
+            "p": s.p,
+        }
+        for s in diagnosis.segments
+    ]
+    if any(each.startswith("segments") for each in diagnosis.unknown):
+        return Html("", "")
+    return markup.table(rows, "No segment lost more than all other rows.")
+
+
+def _columns_part(diagnosis: Diagnosis) -> Html:
+    """The part of the drop that the drift of each column accounts for."""
+    rows = [
+        {
+            "drifted column": c.name,
+            "effect": round(c.effect, 3),
+            "part of the drop": _interval(c.contribution) if c.contribution else "cannot be undone",
+            "broken": c.broken or "no",
+        }
+        for c in diagnosis.columns[:8]
+    ]
+    return markup.table(rows, "No column has drifted.")
+
+
+def _interval(term: Term) -> str:
+    return between(term.value, term.low, term.high)
