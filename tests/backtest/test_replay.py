@@ -35,7 +35,7 @@ def test_without_drift_nobody_gains_by_retraining_and_the_monitor_does_not_call(
     assert retrains(never) == retrains(monitor) == 0
     assert retrains(weekly) == histories.WEEKS - 1
     assert retrains(estimate) <= 2
-    assert {w.state for w in monitor.weeks} <= {"", "fine", "look"}
+    assert {w.state for w in monitor.weeks} <= {"", "ok", "investigate"}
 
 
 def test_after_a_sudden_shift_the_monitor_keeps_most_of_the_gain_for_few_retrains():
@@ -76,7 +76,7 @@ def test_inputs_that_move_without_harm_are_no_reason_to_retrain():
     never, weekly, monitor = played(past("covariate"), NEVER, WEEKLY, MONITOR)
     assert abs(loss(never) - loss(weekly)) < 0.01
     assert retrains(monitor) == 0
-    assert "look" in {w.state for w in monitor.weeks[7:]}
+    assert "investigate" in {w.state for w in monitor.weeks[7:]}
 
 
 @pytest.mark.parametrize("delay", [0.0, 7.0])
@@ -155,7 +155,7 @@ def test_the_look_of_a_replay_is_the_look_of_the_monitor():
     parts = [replay.frames.with_predictions(rows, schema, predictions) for rows, predictions in (history.answered(champion, w) for w in range(first))]  # fmt: skip
     log = pd.concat(parts, ignore_index=True)
     log["y"] = log["y"].where(log["at"] + pd.Timedelta(days=1) <= history.starts[first])
-    seen = decisions.look(
+    seen = decisions.analyze(
         out_of_fold, replay.reference.learn(usual, schema), log, schema, **histories.KNOBS
     )
     assert seen.decision.state == weeks[first].state == "retrain"

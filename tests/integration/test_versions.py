@@ -68,7 +68,7 @@ def queue(root, shallow):
     for name, value in {
         "bold": "params/train.yaml:model=boosted",
         "sooner": "params/monitor.yaml:window_days=14",
-        "fewer": "params/monitor.yaml:draws=50",
+        "fewer": "params/monitor.yaml:permutations=50",
     }.items():
         run(root, "dvc", "exp", "run", "--queue", "-n", name, "-S", value)
     run(root, "sh", "-c", "dvc queue start > ../queue.log 2>&1")  # a pipe would wait for the worker
@@ -250,10 +250,10 @@ def test_metrics_and_plots_of_two_revisions(root, shallow):
 
 
 def test_a_misspelt_parameter_stops_before_a_kernel_starts(root, first):
-    told = run(root, "dvc", "exp", "run", "-S", "params/monitor.yaml:draw=5", fails=True)
-    assert "Key 'draw' is not in struct" in told  # DVC's own words
-    told = run(root, "dvc", "exp", "run", "-S", "params/monitor.yaml:+draw=5", fails=True)
-    assert "did you mean `draws`?" in told
+    told = run(root, "dvc", "exp", "run", "-S", "params/monitor.yaml:permutation=5", fails=True)
+    assert "Key 'permutation' is not in struct" in told  # DVC's own words
+    told = run(root, "dvc", "exp", "run", "-S", "params/monitor.yaml:+permutation=5", fails=True)
+    assert "did you mean `permutations`?" in told
     assert "Monitor:" not in told  # the first heading, which is said as the first cell begins
     assert not (root / "reports" / "failed" / "monitor.html").exists()
     restore(root)

@@ -73,9 +73,9 @@ def test_thin_logs_are_told_as_they_are(task, case, turns):
     told = monitor.verdict(seen)
     assert "nan" not in monitor.course_csv(seen, metrics.METRICS[task])
     if case in ("no rows", "short"):
-        assert told.state == "look" and "there are no answers by which" in told.sentence
+        assert told.state == "investigate" and "there are no predictions by which" in told.sentence
     elif case == "no labels":
-        assert told.state == "look" and "too few labels" in told.sentence
+        assert told.state == "investigate" and "too few labels" in told.sentence
 
 
 def decided(seen, state, path, **changes):
@@ -85,25 +85,25 @@ def decided(seen, state, path, **changes):
 def test_the_sentence_says_what_is_known(turns):
     seen = turns["multiclass"].seen
     calm = np.zeros(len(seen.now))
-    assert "give a reason to act" in monitor.verdict(decided(seen, "fine", calm)).sentence
-    moved = monitor.verdict(decided(seen, "look", calm + 1e6)).sentence
-    assert "the inputs have changed" in moved
-    unlabelled = monitor.verdict(decided(seen, "look", calm)).sentence
-    assert "too little has come true to be sure" in unlabelled and "changed" not in unlabelled
+    assert "give no reason to act" in monitor.verdict(decided(seen, "ok", calm)).sentence
+    moved = monitor.verdict(decided(seen, "investigate", calm + 1e6)).sentence
+    assert "the inputs have drifted" in moved
+    unlabelled = monitor.verdict(decided(seen, "investigate", calm)).sentence
+    assert "too few labels have come to judge it" in unlabelled and "drifted" not in unlabelled
     assert "Retrain" in monitor.verdict(decided(seen, "retrain", calm)).sentence
 
 
 def test_without_a_test_of_training_nothing_is_promised(turns):
     t = turns["regression"]
     seen = synthetic.look(replace(t.served, out_of_fold=t.served.out_of_fold.head(0)), t.served_log)
-    assert "promised unknown" in said(monitor.quality(seen, "squared_error"))
+    assert "expected unknown" in said(monitor.quality(seen, "squared_error"))
 
 
 def test_evidence_names_what_is_beyond_the_line(turns):
     seen = turns["multiclass"].seen
     calm, much = np.full(len(seen.now), 1.0), np.full(len(seen.now), 1e5)
     both = replace(seen, drift_path=much, quality_path=much)
-    assert "inputs have moved and quality has declined" in said(monitor.evidence(both))
+    assert "inputs have drifted and quality has declined" in said(monitor.evidence(both))
     neither = said(monitor.evidence(replace(seen, drift_path=calm, quality_path=calm)))
     assert "beyond the line: neither. no reason to retrain." in neither
     unknown = replace(seen, drift_path=calm, quality_path=calm * np.nan)

@@ -7,7 +7,13 @@ from modelkeep.backtest import replay
 from modelkeep.backtest.point_in_time import History
 
 START, BEFORE, WEEKS, ROWS = "2020-03-01", 60, 14, 60  # days before the start; rows a day
-KNOBS = {"window_days": 7, "window_rows": 300, "pages_a_year": 0.05, "fdr": 0.05, "draws": 99}
+KNOBS = {
+    "window_days": 7,
+    "window_rows": 300,
+    "false_alarms_per_year": 0.05,
+    "fdr": 0.05,
+    "permutations": 99,
+}
 KNOBS |= {"min_labels": 50, "min_coverage": 0.8, "seed": 0}
 BOUNDS = {"margin_auc": 0.005, "margin_loss": 0.005, "alpha": 0.05, "slices": []}
 RULES = replay.Rules(BOUNDS, KNOBS)

@@ -25,7 +25,9 @@ def workspace(root: Path, candidate: Path) -> Path:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(workspaces.REPOSITORY / name, root / name)
     workspaces.set_values(
-        root / "params" / "monitor.yaml", {"draws": 99, "min_labels": 50}, r"^({}: )(.*?)(\s+#)"
+        root / "params" / "monitor.yaml",
+        {"permutations": 99, "min_labels": 50},
+        r"^({}: )(.*?)(\s+#)",
     )
     (root / ".gitignore").write_text("/data/\n/reports/\n/models/candidate/\n/serving/\n")
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "Start")):

@@ -114,11 +114,11 @@ def judge(root: Path, candidate: bundle.Bundle, rows: pd.DataFrame) -> SimpleNam
     )
 
 
-def look(served: bundle.Bundle, log: pd.DataFrame, **changes) -> decisions.Seen:
-    """A look at a log as the notebook takes it, with fewer draws."""
+def look(served: bundle.Bundle, log: pd.DataFrame, **changes) -> decisions.MonitoringResult:
+    """A look at a log as the notebook takes it, with fewer permutations."""
     knobs = {"window_days": 7, "window_rows": 300, "min_labels": 50, "min_coverage": 0.8}
-    knobs |= {"pages_a_year": 0.05, "fdr": 0.05, "draws": 99, "seed": 0}
-    return decisions.look(
+    knobs |= {"false_alarms_per_year": 0.05, "fdr": 0.05, "permutations": 99, "seed": 0}
+    return decisions.analyze(
         served.out_of_fold, served.reference, log, served.schema, **knobs | changes
     )
 

@@ -18,7 +18,7 @@ SMALL = {
     "prepare": {"source": TABLE, "as_of": "2013-04-01"},
     "train": {"trees": 20, "folds": 3},
     "collect": {"days": 28},
-    "monitor": {"draws": 99, "min_labels": 100},
+    "monitor": {"permutations": 99, "min_labels": 100},
 }
 RESULTS = ("metrics", "verdicts", "plots", "models/candidate", "reports", "data")
 

@@ -15,7 +15,7 @@ REASONS = {
     "source": "a folder that grows; the bundled example is one table of the whole year",
     "entity_column": "one decision is about one flight; 900 a day are too few to wait for new aircraft",
     "folds": "the year trains eleven models, and shall take minutes",
-    "draws": "the year is looked at ten times, and shall take minutes",
+    "permutations": "the year is looked at ten times, and shall take minutes",
     "days": "the monitor looks at the answers since the turn before",
     "steps": "at 1 % of 900 flights a day the first step alone would take months",
     "margins": "what 900 flights a day can refute within two weeks",

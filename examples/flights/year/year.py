@@ -28,7 +28,7 @@ PARAMS = {
     "prepare": {"source": "history", "entity_column": "flight_id"},
     "train": {"folds": 2},
     "collect": {"days": 28},
-    "monitor": {"draws": 199},
+    "monitor": {"permutations": 199},
     "rollout": {
         "steps": [10, 25, 50],
         "margins": [2.0, 1.5, 1.25],

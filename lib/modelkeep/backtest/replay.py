@@ -108,7 +108,9 @@ def _look(history: History, policy: Policy, rules: Rules, now: _Service, week: i
         if key not in now.counted:
             now.counted[key] = reference.count(rows, schema, now.reference)
         counted.append(now.counted[key])
-    chances = {k: parameters[k] for k in ("window_days", "pages_a_year", "min_coverage", "seed")}
+    chances = {
+        k: parameters[k] for k in ("window_days", "false_alarms_per_year", "min_coverage", "seed")
+    }
     decision = decisions.weigh(told, counted, (), now.reference, **chances).decision
     called = decision.reasons[0] if decision.state == "retrain" else ""
     return {"state": decision.state, "called": called}

@@ -17,6 +17,8 @@ TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": li
 
 RENAMED = {  # parameters of before, and what they are called now
     "wait_days": "label_wait_days",
+    "pages_a_year": "false_alarms_per_year",
+    "draws": "permutations",
 }
 
 

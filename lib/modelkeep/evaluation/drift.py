@@ -156,22 +156,25 @@ def detect(
     by: str = "auto",
     permutations: int = 1999,
     seed: int = 0,
+    references: Sequence[Profile] | None = None,
 ) -> Detection:
     """Watch windows as they come, with so many false alarms a year at most without drift.
 
     Each window is compared with the reference and all windows before it: then the p-values of
     exchangeable blocks are independent (Vovk 2021, conformal test martingales), and the sum stays
-    valid. The e-value of a window is the mean over its thinnings.
+    valid. The e-value of a window is the mean over its thinnings. `references` has one for each
+    window (the same season of earlier years) instead; their p-values are only nearly independent.
     """
     threshold = windows_per_year / false_alarms_per_year
     past, total, found, unit = reference, 0.0, [], by
     for i, window in enumerate(windows):
         p = e = math.nan
         if window.rows.sum() > 0:
-            _check(past, window)
-            unit = _choose(past, window, by, 1)[0]
+            before = references[i] if references else past
+            _check(before, window)
+            unit = _choose(before, window, by, 1)[0]
             rng = np.random.default_rng([seed, i])
-            ps = _joint(past, window, unit, permutations, rng)
+            ps = _joint(before, window, unit, permutations, rng)
             p = two_sample.cauchy(ps) if len(ps) > 1 else ps[0]
             e = float(np.mean([evalue(each) for each in ps]))
             total = min((1 + total) * e, 1e300)

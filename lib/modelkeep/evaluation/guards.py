@@ -154,10 +154,28 @@ def distance(reference: np.ndarray, window: np.ndarray) -> tuple[float, float]:
     _, code = np.unique(values, return_inverse=True)
     p, q = np.bincount(code[:n], minlength=code.max() + 1) / n, np.bincount(code[n:]) / m
     q = np.pad(q, (0, len(p) - len(q)))
-    both = (n * p + m * q) / (n + m)
-    mean = np.sqrt(both * (1 - both) * inverse / (2 * np.pi)).sum()
-    noise = mean + np.sqrt(np.log(1 / CHANCE) / 2 * inverse)
-    return float(np.abs(p - q).sum() / 2), float(noise)
+    noise = _share_noise((n * p + m * q) / (n + m), inverse)
+    return float(np.abs(p - q).sum() / 2), noise
+
+
+def counted_distance(
+    reference: np.ndarray, window: np.ndarray, ordered: bool
+) -> tuple[float, float]:
+    """Return `distance` from counts by bin (bins,), the last one missing; `ordered` for numbers."""
+    if ordered:
+        reference, window = (np.roll(x, 1) for x in (reference, window))
+    n, m = int(reference.sum()), int(window.sum())
+    p, q, inverse = reference / n, window / m, 1 / n + 1 / m
+    if ordered:
+        return float(np.abs(np.cumsum(p - q)).max()), float(
+            np.sqrt(np.log(2 / CHANCE) / 2 * inverse)
+        )
+    return float(np.abs(p - q).sum() / 2), _share_noise((n * p + m * q) / (n + m), inverse)
+
+
+def _share_noise(shares: np.ndarray, inverse: float) -> float:
+    mean = np.sqrt(shares * (1 - shares) * inverse / (2 * np.pi)).sum()
+    return float(mean + np.sqrt(np.log(1 / CHANCE) / 2 * inverse))
 
 
 def column_guard(
@@ -171,14 +189,15 @@ def column_guard(
 
     `distances` (columns,) and `past` (weeks, columns): `distance` of 7 days from the 28 days that
     ended 14 days before them; `noise` (columns,) as `distance` gives it. A column holds beyond 1.5
-    times its largest past distance, its noise and .1, from the fifth week on; `value` and `limit`
+    times its largest past distance (at most halfway from there to 1), its noise and .1, from the fifth week on; `value` and `limit`
     are of the column that is furthest beyond its limit.
     """
     past = np.asarray(past, float).reshape(-1, len(distances))
     if len(past) < KNOWN_WINDOWS or len(distances) == 0:
         sentence = f"columns: {len(past)} past windows, {KNOWN_WINDOWS} are needed"
         return Guard("column guard", np.nan, np.nan, False, sentence)
-    usual = times * past.max(axis=0)
+    largest = past.max(axis=0)
+    usual = np.minimum(times * largest, (1 + largest) / 2)  # below 1, the largest there is
     limits = np.maximum.reduce(
         [usual, np.broadcast_to(noise, usual.shape), 0 * usual + COLUMN_FLOOR]
     )

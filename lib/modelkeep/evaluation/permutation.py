@@ -6,7 +6,7 @@ is noisier. Three steps make them so, by counts alone:
 
 1. Thinning: each block is reduced to the smaller of the two sides' sizes at its rank (multivariate
    hypergeometric draws), so that the sizes of both sides have one distribution. This is repeated
-   THINNINGS times, the p-values are combined by Cauchy, the e-values averaged.
+   several times, the p-values are combined by Cauchy, the e-values averaged.
 2. Strata: blocks are exchanged within their weekday (hours: hour of the day) where there are
    enough, so that a weekly pattern of sizes or shares is no drift and no noise.
 3. Studentising: a permutation's statistic is divided by the standard deviation that the sizes of
@@ -24,7 +24,7 @@ from modelkeep.evaluation.binning import Bins
 from modelkeep.evaluation.profile import Profile
 from modelkeep.evaluation.two_sample import Tests
 
-THINNINGS = 4
+THINNINGS, JOINT_THINNINGS = 4, 2  # of the columns' tests, and of all columns together
 ENOUGH = 20_000  # arrangements within strata from which strata are kept
 CYCLE = {"D": 7, "h": 24}  # blocks that are alike are so many apart
 
@@ -255,7 +255,7 @@ def joint_ps(
 ) -> list[float]:
     """Return the p-value of all columns of a window together, one for each thinning."""
     found = []
-    for _ in range(THINNINGS if plan.thinned else 1):
+    for _ in range(JOINT_THINNINGS if plan.thinned else 1):
         statistics = [x for x, _ in _statistics(reference, window, plan, rng)]
         found.append(_p(np.logaddexp.reduce(statistics)))
     return found

@@ -1,24 +1,35 @@
 """Has the world moved, how good are we, what should be done: windows of answers weighed into one decision.
 
-Everything automatic here is one of two detectors, each a Shiryaev-Roberts sum of e-values with half of the yearly budget of false pages.
-One watches the inputs (`drift`), one the realised quality. What is only seen in one window informs; it never pages.
+Two detectors see slow changes, each a Shiryaev-Roberts sum of e-values with half of the yearly
+budget of false alarms: one watches the inputs (`drift`), one the realised quality. Guards see a
+collapse at once, labels or loss of one of the newest windows far outside their own past; by chance
+they hold in less than 1 of 500 (labels) and 1 of 140 windows (loss), from eight past windows on in
+1 of 1,600 and 1 of 1,000 (`evaluation.guards`). Anything else of one window is noted.
+
+Columns that follow the calendar drift with the season. Where the reference holds the same weeks of
+earlier years, windows are compared with these. Where it does not, such columns are left to the
+column guard, which compares with the weeks just before.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.core.markup import several
 from modelkeep.data.schema import Schema
-from modelkeep.evaluation import drift, metrics
+from modelkeep.evaluation import drift, guards, metrics, seasons
+from modelkeep.evaluation.guards import Guard
 from modelkeep.evaluation.profile import Profile
 from modelkeep.monitoring.windows import Window, cut, quality
 from modelkeep.training import reference
 
+GUARDED_WINDOWS = 2  # the newest judged windows, in which a guard that holds is a reason
 DUE_WINDOWS = 2  # the newest windows may still wait for labels
 YEAR_DAYS = 365.25
+LOSSES = ("log_loss", "squared_error")
 
 
 class WatchError(ModelkeepError, ValueError):
@@ -27,15 +38,30 @@ class WatchError(ModelkeepError, ValueError):
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do (`fine`, `look` or `retrain`) and why, in numbers."""
+    """What to do (`ok`, `investigate` or `retrain`) and why, in numbers."""
 
     state: str
     reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """All that one look at a log found: windows, what moved in each collected one, the two sums of evidence, and the decision."""
+class Season:
+    """What is known of the season: how, months of reference, columns that follow the calendar.
+
+    `matched`: windows were compared with the same weeks of earlier years. Else `path` is the
+    detector's sum over the other columns, and `guard` the column guard of the newest window.
+    """
+
+    matched: bool
+    months: float
+    columns: tuple[str, ...] = ()
+    path: np.ndarray = field(default_factory=lambda: np.zeros(0), compare=False)
+    guard: Guard | None = None
+
+
+@dataclass(frozen=True)
+class MonitoringResult:
+    """The windows of a log, the drift of each collected one, both detectors' sums, and the decision."""
 
     windows: tuple[Window, ...]
     moves: tuple[drift.Drift, ...]
@@ -43,6 +69,7 @@ class Seen:
     quality_path: np.ndarray
     limit: float
     decision: Decision
+    season: Season
 
     @property
     def now(self) -> tuple[Window, ...]:
@@ -50,7 +77,7 @@ class Seen:
         return tuple(w for w in self.windows if not w.past)
 
 
-def look(
+def analyze(
     promise: pd.DataFrame,
     against: Profile,
     log: pd.DataFrame,
@@ -58,16 +85,16 @@ def look(
     *,
     window_days: int,
     window_rows: int,
-    pages_a_year: float,
+    false_alarms_per_year: float,
     fdr: float,
-    draws: int,
+    permutations: int,
     min_labels: int,
     min_coverage: float,
     seed: int,
-) -> Seen:
+) -> MonitoringResult:
     """Weigh a log against the bundle's promise and reference; the same log gives the same decision."""
     least = {"window_days": (window_days, 1), "window_rows": (window_rows, 1)}
-    least |= {"min_labels": (min_labels, 1), "pages_a_year": (pages_a_year, 1e-9)}
+    least |= {"min_labels": (min_labels, 1), "false_alarms_per_year": (false_alarms_per_year, 1e-9)}
     for name, (value, bound) in least.items():
         if value < bound:
             raise WatchError(f"{name}: {value} is below {bound:g}; raise it in params/monitor.yaml")
@@ -75,9 +102,13 @@ def look(
     windows = quality(of, past, now, min_labels)
     counted = [reference.count(rows, of, against) for _, rows in now]
     moves = tuple(
-        drift.compare(against, c, fdr=fdr, permutations=draws, seed=seed) for c in counted
+        drift.compare(against, c, fdr=fdr, permutations=permutations, seed=seed) for c in counted
     )
-    chances = {"pages_a_year": pages_a_year, "min_coverage": min_coverage, "seed": seed}
+    chances = {
+        "false_alarms_per_year": false_alarms_per_year,
+        "min_coverage": min_coverage,
+        "seed": seed,
+    }
     return weigh(windows, counted, moves, against, window_days=window_days, **chances)
 
 
@@ -88,31 +119,44 @@ def weigh(
     against: Profile,
     *,
     window_days: int,
-    pages_a_year: float,
+    false_alarms_per_year: float,
     min_coverage: float,
     seed: int,
-) -> Seen:
+) -> MonitoringResult:
     """Weigh windows whose quality is known and whose rows were counted (`counted` and `moves` are of the collected ones); `moves` only inform, so the decision is the same without them."""
     budget = {"windows_per_year": YEAR_DAYS / window_days}
-    budget["false_alarms_per_year"] = pages_a_year / 2
-    drifted = _drifted(against, counted, seed, **budget)
+    budget["false_alarms_per_year"] = false_alarms_per_year / 2
+    drifted, season = _drifted(against, counted, seed, **budget)
     declined = evidence(surprise(windows, seed=seed)[len(windows) - len(counted) :])
     limit = budget["windows_per_year"] / budget["false_alarms_per_year"]
     paths = {"drift_path": drifted, "quality_path": declined, "limit": limit}
-    decision = decide(windows, moves, **paths, min_coverage=min_coverage)
-    return Seen(tuple(windows), tuple(moves), **paths, decision=decision)
+    decision = decide(windows, moves, **paths, min_coverage=min_coverage, season=season)
+    return MonitoringResult(tuple(windows), tuple(moves), **paths, decision=decision, season=season)
 
 
 def _drifted(
     against: Profile, counted: Sequence[Profile], seed: int, **budget: float
-) -> np.ndarray:
-    if not counted:
-        return np.zeros(0)
-    inputs = [reference.inputs(c) for c in (against, *counted)]
-    return np.array(drift.detect(inputs[0], inputs[1:], **budget, seed=seed).path)
+) -> tuple[np.ndarray, Season]:
+    """The detector's path over all inputs, and what of it the season can explain."""
+    profile, *windows = (reference.inputs(c) for c in (against, *counted))
+    months = seasons.months(profile)
+    if not windows:
+        return np.zeros(0), Season(False, months)
+    matched = seasons.matched(profile, windows)
+    found = drift.detect(profile, windows, **budget, seed=seed, references=matched)
+    path = np.array(found.path)
+    if matched or months is None or not (path >= found.threshold).any():
+        return path, Season(bool(matched), months)
+    columns = seasons.calendar_columns(profile, seed=seed)
+    if not columns:
+        return path, Season(False, months)
+    kept = [seasons.without(p, columns) for p in (profile, *windows)]
+    rest = drift.detect(kept[0], kept[1:], **budget, seed=seed).path
+    guard = seasons.newest_guard(profile, windows, columns)
+    return path, Season(False, months, columns, np.array(rest), guard)
 
 
-def surprise(windows: Sequence[Window], draws: int = 1999, seed: int = 0) -> np.ndarray:
+def surprise(windows: Sequence[Window], permutations: int = 1999, seed: int = 0) -> np.ndarray:
     """Per collected window an e-value of realised quality being worse than in all windows before, by exchanging whole days between them (averaged over metrics); NaN where it cannot be told."""
     found = np.full(len(windows), np.nan)
     for i, window in enumerate(windows):
@@ -121,23 +165,23 @@ def surprise(windows: Sequence[Window], draws: int = 1999, seed: int = 0) -> np.
         total = max((len(x) for x in days.values()), default=0)
         if before and not window.past and total >= drift.LEAST_BLOCKS:
             new = total - sum(len(next(iter(d.values()))) for d in before)
-            taken = _draws(total, new, draws, np.random.default_rng([seed, i]))
+            taken = _permuted(total, new, permutations, np.random.default_rng([seed, i]))
             p = [_p_worse(name, x, taken) for name, x in days.items()]
             found[i] = np.mean([drift.evalue(each) for each in p])
     return found
 
 
-def _draws(days: int, new: int, draws: int, random: np.random.Generator) -> np.ndarray:
-    """Which days are in the window (draws + 1, days): first the newest, as it was, then any."""
-    taken = np.zeros((draws + 1, days))
+def _permuted(days: int, new: int, permutations: int, random: np.random.Generator) -> np.ndarray:
+    """Which days are in the window (permutations + 1, days): first the newest, as it was, then any."""
+    taken = np.zeros((permutations + 1, days))
     taken[0, days - new :] = 1
-    drawn = np.argpartition(random.random((draws, days)), new - 1, axis=1)[:, :new]
+    drawn = np.argpartition(random.random((permutations, days)), new - 1, axis=1)[:, :new]
     np.put_along_axis(taken[1:], drawn, 1.0, axis=1)
     return taken
 
 
 def _p_worse(name: str, days: np.ndarray, taken: np.ndarray) -> float:
-    """The share of draws that are as bad as the first; a draw that tells nothing is as bad."""
+    """The share of permutations as bad as the first; one that tells nothing is as bad."""
     value, rows = days.T
     n = taken @ rows
     mean = np.divide(taken @ (value * rows), n, out=np.full(len(n), np.nan), where=n > 0)
@@ -163,31 +207,84 @@ def decide(
     *,
     limit: float,
     min_coverage: float,
+    season: Season | None = None,
 ) -> Decision:
-    """One decision from all windows, the drift of the collected ones and the two sums of evidence; labels decide on retraining, and without labels nothing is fine. What one window shows is noted, and changes nothing: it is not within the budget."""
+    """One decision from all windows, the drift of the collected ones, and both detectors' sums.
+
+    Labels decide on retraining, and without labels nothing is ok. A label guard that holds goes
+    before everything, for such labels teach a model nothing good; a loss guard turns ok into
+    investigate. What else one window shows is noted.
+    """
     now = [w for w in windows if not w.past]
     if not now:
-        return Decision(
-            "look", ("no whole window of answers has been collected: nothing is known",)
-        )
+        reason = "no whole window of predictions has been collected: nothing is known"
+        return Decision("investigate", (reason,))
     noted = _noted(moves)
-    reasons = [
-        *_drift_reasons(now, drift_path, limit),
-        *_label_reasons(now, quality_path, min_coverage),
-    ]
-    if declined := _quality_reasons(windows, quality_path, limit):
+    collapsed, held, passed = _guarded(windows, min_coverage)
+    drifted, explained = _drift_reasons(now, drift_path, limit, season)
+    reasons = [*held, *drifted, *_label_reasons(now, quality_path, min_coverage)]
+    noted = [*explained, *passed, *noted]
+    declined = _quality_reasons(windows, quality_path, limit)
+    if collapsed:
+        return Decision("investigate", (*collapsed, *declined, *reasons, *noted))
+    if declined:
         return Decision("retrain", (*declined, *reasons, *noted))
-    held = f"no decline of realised quality: {_against(_last(quality_path), limit)}"
+    steady = f"no decline of realised quality: {_against(_last(quality_path), limit)}"
     if reasons:
-        known = [] if np.isnan(quality_path[-1]) else [held]
-        return Decision("look", (*reasons, *known, *noted))
-    still = f"no drift: {_against(_last(drift_path), limit)}"
-    return Decision("fine", (held, still, *noted))
+        known = [] if np.isnan(quality_path[-1]) else [steady]
+        return Decision("investigate", (*reasons, *known, *noted))
+    stable = [] if explained else [f"no drift: {_against(_last(drift_path), limit)}"]
+    return Decision("ok", (steady, *stable, *noted))
+
+
+def _guarded(
+    windows: Sequence[Window], min_coverage: float
+) -> tuple[list[str], list[str], list[str]]:
+    """What the guards of labels and of loss hold: in the newest windows, and what has passed."""
+    judged = [w for w in windows if w.realised and w.coverage >= min_coverage]
+    labels, losses, passed = [], [], []
+    for i, window in enumerate(judged):
+        if window.past:
+            continue
+        found = [
+            (_label_guard(window, judged[:i]), labels),
+            (_loss_guard(window, judged[:i]), losses),
+        ]
+        recent = i >= len(judged) - GUARDED_WINDOWS
+        for guard, reasons in found:
+            if guard and guard.held:
+                text = f"{guard.name}, window from {window.start}: {guard.sentence}"
+                (reasons if recent else passed).append(text)
+    return labels, losses, passed
+
+
+def _label_guard(window: Window, before: Sequence[Window]) -> Guard | None:
+    if not window.gaps:
+        return None
+    gap, error = np.array(list(window.gaps.values())).T
+    past = [[g[0] for g in w.gaps.values()] for w in before if w.gaps.keys() == window.gaps.keys()]
+    return guards.label_guard(gap, np.array(past), error, list(window.gaps))
+
+
+def _loss_guard(window: Window, before: Sequence[Window]) -> Guard | None:
+    name = next((k for k in window.realised if k in LOSSES), None)
+    if name is None or name not in window.daily:
+        return None
+    value, rows = window.daily[name].T
+    mean = window.realised[name]
+    error = np.sqrt(np.square(rows * (value - mean)).sum()) / max(rows.sum(), 1)
+    past = [w.realised[name] for w in before if name in w.realised]
+    return guards.loss_guard(mean, np.array(past), float(error), metrics.NAMES.get(name, name))
 
 
 def _against(evidence: float, limit: float) -> str:
-    shown = f"{evidence:,.0f}" if evidence >= 100 else f"{evidence:.2g}"
-    return f"evidence {shown} of the {limit:,.0f} that page"
+    return f"e-value {_shown(evidence)} (alert at {limit:,.0f})"
+
+
+def _shown(evidence: float) -> str:
+    if evidence >= 1e6:
+        return f"{evidence:.1e}"
+    return f"{evidence:,.0f}" if evidence >= 100 else f"{evidence:.2g}"
 
 
 def _last(path: np.ndarray) -> float:
@@ -217,9 +314,26 @@ def _quality_reasons(windows: Sequence[Window], path: np.ndarray, limit: float) 
     return reasons
 
 
-def _drift_reasons(now: Sequence[Window], path: np.ndarray, limit: float) -> list[str]:
-    at, told = _crossed(now, path, limit)
-    return [f"inputs have moved: {told}"] if at >= 0 else []
+def _drift_reasons(
+    now: Sequence[Window], path: np.ndarray, limit: float, season: Season | None
+) -> tuple[list[str], list[str]]:
+    """Reasons to investigate drift, and what the season explains of it."""
+    at, text = _crossed(now, path, limit)
+    if at < 0:
+        return [], []
+    if season is None or season.matched or not season.columns:
+        return [f"inputs have drifted: {text}"], []
+    reasons = []
+    rest, told = _crossed(now, season.path, limit)
+    if rest >= 0:
+        reasons.append(f"inputs that do not follow the calendar have drifted: {told}")
+    if season.guard and season.guard.held:
+        reasons.append(f"{season.guard.name}, newest window: {season.guard.sentence}")
+    known = (
+        f"only {season.months:.1f} months of reference are known, too few to tell drift from season: "
+        f"{several(season.columns)} follow the calendar and have drifted ({text})"
+    )
+    return reasons, [known]
 
 
 def _noted(moves: Sequence[drift.Drift]) -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from modelkeep.data import splits
 from modelkeep.data.schema import Schema
-from modelkeep.evaluation import metrics
+from modelkeep.evaluation import guards, metrics
 from modelkeep.predictions import frames
 from modelkeep.training import pipelines
 
@@ -18,7 +18,7 @@ PIECES = 10  # into which a window is cut where there are no days
 
 @dataclass(frozen=True)
 class Window:
-    """Rows of one stretch of time with what is known of their quality; `past` ones were answered in training's own test. `daily` holds realised quality by day: an array (days, 2) of values and rows."""
+    """Rows of one stretch of time with what is known of their quality; `past` ones were answered in training's own test. `daily` holds realised quality by day: an array (days, 2) of values and rows; `gaps` the label gap and its sampling error by class (`guards.label_gap`)."""
 
     start: str
     rows: int
@@ -30,6 +30,7 @@ class Window:
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
     daily: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    gaps: dict[str, tuple[float, float]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def coverage(self) -> float:
@@ -78,7 +79,8 @@ def follow(told: Told, of: Schema, cut: Sequence, minimum: int, past: bool = Fal
         missed = {k: [m[k] for m in told.misses if k in m] for k in corrected}
         low, high = _band(corrected, missed)
         window = Window(start, len(rows), len(labelled), past, real, estimated, corrected)
-        window = replace(window, low=low, high=high, daily=daily)
+        gaps = _gaps(of, labelled, told.seen) if enough else {}
+        window = replace(window, low=low, high=high, daily=daily, gaps=gaps)
         misses = {k: abs(real[k] - corrected[k]) for k in corrected.keys() & real.keys()}
         misses = {k: miss for k, miss in misses.items() if np.isfinite(miss)}
         seen = (
@@ -86,6 +88,20 @@ def follow(told: Told, of: Schema, cut: Sequence, minimum: int, past: bool = Fal
         )
         told = Told((*told.windows, window), (*told.seen, *seen), (*told.misses, misses))
     return told
+
+
+def _gaps(of: Schema, rows: pd.DataFrame, seen: Sequence) -> dict[str, tuple[float, float]]:
+    """How far labels are from predictions; of numbers in standard deviations of past residuals."""
+    y, p = pipelines.outcome(rows, of), frames.predictions(rows, of)
+    scale = 1.0
+    if of.task == "regression":
+        residuals = np.concatenate([a - b for a, b in seen or [(y, p)]])
+        scale = max(float(np.std(residuals)), np.finfo(float).tiny)
+    names = [of.label]
+    if of.task != "regression":
+        names = [f"{of.label} = {c}" for c in of.classes[of.task == "binary" :]]
+    gap, error = guards.label_gap(of.task, y, p, scale)
+    return dict(zip(names, zip(gap.tolist(), error.tolist(), strict=True), strict=True))
 
 
 def _realised(of: Schema, rows: pd.DataFrame) -> tuple[dict, dict]:

@@ -1,4 +1,4 @@
-"""What the page of `monitor` says: what moved, how good the model was, and what to do."""
+"""What the page of `monitor` says: what drifted, how good the model was, and what to do."""
 
 from collections.abc import Sequence
 
@@ -10,36 +10,44 @@ from modelkeep.core.markup import Html, count, number, several
 from modelkeep.core.verdicts import Verdict
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import drift, metrics
-from modelkeep.monitoring.decisions import Seen
+from modelkeep.monitoring.decisions import MonitoringResult
 from modelkeep.monitoring.windows import Window
 from modelkeep.predictions import frames
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
 
-SHOWN = 20  # columns in the figure of what moved; the rest is in the table
+SHOWN = 20  # columns in the figure of what drifted; the rest is in the table
 KINDS = ("realised", "estimated", "corrected")
-TOLD = {
-    "fine": "Leave the model in service: neither its inputs nor its realised quality give a reason to act.",
-    "look": "Keep the model in service, and look: the inputs have changed, but realised quality has not declined for sure.",
-    "retrain": "Retrain: what came true says that the model has become worse.",
+SENTENCES = {
+    "ok": "Leave the model in service: inputs and realised quality give no reason to act.",
+    "investigate": "Keep the model in service and investigate: the inputs have drifted, "
+    "but realised quality shows no significant decline.",
+    "retrain": "Retrain: the labels show that the model has become worse.",
 }
 
 
-def verdict(seen: Seen) -> Verdict:
+def verdict(seen: MonitoringResult) -> Verdict:
     """What to do with the model in service."""
     decision = seen.decision
-    told = TOLD[decision.state]
+    sentence = SENTENCES[decision.state]
     if not seen.now:
-        told = "Look: there are no answers by which the model could be judged."
+        sentence = "Investigate: there are no predictions by which the model could be judged."
     elif not any(w.realised for w in seen.now):
-        told = "Look: nothing says whether the model is still right, for there are too few labels."
-    elif decision.state == "look" and not (seen.drift_path >= seen.limit).any():
-        told = "Keep the model in service, and look: too little has come true to be sure of it."
-    return Verdict("monitor", decision.state, told, decision.reasons, stage_metrics(seen))
+        sentence = "Investigate: too few labels have come to judge the model."
+    elif decision.state == "investigate" and "guard" in decision.reasons[0]:
+        sentence = (
+            "Investigate now: labels, loss or columns are far outside their own past "
+            "(see the first reason)."
+        )
+    elif decision.state == "investigate" and not (seen.drift_path >= seen.limit).any():
+        sentence = (
+            "Keep the model in service and investigate: too few labels have come to judge it."
+        )
+    return Verdict("monitor", decision.state, sentence, decision.reasons, stage_metrics(seen))
 
 
-def stage_metrics(seen: Seen) -> dict:
-    """The newest numbers, for `dvc metrics`: evidence, limit, and the last judged window's quality."""
+def stage_metrics(seen: MonitoringResult) -> dict:
+    """The newest numbers, for `dvc metrics`: e-values, threshold, the last judged window's quality."""
     found = {
         "windows": len(seen.now),
         "evidence_of_drift": _last(seen.drift_path),
@@ -61,10 +69,10 @@ def _moments(windows: Sequence[Window]) -> np.ndarray:
     return np.arange(1, len(windows) + 1)
 
 
-def moved(seen: Seen) -> Figure | Html:
-    """Which column moved in which window, by size of effect."""
+def moved(seen: MonitoringResult) -> Figure | Html:
+    """Which column drifted in which window, by size of effect."""
     if not seen.moves:
-        return markup.table([], "There is no window to look at.")
+        return markup.table([], "There is no window to show.")
     names = [c.name for c in seen.moves[0].columns]
     effects = {
         name: np.array([_drawn(m.columns[i]) for m in seen.moves]) for i, name in enumerate(names)
@@ -75,9 +83,19 @@ def moved(seen: Seen) -> Figure | Html:
         _moments(seen.now),
         ordered,
         drift.LEVELS,
-        title="Which columns have moved, and how far?",
+        title="Which columns have drifted, and how far?",
         caption=f"{_how_many(seen)} Effect by window of {min(rows):,} to {max(rows):,} rows against {first.rows_before:,} rows of the reference; "
-        f"coloured where the move is more than chance ({first.fdr:.0%} false discoveries a window). In the newest, {seen.moves[-1].why}.",
+        f"coloured where the drift is more than chance ({first.fdr:.0%} false discoveries a window). In the newest, {seen.moves[-1].why}. {_least(seen.moves[-1])}",
+    )
+
+
+def _least(result: drift.Drift) -> str:
+    """How many rows could show the smallest effect that has a name."""
+    if result.least_rows is None:
+        return "The reference is too small to show an effect of 0.01 at any size of the window."
+    return (
+        f"An effect of 0.01 needs {result.least_rows:,} rows a window "
+        "(found with probability 0.8, in half of the columns)."
     )
 
 
@@ -86,20 +104,20 @@ def _drawn(column: drift.ColumnDrift) -> float:
     return max(column.effect, drift.LEVELS["note"]) if column.alarm else 0.0
 
 
-def _how_many(seen: Seen) -> str:
+def _how_many(seen: MonitoringResult) -> str:
     moved = [c.name for c in seen.moves[-1].columns if c.alarm]
-    return f"Moved in the newest window: {several(moved) or 'none'}."
+    return f"Drifted in the newest window: {several(moved) or 'none'}."
 
 
-def newest(seen: Seen) -> Html:
+def newest(seen: MonitoringResult) -> Html:
     """What the newest window says of each column, the largest effect first."""
     if not seen.moves:
-        return markup.table([], "There is no window to look at.")
+        return markup.table([], "There is no window to show.")
     columns = sorted(seen.moves[-1].columns, key=lambda c: (-c.drifted, -c.effect))
     rows = [
         {
             "column": c.name,
-            "moved": c.level if c.alarm else "no",
+            "drifted": c.level if c.alarm else "no",
             "effect": round(c.effect, 4),
             "p": c.p,
             "missing": f"{c.missing_before:.1%} → {c.missing:.1%}",
@@ -110,11 +128,11 @@ def newest(seen: Seen) -> Html:
     return markup.table(rows)
 
 
-def evidence(seen: Seen) -> Figure | Html:
-    """How evidence of drift and of decline adds up to the threshold."""
+def evidence(seen: MonitoringResult) -> Figure | Html:
+    """The e-values of drift and of decline by window, and the alert threshold."""
     if not seen.now:
-        return markup.table([], "There is no window to look at.")
-    paths = {"inputs have moved": seen.drift_path, "quality has declined": seen.quality_path}
+        return markup.table([], "There is no window to show.")
+    paths = {"inputs have drifted": seen.drift_path, "quality has declined": seen.quality_path}
     crossed = [name for name, path in paths.items() if (path >= seen.limit).any()]
     return figures.e_values(
         _moments(seen.now),
@@ -126,8 +144,8 @@ def evidence(seen: Seen) -> Figure | Html:
     )
 
 
-def quality(seen: Seen, metric: str) -> Figure | Html:
-    """Realised, estimated and corrected values of one metric by window, against what was promised."""
+def quality(seen: MonitoringResult, metric: str) -> Figure | Html:
+    """Realised, estimated and corrected values of one metric by window, against what was expected."""
     windows = seen.now
     if not any(metric in w.estimated or metric in w.realised for w in windows):
         return markup.table([], "There is no window whose quality can be told.")
@@ -148,9 +166,9 @@ def quality(seen: Seen, metric: str) -> Figure | Html:
         promised,
         name=metrics.NAMES[metric],
         waiting=_waiting(windows),
-        title=f"Is {metrics.NAMES[metric]} still as it was promised?",
-        caption=f"{labelled:,} labels in {count(len(windows), 'window')}; promised {number(promised)}, newest realised {number(_newest(real))}; "
-        f"the corrected estimate missed by {number(miss)} on average. Estimates assume that the link from inputs to outcome has not moved.",
+        title=f"Is {metrics.NAMES[metric]} still as expected?",
+        caption=f"{labelled:,} labels in {count(len(windows), 'window')}; expected {number(promised)}, newest realised {number(_newest(real))}; "
+        f"the corrected estimate missed by {number(miss)} on average. Estimates assume that the link from inputs to outcome has not changed.",
     )
 
 
@@ -170,10 +188,10 @@ def _newest(values: np.ndarray) -> float | None:
     return float(known[-1]) if len(known) else None
 
 
-def labels(seen: Seen, least: float) -> Figure | Html:
+def labels(seen: MonitoringResult, least: float) -> Figure | Html:
     """The share of answers whose label is known, by window."""
     if not seen.now:
-        return markup.table([], "There is no window to look at.")
+        return markup.table([], "There is no window to show.")
     share = np.array([w.coverage for w in seen.now])
     return figures.course(
         _moments(seen.now),
@@ -189,7 +207,7 @@ def labels(seen: Seen, least: float) -> Figure | Html:
     )
 
 
-def course_csv(seen: Seen, metrics: Sequence[str]) -> str:
+def course_csv(seen: MonitoringResult, metrics: Sequence[str]) -> str:
     """Quality by window for `dvc plots`."""
     lines = ["window," + ",".join(f"{m}_{kind}" for m in metrics for kind in KINDS)]
     for w in seen.now:
