@@ -16,6 +16,7 @@ FORM = "`name: type = default  # meaning`"
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
 RENAMED = {  # parameters of before, and what they are called now
+    "draws": "bootstrap_samples",
     "wait_days": "label_wait_days",
     "pages_a_year": "false_alarms_per_year",
     "draws": "permutations",
