@@ -154,3 +154,13 @@ def test_teaching_tables(name, sentences):
     frame = getattr(datasets, f"load_{name}")(as_frame=True).frame
     found = inspect.doubts(frame, Roles("target"))
     assert len(found) == sentences and all("sorted by the label" in d.sentence for d in found)
+
+
+def test_a_label_may_be_written_in_a_way_of_its_own(tmp_path):
+    frame = table(y=[f"€ {x:,.2f}" for x in NUMBERS])
+    (found,) = inspect.doubts(written(tmp_path, frame), Roles("y", "when"))
+    settings = inspect.merged([found])
+    read = io.read("t.csv", tmp_path, label="y", time_column="when", **settings)
+    parts = splits.prepare(read, label="y", time_column="when", test_days=20, **settings)
+    assert parts.schema.task == "regression" and parts.counts["quarantined"] == 0
+    assert parts.train["y"].max() > 1000

@@ -289,8 +289,9 @@ def _alone(table: pd.DataFrame, roles: Roles, features: list[str]) -> list[Doubt
         rows = rows.sample(SAMPLE, random_state=0)
     y, bad = as_numbers(rows[roles.label])
     classes = bad.any() or pd.Series(y).nunique() <= 20
-    y = as_text(rows[roles.label]).to_numpy() if classes else y
-    if len(rows) < 40 or len(set(y)) < 2:
+    rows, y = (rows, as_text(rows[roles.label]).to_numpy()) if classes else _usable(rows, y)
+    kinds = len(set(y))
+    if len(rows) < 40 or kinds < 2 or (classes and kinds > len(y) / 4):
         return []
     found = []
     for name in features:
@@ -302,6 +303,12 @@ def _alone(table: pd.DataFrame, roles: Roles, features: list[str]) -> list[Doubt
             )
             found.append(_dropped(name, sentence))
     return found
+
+
+def _usable(rows: pd.DataFrame, y: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+    """The rows whose number to predict can be squared."""
+    usable = np.abs(y) <= columns.LARGEST  # neither missing nor infinite
+    return rows[usable], y[usable]
 
 
 def _error_left(values: pd.Series, y: np.ndarray, classes: bool) -> float:

@@ -69,7 +69,7 @@ def learn(
     require(rows, [each for each in roles.items() if each[0] != "id" or id not in MADE_IDS])
     wanted = _wanted(rows, features, roles)
     rules = rules or {}
-    _check_rules(rows, wanted, rules)
+    _check_rules(rows, wanted, rules, label)
     task, classes = _classes(rows[label], task)
     for role, name in [*roles.items(), *(("features", name) for name in wanted)]:
         columns.check_name(role, name or "")
@@ -101,9 +101,13 @@ def _wanted(
     return list(dict.fromkeys(features))
 
 
-def _check_rules(rows: pd.DataFrame, wanted: list[str], rules: Mapping[str, Mapping]) -> None:
+def _check_rules(
+    rows: pd.DataFrame, wanted: list[str], rules: Mapping[str, Mapping], label: str
+) -> None:
     require(rows, [("rules", name) for name in rules])
     for name, stated in rules.items():
+        if name == label and set(stated) <= set(columns.WRITTEN):
+            continue  # how its numbers are written
         if name not in wanted:
             near = columns.did_you_mean(name, wanted)
             raise SchemaError(f"rules: {name!r} is not a feature{near}")
