@@ -258,7 +258,7 @@ def test_nothing_of_an_alert_is_a_word_of_a_command(root):
         "log=sqlite:///a.db",
         f"until={began}",
         "days=28",
-        f"by={case.sha256[:10]}",
+        f"model={case.sha256[:10]}",
         "prometheus=",
     ]
 

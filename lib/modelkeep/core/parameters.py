@@ -15,11 +15,11 @@ INJECTED = "# Parameters\n"  # how the cell begins that papermill injects
 FORM = "`name: type = default  # meaning`"
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
-RENAMED = {  # parameters of before, and what they are called now
-    "draws": "bootstrap_samples",
-    "wait_days": "label_wait_days",
-    "pages_a_year": "false_alarms_per_year",
-    "draws": "permutations",
+RENAMED = {  # parameters of before, and what they are called now (another name in another stage)
+    "by": ("model",),
+    "draws": ("bootstrap_samples", "permutations"),
+    "pages_a_year": ("false_alarms_per_year",),
+    "wait_days": ("label_wait_days",),
 }
 
 
@@ -192,8 +192,9 @@ def _unknown(lines: dict[str, Parameter], given: Mapping, where: str) -> list[st
 
 
 def _remedy(name: str, lines: dict[str, Parameter], given: Mapping) -> str:
-    if RENAMED.get(name) in lines:
-        return f"; it was renamed to `{RENAMED[name]}`"
+    for new in RENAMED.get(name, ()):
+        if new in lines:
+            return f"; it was renamed to `{new}`"
     free = [name for name in lines if name not in given]
     hint = workspace.meant(name, free) or workspace.meant(name, list(lines))
     return hint or f"; its parameters are {', '.join(lines) or 'none'}"

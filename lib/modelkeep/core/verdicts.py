@@ -37,7 +37,7 @@ def write(verdict: Verdict, root: Path) -> None:
 
 
 def read(root: Path) -> dict[str, dict]:
-    """The verdicts on record by stage, in the order of the loop."""
+    """The verdicts on record by stage, in the order of the cycle."""
     paths = {stage: root / "verdicts" / f"{stage}.json" for stage in pages.STAGES}
     return {
         stage: parsed(path.read_text(encoding="utf-8"), f"verdicts/{stage}.json")

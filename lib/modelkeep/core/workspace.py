@@ -13,7 +13,8 @@ from pathlib import Path
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.files import sha256, write_text
 
-# One turn; and what DVC sees only after `make backtest` has switched it on: a stage that was never run would be missing in each status and checkout.
+# One cycle; and what DVC sees only after `make backtest` has switched it on: a stage that was
+# never run would be missing in each status and checkout.
 PIPELINES = ("dvc.yaml", "backtest/stage.yaml")
 SOURCE = "${source}"  # the table is a dependency of the stages that read it
 CODE = ("lib/", "notebooks/", "params/", "requirements.lock")
@@ -45,7 +46,7 @@ def root(start: Path | None = None) -> Path:
 
 
 def stages(root: Path) -> dict[str, dict]:
-    """What the pipelines say of each stage, in their order, with `${source}` as params/prepare.yaml has it."""
+    """What the pipelines declare for each stage, in order, `${source}` as in params/prepare.yaml."""
     found = {}
     for path in (root / name for name in PIPELINES if (root / name).is_file()):
         text = path.read_text(encoding="utf-8")

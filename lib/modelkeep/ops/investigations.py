@@ -154,7 +154,13 @@ def reached(log: str, root: Path) -> str:
 def commands(case: Case, log: str, prometheus: str) -> list[list[str]]:
     """What is run in the copy, in this order: an argument each, no shell."""
     start = [sys.executable, "-P", "-m", "modelkeep", "run"]
-    values = {"source": "log", "log": log, "until": case.began, "days": case.days, "by": case.name}
+    values = {
+        "source": "log",
+        "log": log,
+        "until": case.began,
+        "days": case.days,
+        "model": case.name,
+    }
     given = [word for name, value in values.items() for word in ("-p", f"{name}={value}")]
     return [[*start, "collect", *given], [*start, "monitor", "-p", f"prometheus={prometheus}"]]
 
