@@ -125,3 +125,12 @@ def test_text_from_the_command_line_is_read_by_the_type(tmp_path):
     values = parameters.resolve(root, "every_type", text)
     assert (values["name"], values["limit"]) == ("12", None)
     assert "`count: 'many'` is str, it must be int" in refusal(root, "every_type", count="many")
+
+
+@pytest.mark.parametrize(("old", "new"), [("by", "model"), ("draws", "permutations")])
+def test_a_name_of_before_is_answered_with_the_one_of_now(old, new, tmp_path):
+    root = tiny.workspace(tmp_path, hello=f"word: ho\ntimes: 3\n{old}: x\n")
+    text = (root / "notebooks" / "hello.ipynb").read_text()
+    (root / "notebooks" / "hello.ipynb").write_text(text.replace("word", new))
+    with pytest.raises(parameters.WrongParameters, match=f"`{old}` is not a .*renamed to `{new}`"):
+        parameters.resolve(root, "hello", {})
