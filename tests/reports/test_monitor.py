@@ -20,7 +20,7 @@ def shown(seen, task):
         monitor.quality(seen, first),
         monitor.quality(seen, second),
         monitor.evidence(seen),
-        monitor.moved(seen),
+        monitor.drifted(seen),
         monitor.newest(seen),
         monitor.labels(seen, 0.8),
     )

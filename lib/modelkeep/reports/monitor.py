@@ -69,7 +69,7 @@ def _moments(windows: Sequence[Window]) -> np.ndarray:
     return np.arange(1, len(windows) + 1)
 
 
-def moved(seen: MonitoringResult) -> Figure | Html:
+def drifted(seen: MonitoringResult) -> Figure | Html:
     """Which column drifted in which window, by size of effect."""
     if not seen.moves:
         return markup.table([], "There is no window to show.")
