@@ -97,6 +97,19 @@ def test_a_column_that_changes_its_type_is_a_finding_and_not_a_hole(turns, tmp_p
     assert "predictions end on 2020-04-19 and the source goes on until 2020-06-09" in reasons
 
 
+def test_times_that_become_unreadable_are_counted_where_they_stand(turns, tmp_path):
+    t = turns["regression"]
+    table = t.raw.astype({"when": "str"})
+    later = (t.raw["when"] >= "2020-05-01").to_numpy()
+    table.loc[later, "when"] = "soon"
+    served = from_file(t.served, tmp_path, table)
+    told = collect.verdict(
+        sources.log("replay", tmp_path, served, 70, "", "", **LATE), served.schema
+    )
+    assert told.state == "investigate" and told.evidence["quarantined"] == later.sum()
+    assert "for when: is not a date" in " ".join(told.reasons)
+
+
 def test_a_class_that_training_never_saw_is_a_finding(turns, tmp_path):
     t = turns["multiclass"]
     table = t.raw.copy()
