@@ -23,7 +23,7 @@ def main() -> None:
     """Print each day outside the reference on which something would alert."""
     root = workspace.root(Path(__file__).parent)
     served, of = bundle.load(root / "models" / "candidate"), contract.read(root / contract.FILE)
-    live = live_bins.of(served.reference, of.drift_series // 2)
+    live = live_bins.merge(served.reference, of.drift_series // 2)
     table = run_path(str(root / "examples" / "flights" / "table.py"))["table"]()
     days = table[served.schema.time].dt.floor("D")
     known = set(served.reference.blocks.astype("datetime64[ns]").tolist())

@@ -46,7 +46,7 @@ def by_column(live, counts):
 
 @pytest.mark.parametrize("most", [1000, 40, 25])
 def test_counts_are_those_of_pandas(most):
-    live = live_bins.of(reference(table()), most)
+    live = live_bins.merge(reference(table()), most)
     frame = table(3000, seed=1)
     frame.loc[:9, "normal"] = [np.inf, -np.inf, 1e300, -1e300, *[np.nan] * 6]
     frame.loc[:99, "letter"] = None
@@ -68,7 +68,7 @@ def test_counts_are_those_of_pandas(most):
 
 def test_the_reference_in_live_bins_is_its_rows_counted_again():
     frame = table()
-    live = live_bins.of(reference(frame), 1000)
+    live = live_bins.merge(reference(frame), 1000)
     again = live.fold(*split(frame))
     assert again.tolist() == np.concatenate([c.rows for c in live.columns]).tolist()
     sizes = {c.name: len(c.labels) for c in live.columns}
@@ -81,7 +81,7 @@ def test_the_reference_in_live_bins_is_its_rows_counted_again():
 def test_how_far_a_day_of_the_reference_is_from_all_of_it():
     frame = table()
     frame["few"] = np.repeat([0.0, 1.0, 2.0], 2000)  # weeks of their own
-    live = {c.name: c for c in live_bins.of(reference(frame), 1000).columns}
+    live = {c.name: c for c in live_bins.merge(reference(frame), 1000).columns}
     total = np.array([2000, 2000, 2000, 0])
     assert live["few"].day_effect >= drift.effect(total, np.array([300, 0, 0, 0]))
     assert live["few"].day_missing == 0
@@ -106,7 +106,7 @@ def test_days_of_another_volume_are_no_drift(before, now):
         frame = pd.DataFrame({"few": np.concatenate(past).astype(float)})
         table_ = pa.Table.from_pandas(frame, preserve_index=False)
         day = np.repeat(np.datetime64("2020-01-01") + np.arange(60), [len(d) for d in past])
-        (column,) = live_bins.of(profile.learn(table_, {"few": "number"}, day), 100).columns
+        (column,) = live_bins.merge(profile.learn(table_, {"few": "number"}, day), 100).columns
         for rows in days_of_rows(draw, 30, now):
             counts = np.bincount(np.searchsorted(column.cuts, rows, "right"), minlength=11)
             excess = drift.effect(column.rows, counts) - column.day_effect
@@ -116,7 +116,7 @@ def test_days_of_another_volume_are_no_drift(before, now):
 
 @pytest.mark.parametrize("most", range(4, 120, 9))
 def test_the_budget_holds_and_what_the_model_said_stays(most):
-    live = live_bins.of(reference(table()), most)
+    live = live_bins.merge(reference(table()), most)
     assert live.starts[-1] + len(live.columns) <= max(most, 4)
     assert len(live.columns) + len(live.left_out) == 6
     assert "letter" in {c.name for c in live.columns}  # the last column is the prediction's
@@ -126,5 +126,5 @@ def test_the_budget_holds_and_what_the_model_said_stays(most):
 
 
 def test_no_rows_are_no_counts():
-    live = live_bins.of(reference(table()), 100)
+    live = live_bins.merge(reference(table()), 100)
     assert live.fold(np.zeros((0, 5)), [[]]).sum() == 0

@@ -9,9 +9,10 @@ The model's own predictions say which gain to expect of a day's rows, times what
 fold for each nat that they expected. The lost gain of a day is the expected less the realised one
 less a tolerance a label: `TOLERATED` of what the model gains over always predicting the base rate
 (or of a third of what it gains over shuffled labels, if that is more: a model may rank well and be
-ill calibrated). Under the null hypothesis it has mean at most 0 and variance `day * expected^2 + row * expected`:
-rows of one day are alike, so days are weighted by the inverse of that. The e-value is that of a normal mixture (Robbins 1970): counted from any
-one day on, however often it is read, it exceeds 1 / alpha with probability at most alpha.
+ill calibrated). Under the null hypothesis it has mean at most 0 and variance
+`day * expected^2 + row * expected`: rows of one day are alike, so days are weighted by what they
+tell. The e-value is that of a normal mixture (Robbins 1970): counted from any one day on, however
+often it is read, it exceeds 1 / alpha with probability at most alpha.
 """
 
 import math

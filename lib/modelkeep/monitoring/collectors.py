@@ -1,4 +1,4 @@
-"""Collectors for prometheus-client: series over arrays that a server keeps anyway, and its scalars."""
+"""Collectors for prometheus-client: series over arrays that a server keeps, and its scalars."""
 
 import threading
 import time

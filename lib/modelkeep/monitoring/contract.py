@@ -1,4 +1,4 @@
-"""The metrics contract: every metric with its unit, labels, help, threshold and panel, read from one file and checked."""
+"""The metrics contract: each metric's unit, labels, help, threshold, panel; read and checked."""
 
 import math
 import re
@@ -110,7 +110,8 @@ def check(content: object) -> Contract:
     _check_settings(contract)
     if contract.drift_series < MOST_SERIES // 2:
         raise ContractError(
-            f"$.metrics: leave {contract.drift_series} of {MOST_SERIES} series to live drift; take labels or buckets away"
+            f"$.metrics: leave {contract.drift_series} of {MOST_SERIES} series to live drift; "
+            "take labels or buckets away"
         )
     return contract
 
@@ -124,7 +125,8 @@ def _values(where: str, stated: object) -> tuple[str, ...] | int:
         case {"indices": int(count), "and": list(more), **rest} if not rest:
             return (*(f"{i:02}" for i in range(count)), *more)
     raise ContractError(
-        f"{where}: {stated!r} is no closed set; give a list of texts, {{most: 3}}, or {{indices: 20, and: [other]}}"
+        f"{where}: {stated!r} is no closed set; give a list of texts, {{most: 3}}, "
+        "or {indices: 20, and: [other]}"
     )
 
 
@@ -156,7 +158,8 @@ def _metric(key: str, stated: dict, labels: Mapping, content: dict) -> Metric:
 def _faults(m: Metric) -> Iterator[str]:
     """Say where a metric breaks Prometheus' rules for names and units."""
     if not NAME.fullmatch(m.key) or (m.own and not m.key.startswith(SHARED)):
-        yield f"the name {m.key!r} must be lower case words joined by _, own ones begin with {SHARED[0]}"
+        rule = f"lower case words joined by _, own ones begin with {SHARED[0]}"
+        yield f"the name {m.key!r} must be {rule}"
     if m.type not in TYPES:
         yield f"type {m.type!r} must be one of {', '.join(TYPES)}"
     if m.unit not in UNITS:

@@ -115,8 +115,8 @@ def _selected(expr: str, legend: str) -> str:
     Recorded series have no other labels; a metric of a replica has its instance.
     """
 
-    def selector(found: re.Match) -> str:
-        name, stated = found[1], found[2] or ""
+    def selector(match: re.Match) -> str:
+        name, stated = match[1], match[2] or ""
         labels = [each for each in VARIABLES if f"{{{{{each}}}}}" in legend and each != "model"]
         if ":" not in name and "instance" not in labels:
             labels.append("instance")

@@ -64,12 +64,12 @@ class Telemetry:
         self._durations[route].observe(seconds)
 
     def prepare(self, bundle: "Bundle") -> LiveBins:
-        """Make the live bins of a model before it serves; this takes tens of milliseconds, and any thread may do it."""
+        """Make the live bins of a model before it serves: tens of milliseconds, in any thread."""
         # a bin is two series, and a column two more
-        return live_bins.of(bundle.reference, self.contract.drift_series // 2)
+        return live_bins.merge(bundle.reference, self.contract.drift_series // 2)
 
     def names(self, version: str) -> dict[str, dict[str, str]]:
-        """Return what the labels of a model's bins stand for, by column: for people, never for labels."""
+        """Return the names of a model's bins by column and label: for people, never for labels."""
         columns = self._served[version].bins.columns
         return {c.name: dict(zip(c.labels, c.names)) for c in columns}
 
@@ -84,7 +84,10 @@ class Telemetry:
         seconds: float = 0.0,
         now: float | None = None,
     ) -> None:
-        """A model begins to answer, or gets another role; `seconds`: how long it took to load; `bins`: what `prepare` gave. The oldest of more than three leaves the page."""
+        """Put a model on the page, or give it another role; the oldest of more than three leaves.
+
+        `seconds`: how long it took to load; `bins`: what `prepare` returned.
+        """
         version = version or bundle.name
         self._known("role", role)
         served = self._served.pop(version, None)
@@ -114,7 +117,7 @@ class Telemetry:
         return served
 
     def retire(self, version: str) -> None:
-        """A model leaves the page; what is still said of it is forgotten."""
+        """Take a model off the page; labels of its predictions are not counted any more."""
         self._served.pop(version, None)
         for owner in (version, f"drift of {version}", f"role of {version}"):
             self.series.drop(owner)
@@ -129,7 +132,11 @@ class Telemetry:
         problems: Mapping[str, int] | None = None,
         at: float | None = None,
     ) -> None:
-        """Count rows that a model answered: numbers (rows, columns), categories by column, and answers (rows, classes) or (rows,), columns in the schema's order. The arrays must not be changed afterwards."""
+        """Count predictions, their inputs and problems of input.
+
+        `numbers` (rows, columns) and `categories` by column are in the schema's order, `answers`
+        are probabilities (rows, classes) or numbers (rows,). The arrays must not be changed later.
+        """
         served = self._served.get(version)
         if served is None:
             raise TelemetryError(f"model {version!r} is not in service; call serve first")
@@ -143,7 +150,7 @@ class Telemetry:
         self._count("input_problems_total", kind, n)
 
     def swap(self, result: str) -> None:
-        """Count a model that was to be put in service."""
+        """Count a change of the model in service."""
         self._count("model_swaps_total", result, 1)
 
     def label(self, outcome: str, n: int = 1) -> None:
@@ -160,7 +167,11 @@ class Telemetry:
         previous: float | None = None,
         now: float | None = None,
     ) -> None:
-        """Count what came true of the answer that a model gave at `at`: the number of a class, or a value; `previous`: what was thought before; `now`: when the label came, for its delay (None where it came before the answer, or long ago)."""
+        """Count the label of a prediction made at `at`: the number of a class, or a value.
+
+        `previous`: the label that it corrects; `now`: when it came, for its delay (None where it
+        came before the prediction, or long ago).
+        """
         if now is not None and previous is None:
             self._scalars["label_delay_seconds"].observe(max(now - at, 0.0))
         served = self._served.get(version)
@@ -168,7 +179,10 @@ class Telemetry:
             served.ground_truth(at, answer, truth, previous)
 
     def recall(self, version: str, at: float, rows: int) -> None:
-        """Take rows of before this process started into the cohorts, from the log; give `truth` their labels. For one replica alone: several would each count all."""
+        """Count predictions of the log that were made before this process started.
+
+        For one replica alone: several would each count all. `truth` takes their labels.
+        """
         if version in self._served:
             self._served[version].cohorts.answered(at, rows)
 
@@ -228,7 +242,7 @@ class Telemetry:
         self.series.add("model_info", lambda: (1,), [labels], owner)
 
     def _expose_drift(self, served: Served, role: str) -> None:
-        """Show a model's drift if there is room; for the champion others make room, the oldest first."""
+        """Show a model's drift if there is room; others make room for the champion."""
         shown = [o for o in self._served.values() if o is not served and o.shows_drift]
         room = self.contract.drift_series - served.drift_series
         while role == "champion" and sum(o.drift_series for o in shown) > room:

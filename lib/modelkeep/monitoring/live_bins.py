@@ -1,4 +1,4 @@
-"""Live bins: the reference's bins merged to what Prometheus can hold, and rows counted into them."""
+"""Live bins: the reference's bins, merged to what Prometheus can hold; rows counted into them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,11 +35,11 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class LiveBins:
-    """The columns that are watched live, and the names of those that the budget has no bins for."""
+    """The columns that are monitored live, and the names of those that have no room."""
 
     columns: tuple[Column, ...]
     left_out: tuple[str, ...]
-    numbers: tuple[int, ...]  # position among all columns of numbers, of those watched
+    numbers: tuple[int, ...]  # position among all columns of numbers, of the monitored ones
     categories: tuple[int, ...]
 
     @cached_property
@@ -52,16 +52,16 @@ class LiveBins:
         kinds = {kind: [] for kind in ("number", "category")}
         for start, column in zip(self.starts.tolist(), self.columns, strict=False):
             kinds[column.kind].append((start, column))
-        found = kinds["number"]
-        cuts = np.full((max((len(c.cuts) for _, c in found), default=0), len(found)), np.nan)
-        for i, (_, c) in enumerate(found):
+        numeric = kinds["number"]
+        cuts = np.full((max((len(c.cuts) for _, c in numeric), default=0), len(numeric)), np.nan)
+        for i, (_, c) in enumerate(numeric):
             cuts[: len(c.cuts), i] = c.cuts
-        first = np.array([start for start, _ in found], np.int64)
-        missing = first + np.array([len(c.labels) - 1 for _, c in found], np.int64)
+        first = np.array([start for start, _ in numeric], np.int64)
+        missing = first + np.array([len(c.labels) - 1 for _, c in numeric], np.int64)
         return cuts[:, :, None], first[:, None], missing[:, None], kinds["category"]
 
     def fold(self, numbers: np.ndarray, categories: Sequence[Sequence[str | None]]) -> np.ndarray:
-        """Count rows: all numbers (rows, columns), and each column of categories, in the reference's order."""
+        """Count rows: numbers (rows, columns) and columns of categories, in the reference's order."""
         cuts, first, missing, others = self._plan
         values = np.asarray(numbers, np.float64).T[list(self.numbers)]
         reached, places = np.empty(values.shape, bool), np.zeros(values.shape, np.uint8)
@@ -78,20 +78,23 @@ class LiveBins:
         return counts
 
 
-def of(reference: Profile, most: int) -> LiveBins:
-    """Merge the reference's bins until there are `most`, each column counted as one more; columns that do not even then fit in three bins each are left out, the last first."""
+def merge(reference: Profile, most: int) -> LiveBins:
+    """Merge the reference's bins until there are `most`, each column counted as one more.
+
+    Columns that do not fit even in three bins each are left out, the last first.
+    """
     bins = reference.bins
     widest = next((m for m in range(CATEGORIES, 1, -1) if _size(bins, m) <= most), 2)
-    watched = list(bins)
-    while _size(watched, widest) > most:
-        # what the model said is the last column, and the one that speaks for all others
-        watched.pop(-2 if len(watched) > 1 else -1)
-    left_out = tuple(b.name for b in bins if b not in watched)
+    monitored = list(bins)
+    while _size(monitored, widest) > most:
+        # the prediction is the last column, and depends on all others
+        monitored.pop(-2 if len(monitored) > 1 else -1)
+    left_out = tuple(b.name for b in bins if b not in monitored)
     at = {
-        kind: tuple(i for i, b in enumerate(b for b in bins if b.kind == kind) if b in watched)
+        kind: tuple(i for i, b in enumerate(b for b in bins if b.kind == kind) if b in monitored)
         for kind in ("number", "category")
     }
-    columns = tuple(_column(b, reference, widest) for b in watched)
+    columns = tuple(_column(b, reference, widest) for b in monitored)
     return LiveBins(columns, left_out, at["number"], at["category"])
 
 
@@ -129,7 +132,7 @@ def _column(b: Bins, reference: Profile, widest: int) -> Column:
 
 
 def _cuts(b: Bins, counts: np.ndarray, most: int) -> tuple[float, ...]:
-    """Choose the edges of the reference that cut its rows most evenly: the sum of the bins' squares is smallest."""
+    """Choose the edges that cut the reference most evenly: the smallest sum of squared bins."""
     if len(b.edges) == 2:  # a constant: what lies below and above it must be seen
         return b.cuts
     inner, below = b.edges[1:-1], np.cumsum([0, *counts[1:-2]]).astype(float)

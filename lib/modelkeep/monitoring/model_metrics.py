@@ -35,7 +35,7 @@ SUMS = {  # what a day holds beside rows and labelled ones, by task
 
 
 class Cohorts:
-    """Predictions of each of the last 28 days (UTC) and their labels; `cuts`: of the score's bins."""
+    """Predictions of the last 28 days (UTC) and their labels; `cuts`: of the score's bins."""
 
     def __init__(self, task: str, classes: int = 0, cuts: Sequence[float] = ()) -> None:
         self.task, self.cuts = task, cuts
@@ -72,11 +72,11 @@ class Cohorts:
         today = int(now // DAY)
         for day in [d for d in self._days if today - d > OLDEST]:
             del self._days[day]
-        found = []
+        sums = []
         for first, last in AGES.values():
             days = [v for d, v in self._days.items() if first <= max(today - d, 0) <= last]
-            found.append([sum(each) for each in zip(*days)] or [0.0] * self._width)
-        return found
+            sums.append([sum(each) for each in zip(*days)] or [0.0] * self._width)
+        return sums
 
     def ranks(self, sums: Sequence[float]) -> tuple[list[float], list[float]]:
         """Return negatives by bin, and positives above the bin and half of those within."""
@@ -125,7 +125,7 @@ class Skill:
     def ground_truth(
         self, at: float, answer: Sequence[float], label: float, previous: float | None = None
     ) -> None:
-        """Count a label of a prediction made at `at`; a correction takes the `previous` one away."""
+        """Count a label of a prediction made at `at`; a correction removes the `previous` one."""
         day = self._days.setdefault(int(at // DAY), DaySums(self.learned, self.classes))
         if previous is not None:
             day.add(answer, previous, -1)
@@ -296,13 +296,13 @@ class Served:
             add("estimated_positive_rows_total", lambda: (self.estimated["positive"],))
 
     def _expose_cohorts(self, add, v: dict) -> None:
-        ages, found = [v | {"cohort": age} for age in AGES], self.cohorts
+        ages, cohorts = [v | {"cohort": age} for age in AGES], self.cohorts
         keys = ["cohort_rows", "cohort_labelled_rows"]
-        keys += [COHORT_SUMS.get(name, f"cohort_{name}_rows") for name in found.sums]
+        keys += [COHORT_SUMS.get(name, f"cohort_{name}_rows") for name in cohorts.sums]
         for place, key in enumerate(keys, start=min(ROWS, LABELLED)):
             add(key, lambda place=place: [age[place] for age in self._ages], ages)
         if self.task == "binary":
-            bins = [each | {"bin": f"{i:02}"} for each in ages for i in range(found.bins)]
+            bins = [each | {"bin": f"{i:02}"} for each in ages for i in range(cohorts.bins)]
             for which, key in enumerate(
                 ("cohort_negative_score_rows", "cohort_positive_rank_rows")
             ):

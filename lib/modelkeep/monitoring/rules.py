@@ -1,4 +1,4 @@
-"""What Prometheus and Alertmanager run: their configuration, recording rules and alerts, from the contract."""
+"""Configuration, recording rules and alerts of Prometheus and Alertmanager, from the contract."""
 
 import io
 import re
@@ -23,10 +23,10 @@ class RulesError(ModelkeepError, ValueError):
 
 def seconds(span: object) -> int:
     """Return a span of time as Prometheus writes it, such as 5m, in seconds."""
-    found = SPAN.fullmatch(str(span))
-    if not found:
+    match = SPAN.fullmatch(str(span))
+    if not match:
         raise RulesError(f"{span!r} is not a span of time; write a number and one of s, m, h, d")
-    return int(found[1]) * SECONDS[found[2]]
+    return int(match[1]) * SECONDS[match[2]]
 
 
 def settings(contract: Contract, changes: Mapping[str, object] | None = None) -> dict[str, str]:
@@ -46,12 +46,12 @@ def settings(contract: Contract, changes: Mapping[str, object] | None = None) ->
 def fill(text: str, values: Mapping[str, str]) -> str:
     """Put settings in the place of their names."""
 
-    def value(found: re.Match) -> str:
-        if found[1] not in values:
-            raise RulesError(f"<{found[1]}> in {text!r} is not a setting; there is: {[*values]}")
-        return values[found[1]]
+    def value(match: re.Match) -> str:
+        if match[1] not in values:
+            raise RulesError(f"<{match[1]}> in {text!r} is not a setting; there is: {[*values]}")
+        return values[match[1]]
 
-    text = BOUND.sub(lambda found: _bound(found[1], found[2]), str(text))
+    text = BOUND.sub(lambda match: _bound(match[1], match[2]), str(text))
     return re.sub(r"<([a-z_]+)>", value, text)
 
 
@@ -177,12 +177,12 @@ class Panel:
 
 def panels(contract: Contract, changes: Mapping[str, object] | None = None) -> dict[str, Panel]:
     """Return every panel by its name, with its settings filled in."""
-    values, found = settings(contract, changes), {}
+    values, made = settings(contract, changes), {}
     for name, stated in contract.panels.items():
         behind = [m for m in contract.metrics.values() if m.panel == name]
         limits = [float(values[m.threshold]) for m in behind if m.threshold]
         queries = {fill(k, values): fill(v, values) for k, v in stated["queries"].items()}
-        found[name] = Panel(
+        made[name] = Panel(
             name,
             stated["title"],
             stated["unit"],
@@ -191,4 +191,4 @@ def panels(contract: Contract, changes: Mapping[str, object] | None = None) -> d
             limits[0] if limits else None,
             tuple(m.help for m in behind),
         )
-    return found
+    return made

@@ -67,7 +67,7 @@ def subject(alert: Alert, known: Mapping[str, Mapping], now: datetime) -> tuple[
 
 
 def identify(alert: str, version: str, began: str) -> str:
-    """The name of the report of an alert: all that Prometheus raised of one rule and model at one moment shares it."""
+    """The id of an alert's report: alerts of one rule, model and moment share it."""
     return hashlib.sha256(f"{alert}\0{version}\0{began}".encode()).hexdigest()[:16]
 
 
@@ -93,6 +93,7 @@ def model(place: Path, version: str) -> str:
     found = [sha for sha in kept if SHORT.fullmatch(version) and sha.startswith(version)]
     if len(found) != 1:
         raise AlertError(
-            f"model {version!r} is not in the store ({len(kept)} models are); it may have been swept away"
+            f"model {version!r} is not in the store ({len(kept)} models are); "
+            "it may have been swept away"
         )
     return found[0]

@@ -119,7 +119,10 @@ def _read(path: Path) -> Case | None:
 
 
 def copy(root: Path, place: Path, case: Case, work: Path | None = None) -> Path:
-    """A workspace of this case (at `work`, by default beside the reports): the library, notebooks and parameters as they are now, and the model that the alert is about."""
+    """A workspace of this case, by default beside the reports.
+
+    It has the library, notebooks and parameters as they are now, and the model of the alert.
+    """
     work = work or root / FOLDER / f".work-{case.id}-{case.tries}"
     shutil.rmtree(work, ignore_errors=True)
     _history(root, work)
@@ -135,7 +138,7 @@ def copy(root: Path, place: Path, case: Case, work: Path | None = None) -> Path:
 
 
 def _history(root: Path, work: Path) -> None:
-    """The commits of the workspace with an index of their own, so that the page can say what code made it; no file is copied."""
+    """Clone the commits alone, so that the page can name the code that made it."""
     top = ["git", "-C", str(root), "rev-parse", "--show-cdup"]
     found = subprocess.run(top, capture_output=True, text=True)
     if found.returncode or found.stdout.strip():
@@ -198,7 +201,8 @@ def heading(case: Case) -> str:
     summaries = "".join(f"<p>{escape(each)}</p>" for each in case.summaries)
     return (
         f"<p>Requested by <strong>{escape(case.alert)}</strong> of {escape(case.when)} (UTC); "
-        f"model {escape(case.name)}; its predictions from {escape(case.window)}, and the labels that had come by then.</p>{summaries}"
+        f"model {escape(case.name)}; its predictions from "
+        f"{escape(case.window)}, and the labels that had come by then.</p>{summaries}"
     )
 
 
@@ -216,7 +220,8 @@ def page(title: str, body: str) -> str:
 def awaited(case: Case, before: int) -> str:
     """The page of a report that is not made yet; it reloads by itself."""
     wait = f"{before} before it" if before else "it is next, or at work"
-    body = f"<h1>{escape(case.alert)}: the report is being made</h1>{heading(case)}<p>In the queue: {wait}. This page reloads by itself.</p>"
+    body = f"<h1>{escape(case.alert)}: the report is being made</h1>{heading(case)}"
+    body += f"<p>In the queue: {wait}. This page reloads by itself.</p>"
     again = '<meta http-equiv="refresh" content="3">\n<title>'
     return page(case.alert, body).replace("<title>", again, 1)
 

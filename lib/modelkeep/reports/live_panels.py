@@ -128,7 +128,7 @@ class PanelsError(ModelkeepError, ValueError):
 
 
 def shown(address: str, root: Path, hours: float = 24, now: float | None = None) -> Html:
-    """The panels of model health over the last hours, from the Prometheus at an address; without an address, nothing."""
+    """The panels of model health over the last hours; nothing without an address."""
     if not address:
         return Html("", "")
     if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", address):
