@@ -337,7 +337,7 @@ def test_end_to_end_a_good_canary_is_promoted_and_a_bad_one_goes_back(trio, tmp_
         assert (begun["state"], begun["share"]) == ("running", 0.2)
         assert rollouts.told(tmp_path, "run")["state"] == "promoted"
         planned = rollouts.told(tmp_path, "plan", "--days", "0.01")
-        assert planned["before"]["base"]["failed"] == 0.0 and len(planned["steps"]) == 2
+        assert planned["before"]["base"]["failed"] == 0.0 and len(planned["plan"]["steps"]) == 2
         rollouts.told(tmp_path, "start", hashes["bad"], "--reason", "planted")
         assert rollouts.told(tmp_path, "run")["state"] == "rolled_back"
         assert rollouts.told(tmp_path, "status")["sentence"].startswith(

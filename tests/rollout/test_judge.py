@@ -245,6 +245,42 @@ def test_undecided_means_hold_then_back():
     assert judged(Look(3700.0, bad), rules=rules)[1][0].word == "roll_back"
 
 
+def test_undecided_may_mean_promoted_unless_harm_was_shown_and_never_without_data():
+    rules = replace(RULES, longest=3600.0, hold=600.0, bake=60.0, undecided="promote")
+    rows = {"failed": [(500, 25, 5, 0)]}
+    state, verdicts = judged(*(Look(at, rows) for at in (1800.0, 3600.0, 3700.0)), rules=rules)
+    assert [v.word for v in verdicts] == ["wait", "step_up", "step_up"]
+    assert [v.share for v in verdicts] == [0.01, 1.0, 1.0] and state.final == "step_up"
+    assert "no harm was shown in 1.0 h" in verdicts[1].reason
+    assert judged(Look(3700.0, {"failed": [(500, 25, 500, 250)]}), rules=rules)[1][0].word == "roll_back"  # fmt: skip
+    _, verdicts = judged(*(Look(at, {}) for at in (3600.0, 4200.0)), rules=rules)
+    assert [v.word for v in verdicts] == ["hold", "roll_back"]
+
+
+def test_both_error_rates_of_a_canary_that_always_finishes():
+    """4,000 entities at one half, the champion bad in 35 %: what is rolled back, by its harm."""
+    rules = Rules(shares=(0.5,), margins=(3.0,), metrics=("wrong",), undecided="promote")
+    rules = replace(rules, longest=3600.0, dwell=3600.0)
+    back = {}
+    for factor in (1.0, 1.2, 1.5):
+        ends = [finished(rules, factor, seed) for seed in range(200)]
+        back[factor] = np.mean([state.final == "roll_back" for state in ends])
+        assert all(state.final or state.step == 1 for state in ends)  # none is undecided
+    assert back[1.0] <= 0.05 + 4 * (0.05 * 0.95 / 200) ** 0.5
+    assert back[1.2] > 0.7 and back[1.5] > 0.99
+
+
+def finished(rules, factor, seed):
+    """One rollout of 4,000 entities in 60 looks; the state when it has ended or has all traffic."""
+    draw, state = np.random.default_rng(seed), judge.start(rules, {"wrong": 0.35})
+    for i in range(1, 61):
+        strata = {"wrong": [counts(draw, 0.5, factor, rows=67, base=0.35)]}
+        state, _ = judge.judge(rules, state, Look(60.0 * i, strata))
+        if state.final or state.step == 1:
+            break
+    return state
+
+
 def test_after_promotion_it_bakes():
     """No champion beside it any more: only the breaker, late cohorts and missing data speak; `max_hours` does not."""
     rules = replace(RULES, shares=(0.5,), margins=(2.0,), bake=7200.0, longest=600.0)

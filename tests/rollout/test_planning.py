@@ -102,3 +102,34 @@ def test_too_few_entities_are_refused():
 
 def test_a_floor_lets_a_champion_without_failures_be_followed():
     assert planning.plan(replace(RULES, floor=0.005), 100, {"failed": 0.0}, runs=50).total.hours < 1
+
+
+SMALL = {"rows_a_second": 4043 / (7 * 86_400), "base": {"wrong": 0.35}, "entities": 4043}
+SHIPPED = replace(RULES, metrics=("wrong",), maturity={"wrong": 172_800.0}, longest=336 * 3600.0)
+
+
+def test_a_plan_is_fitted_to_few_entities():
+    """The example has 4,043 in a week; the steps of params/rollout.yaml need many times those."""
+    with pytest.raises(planning.CannotFinish):
+        planning.plan(SHIPPED, **SMALL, runs=100)
+    rules, plan = planning.fitted(SHIPPED, **SMALL)
+    assert plan.total.hours_90 <= 336 and plan.total.rows_90 <= 4043
+    assert rules.shares == (0.1, 0.5) and rules.margins[-1] in planning.LADDER
+    strict = planning.LADDER[planning.LADDER.index(rules.margins[-1]) - 1]
+    tried = replace(rules, margins=(1 + 3 * (strict - 1), strict))
+    with pytest.raises(planning.CannotFinish):
+        planning.plan(tried, **SMALL, runs=200)
+
+
+def test_where_nothing_can_be_decided_harm_alone_sends_it_back():
+    rules, plan = planning.fitted(SHIPPED, 1e-4, {"wrong": 0.35}, entities=100)
+    assert plan is None and rules.undecided == planning.PROMOTE and rules.shares == (0.5,)
+
+
+@pytest.mark.parametrize("base", [0.02, 0.35])
+def test_the_risks_of_a_plan_keep_to_alpha_and_grow_with_the_harm(base):
+    rules = replace(SHIPPED, shares=(0.5,), margins=(1.5,))
+    found = planning.risks(rules, 0.05, {"wrong": base}, entities=60_000, runs=1000)["wrong"]
+    assert found[1.0] <= 0.05 + 4 * (0.05 * 0.95 / 1000) ** 0.5
+    assert found[1.0] <= found[1.2] <= found[1.5] <= found[2.0]
+    assert found[2.0] > 0.95

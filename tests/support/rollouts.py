@@ -32,6 +32,8 @@ QUICK = {
     "max_hours": 1,
     "hold_hours": 1,
     "bake_hours": 2 / 3600,
+    "on_undecided": "rollback",
+    "fit_plan": False,
 }
 
 

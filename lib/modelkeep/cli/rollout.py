@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -35,24 +36,17 @@ def takes_reason(function: Callable) -> Callable:
 @action("plan --days 3")
 @click.option("--days", type=float, default=7.0, show_default=True, help="Days of the log.")
 def plan(root: Path, days: float) -> Output:
-    """Print what each step needs at this traffic.
+    """Print what each step needs at this traffic, and the risks.
 
-    A plan that cannot finish is refused.
+    Where the plan of params/rollout.yaml cannot finish, one that this traffic can decide is
+    proposed, and taken by `start` (`fit_plan`).
     """
+    from modelkeep.reports import rollout
     from modelkeep.rollout import control
 
     with closing(control.open_log(root)) as log:
-        found, seen = control.planned(root, log, time.time(), days)
-    before = {"rate": seen.rate, "entities": seen.entities, "base": seen.base}
-    rates = ", ".join(f"{name} {rate:.2%}" for name, rate in seen.base.items())
-    lines = [f"The champion answers {seen.rate:,.2f} new entities a second; bad: {rates}."]
-    for need in found.steps:
-        margin = f"until {need.margin:g} times worse is refuted"
-        amount = f"{need.rows:,.0f} answers, {need.hours:.2f} h"
-        lines.append(
-            f"  {need.share:>4.0%}, {margin}: {amount}; the canary gives {need.exposed:,.0f}"
-        )
-    return Output("\n".join([*lines, found.sentence]), {**found.as_dict(), "before": before})
+        found = control.planned(root, log, time.time(), days)
+    return Output(rollout.planned(found), asdict(found))
 
 
 @action("start v1.2.0 --shadow")

@@ -11,10 +11,11 @@ from modelkeep.core import markup
 from modelkeep.core.markup import Html, count, number, several
 from modelkeep.core.verdicts import Verdict
 from modelkeep.rollout.journal import CANARY, Journal
-from modelkeep.rollout.planning import Rules, span
+from modelkeep.rollout.planning import PROMOTE, Rules, span
 
 if TYPE_CHECKING:
     from modelkeep.reports.figures import Figure
+    from modelkeep.rollout.control import Planned
 
 
 SHOWN = 12  # looks in the table of counts
@@ -196,6 +197,42 @@ def picture(found: Journal) -> str:
             path = [v.evidence[name][question] for v in looks]
             drawn = "".join(BARS[_level(value / enough)] for value in path)
             lines.append(f"{question:>8} {name:<7} {drawn} {path[-1]:6.2f}, {then} at {enough:.2f}")
+    return "\n".join(lines)
+
+
+def planned(found: "Planned") -> str:
+    """A plan in words: what each step needs, what it bounds, what it would miss."""
+    before, rules = found.before, found.rules
+    rates = ", ".join(f"{name} {rate:.2%}" for name, rate in before.base.items())
+    unit = "entities" if found.entity else "requests"
+    lines = [f"The champion answers {before.rate:,.2f} new {unit} a second; bad: {rates}."]
+    if found.why:
+        lines.append(f"params/rollout.yaml: {found.why}.")
+        shares, margins = [round(100 * s, 3) for s in rules.shares], list(rules.margins)
+        lines.append(f"For this traffic: steps {shares}, margins {[round(m, 3) for m in margins]}.")
+    for need in found.plan.steps if found.plan else ():
+        amount = f"{need.rows:,.0f} answers, {need.hours:.2f} h"
+        margin = f"until {need.margin:g} times worse is refuted"
+        lines.append(
+            f"  {need.share:>4.0%}, {margin}: {amount}; the canary gives {need.exposed:,.0f}"
+        )
+    hours = f"{rules.longest / 3600:g} h"
+    lines.append(
+        found.plan.sentence
+        if found.plan
+        else f"No margin can be refuted in {hours}: after them it is promoted unless harm is shown."
+    )
+    lines.append(f"Found worse within {hours} at {rules.shares[-1]:.0%} (simulated):")
+    for name, chances in found.risks.items():
+        harmful = ", ".join(f"{r:g} times as bad {p:.0%}" for r, p in chances.items() if r > 1)
+        lines.append(f"  {name}: an equal one {chances[1.0]:.1%}; {harmful}")
+    if rules.undecided == PROMOTE:
+        lines.append("What is not found worse by then is promoted (on_undecided: promote).")
+    if not found.entity:
+        lines.append(
+            "There is no entity column: requests of one user may be alike, and then an equal canary "
+            "is rolled back more often than stated; name `entity_column` in params/prepare.yaml."
+        )
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,17 +44,40 @@ def open_log(root: Path) -> PredictionLog:
     )
 
 
-def planned(
-    root: Path, log: PredictionLog, now: float, days: float = DAYS
-) -> tuple[Plan, counts.Before]:
-    """What the steps of params/rollout.yaml need at the traffic of the last days; RampError if it cannot finish."""
+@dataclass(frozen=True)
+class Planned:
+    """The rules of a rollout for the traffic of the last days: those of params/rollout.yaml, or,
+    where these cannot finish (`why` says so), such as this traffic can decide."""
+
+    rules: Rules
+    plan: Plan | None  # none where it can decide nothing: the risks say what is bounded
+    before: counts.Before
+    risks: dict[str, dict[float, float]]
+    entity: bool  # whether outcomes are counted once an entity, or once a request
+    why: str = ""
+
+
+def planned(root: Path, log: PredictionLog, now: float, days: float = DAYS) -> Planned:
+    """What a rollout needs at the traffic of the last days; RampError if it cannot begin, or
+    cannot finish and `fit_plan` of params/rollout.yaml is false."""
     rules, slow_ms = _rules(root)
     at = store.now(folder(root))
     if at is None:
         raise RolloutError("no model is in service; `modelkeep serve` begins with the candidate")
     truth = _truth(folder(root), at.champion.sha256)
     seen = _before(log, rules, now, days, slow_ms, truth)
-    return planning.plan(rules, seen.rate, seen.base, entities=_entities(root, at, seen), counted=seen.counted), seen  # fmt: skip
+    entities = _entities(root, at, seen)
+    known = {"entities": entities, "counted": seen.counted}
+    why = ""
+    try:
+        plan = planning.plan(rules, seen.rate, seen.base, **known)
+    except planning.CannotFinish as error:
+        if not workspace.params(root, "rollout").get("fit_plan", False):
+            raise
+        why = str(error)
+        rules, plan = planning.fitted(rules, seen.rate, seen.base, **known)
+    risks = planning.risks(rules, seen.rate, seen.base, **known)
+    return Planned(rules, plan, seen, risks, entities < float("inf"), why)
 
 
 def start(
@@ -72,7 +96,11 @@ def start(
         models.load(place, Now(at.champion, **{kind: role}), rows)  # they must fit together
         truth = _truth(place, at.champion.sha256)
         with closing(open_log(root)) as log:
-            seen = _before(log, rules, now, DAYS, slow_ms, truth) if kind == SHADOW or anyway else planned(root, log, now)[1]  # fmt: skip
+            if kind == SHADOW or anyway:
+                base = _before(log, rules, now, DAYS, slow_ms, truth).base
+            else:
+                planned_ = planned(root, log, now)
+                rules, base = planned_.rules, planned_.before.base
         opening = Opening(
             id=f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{sha256[:8]}",
             kind=kind,
@@ -83,7 +111,7 @@ def start(
             truth=truth,
             reason=reason,
         )
-        found = journal.begin(root, rules, seen.base, opening)
+        found = journal.begin(root, rules, base, opening)
         settle(root, found)
     return found
 

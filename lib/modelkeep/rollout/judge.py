@@ -14,7 +14,7 @@ import numpy as np
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import sequential
 from modelkeep.evaluation.sequential import Evidence
-from modelkeep.rollout.planning import Rules
+from modelkeep.rollout.planning import PROMOTE, Rules
 
 SPLIT = 6.907755278982137  # ln 1000: evidence of a wrong sample ratio that stops a rollout
 DOUBT = 0.6931471805599453  # ln 2: with so much evidence that it is worse the share does not grow for now
@@ -187,6 +187,11 @@ def _decide(
 
 
 def _undecided(rules: Rules, now: State) -> tuple[str, str]:
+    if rules.undecided == PROMOTE and now.found.weighed.min() > 0:
+        return "step_up", (
+            f"no harm was shown in {now.at / 3600:.1f} h at step {now.step + 1}, and "
+            f"{rules.longest / 3600:g} h were allowed; what is worse by little may pass so"
+        )
     left = rules.longest + rules.hold - now.at
     said = f"undecided at step {now.step + 1} after {now.at / 3600:.1f} h, {rules.longest / 3600:g} h were allowed"
     if left > 0:
@@ -219,7 +224,8 @@ def _moved(rules: Rules, now: State, word: str) -> State:
     if word != "step_up" or _baking(rules, now):
         return replace(now, final=word)
     found = replace(now.found, harmless=np.zeros_like(now.found.harmless))
-    return replace(now, step=now.step + 1, since=now.at, entities=(0, 0), found=found)
+    step = len(rules.shares) if now.at >= rules.longest else now.step + 1
+    return replace(now, step=step, since=now.at, entities=(0, 0), found=found)
 
 
 def _check(rules: Rules, state: State, look: Look) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -15,8 +15,19 @@ BLOCKS, PATIENCE = (
 )  # a step is drawn in so many blocks of its expected need, at most so many times that
 
 
+ROLLBACK, PROMOTE = "rollback", "promote"
+LADDER = (1.1, 1.2, 1.5, 2.0, 3.0)  # margins that are tried for this traffic, the strictest first
+PROPOSED = (0.1, 0.5)  # the shares of a proposed plan
+RATIOS = (1.0, 1.2, 1.5, 2.0)  # so many times the champion's rate: what the risks are told for
+ANALYSES = 100  # in a simulated rollout
+
+
 class RampError(ModelkeepError, ValueError):
-    """Rules that contradict themselves, or a rollout that cannot finish."""
+    """Rules that contradict themselves, or a rollout that cannot begin."""
+
+
+class CannotFinish(RampError):
+    """A rollout that the traffic cannot decide in the time allowed."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ class Rules:
     longest: float = 86_400.0
     hold: float = 7_200.0
     bake: float = 86_400.0
+    undecided: str = ROLLBACK  # at `longest`: hold and roll back, or promote unless harm was shown
 
     def __post_init__(self) -> None:
         for name, value, rule, kept in _limits(self):
@@ -88,6 +100,7 @@ def rules(params: Mapping) -> Rules:
         longest=3600 * params["max_hours"],
         hold=3600 * params["hold_hours"],
         bake=3600 * params["bake_hours"],
+        undecided=params.get("on_undecided", ROLLBACK),
     )
 
 
@@ -135,6 +148,70 @@ def plan(
     return Plan(needs, total, sentence)
 
 
+def fitted(
+    rules: Rules,
+    rows_a_second: float,
+    base: Mapping[str, float],
+    *,
+    entities: float = math.inf,
+    counted: Mapping[str, float] | None = None,
+) -> tuple[Rules, Plan | None]:
+    """The strictest rules of two steps that this traffic can decide within `longest`, and their
+    plan; no plan where it can decide none of `LADDER`: then half of the traffic is tried until
+    `longest`, and `risks` says what that bounds.
+
+    The first step, a tenth, is left at three times the excess of the second step's margin.
+    """
+    known = {"entities": entities, "counted": counted}
+    for margin in LADDER:
+        wide = 1 + 3 * (margin - 1)
+        tried = replace(rules, shares=PROPOSED, margins=(wide, margin))
+        try:
+            return tried, plan(tried, rows_a_second, base, **known, runs=200)
+        except CannotFinish:
+            continue
+    last = {"shares": PROPOSED[-1:], "margins": LADDER[-1:], "dwell": rules.longest}
+    return replace(rules, **last, undecided=PROMOTE), None
+
+
+def risks(
+    rules: Rules,
+    rows_a_second: float,
+    base: Mapping[str, float],
+    *,
+    entities: float = math.inf,
+    counted: Mapping[str, float] | None = None,
+    runs: int = 400,
+    seed: int = 0,
+) -> dict[str, dict[float, float]]:
+    """How often a canary is found worse within `longest` at the last step's share, by metric and
+    by how many times the champion's rate its own is: at 1.0 the chance of a false rollback, above
+    it that of finding the harm; the rest is promoted where `undecided` is `promote`.
+
+    Simulated by `runs` rollouts, each entity counted once.
+    """
+    share, draw = rules.shares[-1], np.random.default_rng(seed)
+    needed = math.log(len(rules.metrics) / rules.alpha)
+    found: dict[str, dict[float, float]] = {}
+    for name in rules.metrics:
+        late = rules.maturity.get(name, 0.0)
+        rows = min(rows_a_second * max(rules.longest - late, 0.0), entities)
+        rows *= (counted or {}).get(name, 1.0) / ANALYSES
+        found[name] = {}
+        for ratio in RATIOS:
+            rate = min(ratio * base[name], 1.0)
+            state, over = sequential.begin(np.full(runs, base[name])), np.zeros(runs, bool)
+            for _ in range(ANALYSES):
+                n_a, n_b = draw.poisson(rows * (1 - share), runs), draw.poisson(rows * share, runs)
+                x = (draw.binomial(n_a, base[name]), draw.binomial(n_b, rate))
+                counts = np.stack([n_a, x[0], n_b, x[1]], axis=-1)
+                margin = np.full(runs, rules.margins[-1])
+                state = sequential.weigh(state, counts, margin, rules.floor)
+                over |= sequential.is_worse(state) >= needed
+            found[name][ratio] = float(over.mean())
+    return found
+
+
 def span(hours: float) -> str:
     """Return a time as one reads it."""
     return f"{60 * hours:.0f} min" if hours < 3 else f"{hours:.1f} h"
@@ -155,7 +232,7 @@ def _seconds(
     alternatives = sequential.growth(on_average, np.array(base), *asked)[len(sequential.WORSE) :]
     speed = float(alternatives.max())
     if speed <= 1e-12:
-        raise RampError(
+        raise CannotFinish(
             f"`{name}`: of a champion that is bad in {base:.3%} no answer can show that a canary is not {margin:g} times worse; "
             "raise `floor`, the share of bad answers that nobody minds, above 0"
         )
@@ -205,11 +282,11 @@ def _refuse(rules: Rules, needs: tuple[Need, ...], total: Need, entities: float)
     slowest = max(needs, key=lambda need: need.hours)
     relax = f"relax the slowest step, {slowest.share:.1%} ({span(slowest.hours)}): a larger share, or a margin above {slowest.margin:g}"
     if total.rows_90 > entities:
-        raise RampError(
+        raise CannotFinish(
             f"this rollout cannot finish: an equal canary needs one answer of each of {total.rows_90:,.0f} entities in nine of ten, there are {entities:,.0f}; {relax}"
         )
     if total.hours_90 * 3600 > rules.longest:
-        raise RampError(
+        raise CannotFinish(
             f"this rollout cannot finish: an equal canary needs {span(total.hours)} on average and {span(total.hours_90)} in nine of ten, `max_hours` is {rules.longest / 3600:g}; "
             f"raise `max_hours` to {math.ceil(total.hours_90)}, or {relax}"
         )
@@ -231,4 +308,5 @@ def _limits(rules: Rules) -> list[tuple[str, object, str, bool]]:
         ("look_seconds", rules.look, "above 0", rules.look > 0),
         *((name, seconds, "0 or more (here in seconds)", seconds >= 0) for name, seconds in times.items()),
         ("bake_hours", rules.bake, "0 or more (here in seconds)", rules.bake >= 0),
+        ("on_undecided", rules.undecided, f"{ROLLBACK} or {PROMOTE}", rules.undecided in (ROLLBACK, PROMOTE)),
     ]  # fmt: skip
