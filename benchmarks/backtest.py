@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from modelkeep.backtest import frontier, policies, replay
-from modelkeep.backtest.cache import Shelf
+from modelkeep.backtest.cache import ResultCache
 from modelkeep.backtest.policies import Policy
 from modelkeep.core import workspace
 from modelkeep.reports import backtest
@@ -50,7 +50,7 @@ def main() -> None:
     past = backtest.history(root, told.start, told.end, 1.0)
     rules = backtest.rules(root, Policy("never", canary=True), past)
     if told.days is not None:
-        alone, policy = replace(past, shelf=Shelf()), Policy("every", 4, told.days)
+        alone, policy = replace(past, results=ResultCache()), Policy("every", 4, told.days)
         if told.fit:
             last = policies.scheduled(policy, len(past.starts))[-2:]
             alone.learn_ahead([(week, told.days, 0) for week in last])

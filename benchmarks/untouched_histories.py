@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from modelkeep.backtest import frontier
-from modelkeep.backtest.cache import Shelf
+from modelkeep.backtest.cache import ResultCache
 from modelkeep.backtest.point_in_time import History
 from modelkeep.backtest.policies import Policy
 from modelkeep.backtest.replay import Rules
@@ -70,7 +70,7 @@ def main() -> None:
         rows, label, start, end = visibility() if name == "visibility" else nannyml(given.wheel, name)  # fmt: skip
         began, roles = time.process_time(), {"time_column": "at", "entity_column": "", "id_column": ""}  # fmt: skip
         stated = {"label": label, **roles, "features": [], "task": "auto", "rules": {}}
-        history = History(rows, stated, learning, start, end, 1.0, Shelf())
+        history = History(rows, stated, learning, start, end, 1.0, ResultCache())
         result = backtest.run(history, Policy("guarded", 1), Rules(bounds, {}), 4, 2000, 0, given.every)  # fmt: skip
         report(name, history, result, time.process_time() - began)
 

@@ -7,7 +7,7 @@ import pytest
 
 import histories
 from modelkeep.backtest import cache
-from modelkeep.backtest.cache import Shelf
+from modelkeep.backtest.cache import ResultCache
 from modelkeep.backtest.policies import Policy
 from modelkeep.reports import backtest
 from modelkeep.training import pipelines
@@ -20,7 +20,7 @@ DAMAGES = {"emptied": lambda c: b"", "cut": lambda c: c[:-1], "changed": lambda 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_what_is_damaged_counts_as_missing(tmp_path, damage):
-    benefit_retained = Shelf(tmp_path)
+    benefit_retained = ResultCache(tmp_path)
     assert benefit_retained.get("abc") == b""
     benefit_retained.put("abc", b"piece\nof two lines")
     assert benefit_retained.get("abc") == b"piece\nof two lines"
@@ -30,8 +30,8 @@ def test_what_is_damaged_counts_as_missing(tmp_path, damage):
 
 
 def test_without_a_folder_nothing_is_kept():
-    Shelf().put("abc", b"piece")
-    assert Shelf().get("abc") == b""
+    ResultCache().put("abc", b"piece")
+    assert ResultCache().get("abc") == b""
 
 
 def test_a_name_is_one_of_all_that_it_was_made_of():
@@ -55,7 +55,7 @@ def fitted(monkeypatch):
 
 def told(folder, policy=EVERY, **other):
     """What a page says of a policy, with the shelf in a folder."""
-    history = replace(histories.past("sudden", weeks=3), shelf=Shelf(folder), **other)
+    history = replace(histories.past("sudden", weeks=3), results=ResultCache(folder), **other)
     found = backtest.run(history, policy, histories.RULES, 2, 50, 0)
     return backtest.course_csv(found), backtest.verdict(found)
 
@@ -69,7 +69,9 @@ def test_a_run_says_the_same_with_and_without_what_was_kept(tmp_path, fitted):
 
 
 def test_answers_of_a_kept_model_are_those_of_the_model(tmp_path):
-    model, history = (replace(histories.past(weeks=3), shelf=Shelf(tmp_path)) for _ in range(2))
+    model, history = (
+        replace(histories.past(weeks=3), results=ResultCache(tmp_path)) for _ in range(2)
+    )
     trained, read = model.learn(1), history.learn(1)
     assert (read.schema, read.rows, read.seconds) == (trained.schema, trained.rows, trained.seconds)
     assert (model.answered(trained, 2)[1] == history.answered(read, 2)[1]).all()
@@ -96,7 +98,7 @@ def test_what_was_damaged_is_made_again(tmp_path, fitted):
 )
 def test_another_question_is_not_answered_by_what_was_kept(tmp_path, fitted, other):
     for asked in ({}, other):
-        history = replace(histories.past(weeks=3), shelf=Shelf(tmp_path), **asked)
+        history = replace(histories.past(weeks=3), results=ResultCache(tmp_path), **asked)
         history.learn(1)
     assert len(fitted) == 2
 
@@ -108,7 +110,7 @@ def test_models_stand_until_a_row_that_they_knew_is_mended(tmp_path, fitted):
     mended = table.assign(a=table["a"].where(table.index != row, 0.0))
     for each, made in ((table[table["at"] < starts[1]], 2), (table, 1), (mended, 1)):
         fitted.clear()
-        history = replace(histories.past(weeks=3), table=each, shelf=Shelf(tmp_path))
+        history = replace(histories.past(weeks=3), table=each, results=ResultCache(tmp_path))
         for week in range(len(history.starts)):
             history.learn(week)
         assert len(fitted) == made

@@ -6,7 +6,7 @@ import pytest
 
 import histories
 from modelkeep.backtest import guarded, planted
-from modelkeep.backtest.cache import Shelf
+from modelkeep.backtest.cache import ResultCache
 from modelkeep.backtest.policies import Policy
 from modelkeep.training.maintenance import Rules
 
@@ -64,7 +64,7 @@ def test_without_a_guard_its_fault_answers(found):
 
 
 def test_planting_again_is_read_from_disk(tmp_path):
-    history = replace(histories.past(weeks=6), shelf=Shelf(tmp_path))
+    history = replace(histories.past(weeks=6), results=ResultCache(tmp_path))
     first = plant(history, 3)
     assert plant(replace(history, table=history.table), 3) == first
 

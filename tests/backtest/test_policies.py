@@ -48,6 +48,6 @@ def test_an_estimate_has_declined_when_even_its_better_end_is_worse_than_promise
     past = [window(True, 0.5, None), window(True, 0.6, None)]
     assert policies.estimate_declined([*past, window(False, None, 0.54)], "binary") == ""
     told = policies.estimate_declined([*past, window(False, None, 0.56)], "binary")
-    assert told == "log loss is estimated at 0.56 at least, 0.55 was promised"
+    assert told == "log loss is estimated at 0.56 at least, 0.55 was expected"
     assert policies.estimate_declined([*past, window(False, None, None)], "binary") == ""
     assert policies.estimate_declined(past, "binary") == ""

@@ -13,7 +13,7 @@ LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "skops")
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ResultCache:
     """A folder of pieces, each under the hash of all that it was computed from; without a folder nothing is kept. It may be deleted at any time."""
 
     folder: Path | None = None

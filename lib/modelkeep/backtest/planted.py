@@ -131,7 +131,7 @@ def plant(
     weeks = sorted(states)[every - 1 :: every]
     asked = [asdict(policy), asdict(rules), weeks, seed, str(history.starts[0])]
     name = cache.name("planted", history.made_of, history.content(), *asked)
-    if content := history.shelf.get(name):
+    if content := history.results.get(name):
         return tuple(Planted(**each) for each in json.loads(content))
     column = strongest(history)
     found = tuple(
@@ -139,7 +139,7 @@ def plant(
         for week in weeks
         for kind in FAULTS
     )
-    history.shelf.put(name, json.dumps([asdict(each) for each in found]).encode())
+    history.results.put(name, json.dumps([asdict(each) for each in found]).encode())
     return found
 
 

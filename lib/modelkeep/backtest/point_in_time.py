@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from modelkeep.backtest import cache
-from modelkeep.backtest.cache import Shelf
+from modelkeep.backtest.cache import ResultCache
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import schema as schemas
 from modelkeep.data import splits
@@ -62,7 +62,7 @@ class Model:
 class History:
     """A labelled table in the order of time, and what was made of it; nothing here shows a row before its time or a label before it came.
 
-    `asked` and `learning` are the parameters of prepare and of train; `clock` gives seconds of computing; models and what was measured of them are kept on the `shelf` for later runs.
+    `asked` and `learning` are the parameters of prepare and of train; `clock` gives seconds of computing; models and what was measured of them are kept in `results` for later runs.
     """
 
     table: pd.DataFrame
@@ -71,7 +71,7 @@ class History:
     start: str
     end: str = ""
     label_delay_days: float = 0
-    shelf: Shelf = field(default_factory=Shelf)
+    results: ResultCache = field(default_factory=ResultCache)
     clock: Callable[[], float] = time.thread_time
     code: ModuleType | None = None  # of lib/pipeline.py
     _models: dict[tuple, Model] = field(default_factory=dict)
@@ -108,13 +108,13 @@ class History:
         return self._models[key]
 
     def _recalled(self, key: tuple, name: str) -> Model | None:
-        head, _, sealed = self.shelf.get(name).partition(b"\n")
+        head, _, pipeline = self.results.get(name).partition(b"\n")
         if not head:
             return None
-        told = json.loads(head)
-        schema = schemas.from_json(told["schema"])
+        made = json.loads(head)
+        schema = schemas.from_json(made["schema"])
         return Model(
-            *key, schema, told["rows"], told["seconds"], name, partial(bundle.undump, sealed)
+            *key, schema, made["rows"], made["seconds"], name, partial(bundle.undump, pipeline)
         )
 
     def _trained(self, key: tuple, name: str) -> Model:
@@ -123,11 +123,11 @@ class History:
         fitted = pipelines.fit(self.unfitted(schema), rows, schema)
         if key[2]:
             self._keep(key, rows, test, schema)
-        told = {"rows": len(rows), "seconds": self.clock() - began}
-        if self.shelf.folder:
-            head = json.dumps({**told, "schema": schemas.to_json(schema)}).encode()
-            self.shelf.put(name, head + b"\n" + bundle.dump(fitted))
-        return Model(*key, schema, **told, name=name, read=lambda: fitted)
+        made = {"rows": len(rows), "seconds": self.clock() - began}
+        if self.results.folder:
+            head = json.dumps({**made, "schema": schemas.to_json(schema)}).encode()
+            self.results.put(name, head + b"\n" + bundle.dump(fitted))
+        return Model(*key, schema, **made, name=name, read=lambda: fitted)
 
     @property
     def spent(self) -> dict[tuple, float]:
@@ -209,10 +209,10 @@ class History:
         if (key := (model.key, week)) not in self._scores:
             start = self.starts[week]
             name = cache.name(model.name, str(start), self.content(start, start + WEEK))
-            if not (content := self.shelf.get(name)):
+            if not (content := self.results.get(name)):
                 found = realised(*self.answered(model, week), model.schema)
                 content = json.dumps(found).encode()
-                self.shelf.put(name, content)
+                self.results.put(name, content)
             self._scores[key] = json.loads(content)
         return self._scores[key]
 

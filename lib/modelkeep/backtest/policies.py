@@ -106,7 +106,7 @@ def scheduled(policy: Policy, weeks: int) -> list[int]:
 
 
 def estimate_declined(windows: Sequence[Window], task: str) -> str:
-    """Why quality is believed to have declined, or nothing: the newest window's corrected estimate is worse than the promise even at the better end of its band."""
+    """Why quality is believed to have declined, or nothing: the newest window's corrected estimate is worse than expected even at the better end of its band."""
     first = metrics.METRICS[task][0]
     expected_performance = [w.realised[first] for w in windows if w.past and first in w.realised]
     now = [w for w in windows if not w.past]
@@ -119,4 +119,4 @@ def estimate_declined(windows: Sequence[Window], task: str) -> str:
     if best <= np.mean(expected_performance):
         return ""
     name = metrics.NAMES[first]
-    return f"{name} is estimated at {best:.4g} at least, {np.mean(expected_performance):.4g} was promised"
+    return f"{name} is estimated at {best:.4g} at least, {np.mean(expected_performance):.4g} was expected"

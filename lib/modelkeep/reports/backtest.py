@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from modelkeep.backtest import frontier, guarded, planted, trials
-from modelkeep.backtest.cache import Shelf
+from modelkeep.backtest.cache import ResultCache
 from modelkeep.backtest.frontier import Course, Interval
 from modelkeep.backtest.planted import Planted
 from modelkeep.backtest.point_in_time import History
@@ -57,9 +57,9 @@ def history(root: Path, start: str, end: str, label_delay_days: float) -> Histor
     roles = {name: asked[name] for name in splits.ROLES}
     table = splits.read(asked["source"], root, **roles)
     stated = {name: value for name, value in asked.items() if name not in MADE_ANEW}
-    shelf = Shelf(_clone(root) / "data" / "backtest" / "kept")
+    results = ResultCache(_clone(root) / "data" / "backtest" / "kept")
     return History(
-        table, stated, learning, start, end, label_delay_days, shelf, code=custom.current(root)
+        table, stated, learning, start, end, label_delay_days, results, code=custom.current(root)
     )
 
 

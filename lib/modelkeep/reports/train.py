@@ -1,4 +1,4 @@
-"""What the page of `train` says: the quality that the candidate promises, and how it is served."""
+"""What the page of `train` says: expected performance of the candidate, and how it is served."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +23,7 @@ from modelkeep.training.pipelines import Fold
 def verdict(
     model: str, found: dict[str, Estimate], folds: Sequence[Fold], manifest: dict
 ) -> Verdict:
-    """What the candidate promises for days that it has not seen."""
+    """Expected performance on days that the candidate has not seen."""
     parts = " and ".join(f"{metrics.NAMES[k]} {between(e.value, e.low, e.high)}" for k, e in found.items())  # fmt: skip
     sentence = f"The {model} candidate reaches {parts} on rows newer than those it learned from."
     first = next(iter(found))
@@ -45,8 +45,8 @@ def _served(serving: dict) -> str:
     name = {"quickscorer": "Bit vectors (QuickScorer)", "onnx": "ONNX"}
     name["estimator"] = "scikit-learn's estimator behind our preprocessing"
     rows, engine = count(serving["rows"], "row"), serving["engine"]
-    told = f"{name.get(engine, 'the whole scikit-learn pipeline')} will serve: the largest difference from the pipeline on {rows} is {serving['largest_difference']:.1e}"
-    return f"{told}; left out: {serving['reason']}" if serving["reason"] else told
+    text = f"{name.get(engine, 'the whole scikit-learn pipeline')} will serve: the largest difference from the pipeline on {rows} is {serving['largest_difference']:.1e}"
+    return f"{text}; left out: {serving['reason']}" if serving["reason"] else text
 
 
 def by_fold(folds: Sequence[Fold]) -> Html:
@@ -115,11 +115,11 @@ def contents(manifest: Mapping) -> Html:
     """The files of the bundle with their hashes."""
     says = {
         "encoding.json": "the fitted preprocessing as plain data",
-        "golden.json": "rows with their answers, to check a copy",
+        "golden.json": "reference rows with their predictions, to check a copy",
         "model.onnx": "the estimator for serving",
         "trees.json": "the boosted trees for serving",
         "model.skops": "the pipeline, in a format that runs no code",
-        "promise.parquet": "rows answered before they were learned from",
+        "promise.parquet": "rows with out-of-fold predictions",
         "reference.json": "counts that later windows are compared to",
         "schema.json": "what a row must look like",
         "trained_rows.npy": "a hash of each training row",

@@ -98,7 +98,7 @@ def check_comparable(champion: Schema, candidate: Schema) -> None:
 
 
 def plain(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
-    """The better on the test of: the share of each class (or the mean) in all rows that cross-validation asked about, and in the newest of them, as many days as the test has."""
+    """The better on the test of: the share of each class (or the mean) in all rows of cross-validation, and in the newest of them, as many days as the test has."""
     schema = candidate.schema
     known = candidate.out_of_fold
     blocks = splits.blocks(known, schema)

@@ -119,7 +119,7 @@ def save(
     scores: dict,
     provenance: dict,
 ) -> None:
-    """Write the bundle by rename; `train` gives golden rows, edge cases and the hashes of trained rows, `promise` is the log of rows answered before they were learned from: the reference counts those rows, and what this model says of them."""
+    """Write the bundle by rename; `train` gives reference rows, edge cases and the hashes of trained rows, `out_of_fold` is the log of rows answered before they were learned from: the reference counts those rows, and what this model says of them."""
     examples = _edge_cases(train, schema)
     golden = pd.concat([train.head(10), examples.tail(10)])
     serving, plan, model = export.choose(fitted, schema, examples)

@@ -1,7 +1,7 @@
-"""The files of a sealed model: a manifest, a hash of each, read once and verified before anything is parsed.
+"""The files of a model bundle: a manifest, a hash of each, read once and verified before anything is parsed.
 
 The manifest's format is one integer. Raise FORMAT when a file is added, dropped or read in another way; keep reading the older format for as
-long as a bundle of it serves somewhere, and keep a sealed one of each format in the tests.
+long as a bundle of it serves somewhere, and keep a bundle of each format in the tests.
 """
 
 import hashlib

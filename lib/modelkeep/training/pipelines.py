@@ -31,7 +31,7 @@ class ModelError(ModelkeepError, ValueError):
 
 
 class Fold(NamedTuple):
-    """One step of cross-validation in time order: learned from all blocks before, asked about the next ones."""
+    """One step of cross-validation in time order: learned from all blocks before, tested on the next ones."""
 
     training_rows: int
     rows: np.ndarray
