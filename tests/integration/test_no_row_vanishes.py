@@ -1,4 +1,6 @@
-"""No row vanishes, and no odd value stops a reader: damage of any column, and whatever a server ever accepted."""
+"""No row vanishes, and no odd value stops a reader: damage of any column, and whatever a server
+ever accepted.
+"""
 
 import json
 from dataclasses import replace

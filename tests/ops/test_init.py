@@ -1,4 +1,6 @@
-"""`modelkeep init`: every setting is written, prepare works with them, and the house's tests do, too."""
+"""`modelkeep init`: every setting is written, prepare works with them, and the house's tests do,
+too.
+"""
 
 import shutil
 from pathlib import Path

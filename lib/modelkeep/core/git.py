@@ -21,7 +21,7 @@ PATIENCE = 3.0  # seconds; Git holds the lock of one ref for milliseconds
 
 
 class GitError(ModelkeepError, RuntimeError):
-    """Git cannot do what was asked of it."""
+    """Git refused a command."""
 
 
 def run(

@@ -15,7 +15,10 @@ class UndeclaredImport(ModelkeepError, ValueError):
 
 
 def check(root: Path, stage: str, nb: dict) -> None:
-    """Raise UndeclaredImport where DVC would not see that imported code has changed; a notebook without a stage may import anything."""
+    """Raise UndeclaredImport where DVC would not see that imported code has changed.
+
+    A notebook without a stage may import anything.
+    """
     declared = workspace.stages(root).get(stage)
     if declared is None:
         return
@@ -47,7 +50,9 @@ def imported(nb: dict) -> list[str]:
 
 
 def located(root: Path, name: str) -> str | None:
-    """What a stage must depend on for an import: the package of Modelkeep, or the file or folder of one's own; None for other libraries."""
+    """What a stage must depend on for an import: the package of Modelkeep, or the file or folder of
+    one's own; None for other libraries.
+    """
     parts = name.split(".")
     if parts[0] == "modelkeep" and len(parts) > 1:
         return "/".join((LIB, *parts[:2]))

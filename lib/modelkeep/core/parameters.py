@@ -84,7 +84,9 @@ def use_file(root: Path, stage: str, names: dict[str, object]) -> dict[str, str]
 def program(
     root: Path, name: str, settings: type, overrides: Mapping[str, object]
 ) -> dict[str, object]:
-    """The values of `params/<name>.yaml` for a dataclass of settings, then `overrides` (text is YAML)."""
+    """The values of `params/<name>.yaml` for a dataclass of settings, then `overrides` (text is
+    YAML).
+    """
     lines = {
         f.name: Parameter(f.name, _annotation(f.type), f.default, f.name) for f in fields(settings)
     }

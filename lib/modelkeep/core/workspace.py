@@ -46,7 +46,7 @@ def root(start: Path | None = None) -> Path:
 
 
 def stages(root: Path) -> dict[str, dict]:
-    """What the pipelines declare for each stage, in order, `${source}` as in params/prepare.yaml."""
+    """What the pipelines declare for each stage, in order, with the value of `${source}`."""
     found = {}
     for path in (root / name for name in PIPELINES if (root / name).is_file()):
         text = path.read_text(encoding="utf-8")
@@ -72,7 +72,10 @@ def params(root: Path, stage: str) -> dict[str, object]:
 
 
 def set_params(root: Path, name: str, values: Mapping[str, object]) -> None:
-    """Change values on lines of `params/<name>.yaml`; everything else stays as it is, comments too."""
+    """Change values on lines of `params/<name>.yaml`.
+
+    Everything else stays as it is, comments too.
+    """
     path = root / "params" / f"{name}.yaml"
     text = path.read_text(encoding="utf-8")
     for key, new in values.items():

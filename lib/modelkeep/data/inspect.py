@@ -1,4 +1,6 @@
-"""What is doubtful about a table, each with the params that settle it. Pure: reads and writes no file."""
+"""What is doubtful about a table, each with the params that settle it. Pure: reads and writes no
+file.
+"""
 
 import json
 import re
@@ -38,7 +40,7 @@ class Roles:
 
 @dataclass(frozen=True)
 class Doubt:
-    """Something that a person should decide, and the values for params/prepare.yaml that settle it."""
+    """Something that a person should decide, and the params of prepare that settle it."""
 
     column: str
     sentence: str
@@ -54,7 +56,7 @@ class Doubt:
 
 
 def doubts(table: pd.DataFrame, roles: Roles) -> list[Doubt]:
-    """All doubts about a table that was read with `raw=True`, those about the label and time first."""
+    """All doubts about a table that was read with `raw=True`, first those of label and time."""
     found = [*_of_label(table[roles.label], roles), *_of_time(table, roles)]
     features = [name for name in table.columns if name not in vars(roles).values()]
     for name in features:
@@ -283,7 +285,7 @@ def _formats(text: pd.Series) -> list[str]:
 
 
 def _alone(table: pd.DataFrame, roles: Roles, features: list[str]) -> list[Doubt]:
-    """Columns that nearly decide the label by themselves, by two-fold cross-validation of a tree."""
+    """Columns that nearly decide the label alone, by two-fold cross-validation of a tree."""
     rows = table[as_text(table[roles.label]).notna()]
     if len(rows) > SAMPLE:
         rows = rows.sample(SAMPLE, random_state=0)
@@ -327,13 +329,16 @@ def _error_left(values: pd.Series, y: np.ndarray, classes: bool) -> float:
     wrong = base = 0.0
     for k in (0, 1):
         tree = kind(min_samples_leaf=5, random_state=0).fit(x[fold != k], y[fold != k])
-        truth, guess = y[fold == k], tree.predict(x[fold == k])
+        actual, predicted = y[fold == k], tree.predict(x[fold == k])
         if classes:
             usual = pd.Series(y[fold != k]).mode()[0]
-            wrong, base = wrong + (truth != guess).sum(), base + (truth != usual).sum()
+            wrong, base = wrong + (actual != predicted).sum(), base + (actual != usual).sum()
         else:
             usual = y[fold != k].mean()
-            wrong, base = wrong + ((truth - guess) ** 2).sum(), base + ((truth - usual) ** 2).sum()
+            wrong, base = (
+                wrong + ((actual - predicted) ** 2).sum(),
+                base + ((actual - usual) ** 2).sum(),
+            )
     return float(wrong / base) if base else 1.0
 
 

@@ -1,4 +1,6 @@
-"""Read a table: CSV, Parquet, Feather or Excel files, a folder of them, or a folder that makes its own."""
+"""Read a table: CSV, Parquet, Feather or Excel files, a folder of them, or a folder that makes its
+own.
+"""
 
 import gzip
 import io
@@ -90,7 +92,8 @@ def read(
     only: Sequence[str] = (),
     raw: bool = False,
 ) -> pd.DataFrame:
-    """Read a file below `root`, a folder of them, or one with a `table.py` whose `table()` makes the rows.
+    """Read a file below `root`, a folder of them, or one with a `table.py` whose `table()` makes
+    the rows.
 
     Ids, entities and columns with a stated kind are read as text, so "007" stays. Text of Parquet,
     Feather and Excel files becomes a categorical: whoever typed it meant text. With `features` (or
@@ -325,7 +328,10 @@ def _read_excel(path: Path, columns: Sequence[str], form: Format) -> pd.DataFram
 
 
 def _times(values: pd.Series, form: str) -> pd.Series:
-    """Times of one format (or seconds, milliseconds ... since 1970) as ISO 8601; others as they are."""
+    """Times of one format (or seconds, milliseconds ... since 1970) as ISO 8601.
+
+    Other values stay as they are.
+    """
     if form in EPOCHS:
         numbers = pd.to_numeric(values, errors="coerce")
         times = pd.to_datetime(numbers, unit=form, errors="coerce")

@@ -205,8 +205,7 @@ def _fitted(table: pd.DataFrame, schema: Schema) -> Iterator[tuple[pd.Series, li
         found = columns.faults(written, bad, "is not a date (ISO 8601, as 2013-01-31 17:05)")
         found += columns.faults(written, missing, "is missing")
         if schema.axis:
-            axis = tuple(np.datetime64(each, "us") for each in schema.axis)
-            odd = time_axis.outside(times, axis)
+            odd = time_axis.outside(times, time_axis.parsed(schema.axis))
             found += columns.faults(written, odd, f"is outside the time axis {_shown(schema.axis)}")
         yield times, found
     if schema.entity and schema.entity != schema.id:
@@ -253,14 +252,14 @@ def quarantined(table: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
     first = pd.concat([pd.DataFrame({"rule": [], "reason": []}, dtype="str"), *found])
     first = first[~first.index.duplicated()].sort_index()
     rows = table.iloc[first.index]
-    said = {
+    content = {
         "row": rows.index.to_numpy(),
         "rule": first["rule"],
         "reason": first["reason"],
     }
-    texts = {name + "_" * (name in said): as_text(rows[name]) for name in rows.columns}
-    said = {name: np.asarray(values) for name, values in (said | texts).items()}
-    return pd.DataFrame(said).astype({name: "str" for name in said if name != "row"})
+    texts = {name + "_" * (name in content): as_text(rows[name]) for name in rows.columns}
+    content = {name: np.asarray(values) for name, values in (content | texts).items()}
+    return pd.DataFrame(content).astype({name: "str" for name in content if name != "row"})
 
 
 def to_json(schema: Schema) -> str:

@@ -16,7 +16,7 @@ from modelkeep.data.io import READING, TableError, read
 from modelkeep.data.schema import MADE_IDS, Cleaned, Schema
 
 ROLES = ("label", "time_column", "entity_column", "id_column", "features")
-AGAIN = (*ROLES, "rules", *READING)  # how `read` is told of a table
+AGAIN = (*ROLES, "rules", *READING)  # the parameters of `read`
 __all__ = [
     "AGAIN",
     "READING",
@@ -39,7 +39,7 @@ def read_again(origin: Mapping, root: Path, only: Sequence[str] = ()) -> pd.Data
 
 @dataclass(frozen=True)
 class Prepared:
-    """Clean rows to learn from and to test on, what was set aside, and how many of each."""
+    """Clean rows for training and testing, the quarantine, and how many there are of each."""
 
     train: pd.DataFrame
     test: pd.DataFrame
@@ -203,7 +203,7 @@ def _newest_days(clock: np.ndarray, labelled: np.ndarray, test_days: int) -> np.
 def _last_rows(
     clock: np.ndarray, labelled: np.ndarray, strata: pd.Series, test_share: float
 ) -> np.ndarray:
-    """The last rows in the order of `clock`, of each value of `strata` that two rows or more have."""
+    """The last rows in the order of `clock`, of each value of `strata` with enough rows."""
     rows = int(labelled.sum())
     size = round(rows * test_share)
     if not 0 < size < rows:
@@ -287,8 +287,7 @@ def _clock(table: pd.DataFrame, learned: Schema) -> np.ndarray:
     if not learned.time:
         return _positions(len(table), learned.origin)
     schema.require(table, [("time", learned.time)])
-    axis = learned.axis and tuple(np.datetime64(each, "us") for each in learned.axis)
-    return time_axis.placed(as_times(table[learned.time])[0], axis)
+    return time_axis.placed(as_times(table[learned.time])[0], time_axis.parsed(learned.axis))
 
 
 def _positions(rows: int, origin: Mapping) -> np.ndarray:
@@ -302,7 +301,9 @@ def _positions(rows: int, origin: Mapping) -> np.ndarray:
 
 
 def blocks(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
-    """The block of each row within which rows are alike: its day, or itself where rows have no time."""
+    """The block of each row within which rows are alike: its day, or itself where rows have no
+    time.
+    """
     if schema.time is None:
         return np.arange(len(rows))
     return rows[schema.time].to_numpy().astype("datetime64[D]")

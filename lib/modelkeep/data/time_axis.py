@@ -1,4 +1,6 @@
-"""Which times belong to the time axis: an odd one (year 1, 1900, 9999) must not stretch windows and pages."""
+"""Which times belong to the time axis: an odd one (year 1, 1900, 9999) must not stretch windows and
+pages.
+"""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ Limits = tuple[np.datetime64, np.datetime64]
 
 
 def limits(times: pd.Series) -> Limits | None:
-    """The first and the last time (datetime64[us]) that belong to the axis of `times`; None without times.
+    """The first and the last time (datetime64[us]) that belong to the axis of `times`; None without
+    times.
 
     From the 10 % and 90 % quantiles outwards by ten years, or by three times their distance where
     that is more: up to a tenth of the rows may be wrong on either side.
@@ -22,6 +25,11 @@ def limits(times: pd.Series) -> Limits | None:
     low, high = known[[len(known) // 10, (9 * (len(known) - 1)) // 10]]
     margin = max(YEARS, 3 * (high - low))
     return max(low - margin, _floor()), min(high + margin, _ceiling())
+
+
+def parsed(stated: tuple[str, str] | None) -> Limits | None:
+    """The limits that a schema states."""
+    return stated and tuple(np.datetime64(each, "us") for each in stated)
 
 
 def of_log(stated: tuple[str, str] | None, oldest: np.datetime64, newest: np.datetime64) -> Limits:
@@ -40,7 +48,8 @@ def outside(times: pd.Series, axis: Limits) -> np.ndarray:
 
 
 def placed(times: pd.Series, axis: Limits | None) -> np.ndarray:
-    """A usable time for each row: an unreadable or odd one counts as that of the row before it in the file.
+    """A usable time for each row: an unreadable or odd one counts as that of the row before it in
+    the file.
 
     So every row of a table has one place in time, and none falls out of every period.
     """

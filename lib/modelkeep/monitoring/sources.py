@@ -43,7 +43,9 @@ def log(
     by: str = "",
     **labels: float,
 ) -> Collected:
-    """The newest `days` of a server's log, or the log of a replay on the table that the bundle was prepared from; `labels` are those of `traffic.replay`."""
+    """The newest `days` of a server's log, or the log of a replay on the table that the bundle was
+    prepared from; `labels` are those of `traffic.replay`.
+    """
     of = served.schema
     if source == "log":
         return logged(url, root, of, days, until, by)
@@ -58,7 +60,9 @@ def log(
 
 
 def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = "") -> Collected:
-    """What a log holds of the `days` before `until` (if empty, up to its newest answer), with the labels that had come by then; `by` takes the answers of one model."""
+    """What a log holds of the `days` before `until` (if empty, up to its newest answer), with the
+    labels that had come by then; `by` takes the answers of one model.
+    """
     facts, batches = {"source": "log"}, []
     remedy = "start the server with `modelkeep serve` and send it rows, or set source: replay"
     try:
@@ -84,7 +88,9 @@ def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = 
 
 
 def _source_until(aside: pd.DataFrame, root: Path, of: Schema, last: int) -> pd.Timestamp | None:
-    """The newest time of quarantined rows and of the table that the model learned from, before `last`."""
+    """The newest time of quarantined rows and of the table that the model learned from, before
+    `last`.
+    """
     source, tables = root / str(of.origin.get("source", "")), [aside] if len(aside) else []
     if of.time and of.origin.get("source") and source.exists() and not io.is_made(source):
         tables.append(splits.read_again(of.origin, root, only=(of.time,)))
@@ -104,7 +110,10 @@ def _written(at: int) -> str:
 
 
 def replayed(table: pd.DataFrame, served: Bundle, days: float, **labels: float) -> pd.DataFrame:
-    """The log of `days` after the bundle's as_of, answered week by week as in service; `labels` are those of `frames.replay`."""
+    """The log of `days` after the bundle's as_of, answered week by week as in service.
+
+    `labels` are those of `frames.replay`.
+    """
     first, last = stretch(served, days, len(table))
     return replay_of(splits.window(table, served.schema, first, last).rows, served, last, **labels)
 
@@ -113,14 +122,16 @@ def replay_of(rows: pd.DataFrame, served: Bundle, last: object, **labels: float)
     """The log of clean rows up to `last`."""
     of = served.schema
     week = splits.weeks(rows, of)[1]
-    said = [served.answer(rows[week == k]) for k in np.unique(week)]
-    answers = np.concatenate(said) if said else served.answer(rows)
+    weekly = [served.answer(rows[week == k]) for k in np.unique(week)]
+    predictions = np.concatenate(weekly) if weekly else served.answer(rows)
     now = None if of.time is None else np.datetime64(last)
-    return frames.replay(rows, of, answers, model=served.name, as_of=now, **labels)
+    return frames.replay(rows, of, predictions, model=served.name, as_of=now, **labels)
 
 
 def stretch(served: Bundle, days: float, rows: int) -> tuple[object, object]:
-    """From when to when rows are replayed (positions in a table without time): nothing, if everything was known at as_of."""
+    """From when to when rows are replayed (positions in a table without time): nothing, if
+    everything was known at as_of.
+    """
     of, as_of = served.schema, str(served.schema.origin["as_of"])
     if of.time is None:
         return int(as_of or rows), rows

@@ -1,4 +1,6 @@
-"""Point the workspace at a table: every setting is written, and what is doubtful is listed with its remedy."""
+"""Point the workspace at a table: every setting is written, and what is doubtful is listed with its
+remedy.
+"""
 
 import re
 import shutil
@@ -186,7 +188,9 @@ def _kinds(raw: pd.DataFrame, roles: Roles, parts: splits.Prepared | None) -> li
 
 
 def write(root: Path, planned: Plan) -> list[str]:
-    """Copy the table into the workspace (DVC tracks it) unless it lies there, and write the settings; what was written."""
+    """Copy the table into the workspace (DVC tracks it) unless it lies there, and write the
+    settings; what was written.
+    """
     done = []
     if planned.source == PLACE and not planned.table.is_relative_to(root.resolve()):
         _copy(planned.table, root / PLACE)

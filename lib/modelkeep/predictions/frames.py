@@ -24,7 +24,7 @@ class LogError(ModelkeepError, ValueError):
 
 
 def prediction_columns(schema: Schema) -> list[str]:
-    """The names of the columns of a prediction: one probability a class, or the predicted number."""
+    """The names of a prediction's columns: one probability a class, or the predicted number."""
     names = (
         ["prediction"] if schema.task == "regression" else [f"p({name})" for name in schema.classes]
     )
@@ -83,7 +83,8 @@ def replay(
 
 
 def logged(batches: Iterable[pa.RecordBatch], schema: Schema, model: str = "") -> Cleaned:
-    """The batches of a log (see `log.PredictionLog.read`) as the table that `replay` makes, and the quarantined rows.
+    """The batches of a log (see `log.PredictionLog.read`) as the table that `replay` makes, and the
+    quarantined rows.
 
     `model`: only its predictions. A row is quarantined when its features, time or label do not fit
     `schema`, or when its prediction has other classes: rows read = rows + quarantine.

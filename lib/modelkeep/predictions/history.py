@@ -1,4 +1,4 @@
-"""History that grows: rows that were predicted and have a label are added, each once, a Parquet file an update."""
+"""History that grows: predicted rows with a label are added once, a Parquet file an update."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,9 @@ class HistoryError(ModelkeepError, ValueError):
 
 @dataclass(frozen=True)
 class NewRows:
-    """The rows of a log that history lacks at a moment, in history's own columns, and where the others went."""
+    """The rows of a log that history lacks at a moment, in history's own columns, and where the
+    others went.
+    """
 
     rows: pd.DataFrame
     quarantine: (
@@ -40,7 +42,10 @@ class NewRows:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many there are of each; the rows read are all but `corrected`, which are known too."""
+        """How many there are of each.
+
+        The rows read are all but `corrected`, which are known too.
+        """
         counts = {"rows": len(self.rows), "quarantined": len(self.quarantine)}
         return counts | {k: getattr(self, k) for k in ("known", "unlabelled", "corrected")}
 
@@ -59,7 +64,9 @@ class NewRows:
         return f"{len(self.rows):,} rows for history{clauses}"
 
     def finding(self, usual_share: float) -> str:
-        """Why a person must look: a larger share is quarantined than `usual_share`, that of training; or ''."""
+        """Why a person must look: a larger share is quarantined than `usual_share`, that of
+        training; or ''.
+        """
         n = len(self.rows) + len(self.quarantine)
         share = len(self.quarantine) / n if n else 0.0
         if share <= usual_share + EXCESS:
@@ -71,7 +78,10 @@ class NewRows:
 
 
 def folder(root: Path, prepare: Mapping) -> str:
-    """The folder of the workspace's history (params/prepare.yaml:source); HistoryError unless it is one that can grow."""
+    """The folder of the workspace's history (params/prepare.yaml:source).
+
+    Raises HistoryError unless it is one that can grow.
+    """
     source = str(prepare["source"]).rstrip("/")
     place, track = root / source, TRACK.format(OWN)
     if (place / io.MAKER).is_file():
@@ -99,7 +109,9 @@ def folder(root: Path, prepare: Mapping) -> str:
 
 
 def find(root: Path, prepare: Mapping, log: PredictionLog, now: float, wait_days: float) -> NewRows:
-    """The answered rows that history lacks: at least `wait_days` after the answer, with the label that was known at `now` (seconds)."""
+    """The answered rows that history lacks: at least `wait_days` after the answer, with the label
+    that was known at `now` (seconds).
+    """
     folder(root, prepare)
     history = splits.read_again(prepare, root)
     label, key = str(prepare["label"]), str(prepare["id_column"])
@@ -125,7 +137,10 @@ def find(root: Path, prepare: Mapping, log: PredictionLog, now: float, wait_days
 
 
 def add(root: Path, source: str, new: NewRows, time_column: str) -> str:
-    """Put the rows into the folder as one more file, named by the period that it holds; the file."""
+    """Put the rows into the folder as one more file, named by the period that it holds.
+
+    Returns the file's name in the workspace.
+    """
     times, _ = as_times(new.rows[time_column])
     first, last = (f"{each:%Y%m%dT%H%M%S}" for each in (times.min(), times.max()))
     name, n = f"{OURS}{first}-{last}.parquet", 1
@@ -137,7 +152,9 @@ def add(root: Path, source: str, new: NewRows, time_column: str) -> str:
 
 
 def keep_quarantine(root: Path, new: NewRows) -> None:
-    """Write the quarantined rows of the log with their reasons to `QUARANTINE`, or remove what is old there."""
+    """Write the quarantined rows of the log with their reasons to `QUARANTINE`, or remove what is
+    old there.
+    """
     (root / QUARANTINE).unlink(missing_ok=True)
     if len(new.quarantine):
         splits.write(new.quarantine, root / QUARANTINE)
@@ -158,7 +175,10 @@ def _differ(rows: pd.DataFrame, there: pd.Series) -> int:
 def _fitted(
     rows: pd.DataFrame, history: pd.DataFrame, roles: Mapping
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of the log as history has its own, in the order of time; and those that its columns cannot hold."""
+    """Rows of the log as history has its own, in the order of time.
+
+    Also the rows that its columns cannot hold, as a quarantine.
+    """
     given = _given(rows, history, roles)
     made = pd.DataFrame({name: _like(given[name], history[name]) for name in history.columns})
     faults = []
@@ -209,8 +229,8 @@ def _like(values: pd.Series, column: pd.Series) -> pd.Series:
     if kind.kind == "M":
         return as_times(values)[0].astype(kind)
     if kind.kind == "b":
-        truth = as_text(values).map({"True": True, "False": False, "1": True, "0": False})
-        return truth.astype(kind) if truth.notna().all() else truth
+        flags = as_text(values).map({"True": True, "False": False, "1": True, "0": False})
+        return flags.astype(kind) if flags.notna().all() else flags
     if kind.kind in "iuf":
         numbers = pd.Series(as_numbers(values)[0], values.index)
         whole = kind.kind in "iu" and bool((numbers % 1 == 0).all())

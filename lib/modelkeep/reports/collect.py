@@ -55,7 +55,9 @@ def verdict(collected: Collected, schema: Schema) -> Verdict:
 
 
 def findings(collected: Collected, schema: Schema) -> list[str]:
-    """What needs a person: more rows quarantined than in training, new classes, predictions that end."""
+    """What needs a person: more rows quarantined than in training, new classes, predictions that
+    end.
+    """
     c, aside = counts(collected, schema), collected.quarantine
     found, share = [], c["quarantined"] / max(c["rows_in"], 1)
     if share > schema.quarantined_share + EXCESS:

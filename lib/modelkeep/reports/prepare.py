@@ -41,7 +41,7 @@ def verdict(prepared: Prepared, hints: Sequence[str] = ()) -> Verdict:
 
 
 def _cut(schema: Schema) -> str:
-    """How training and test rows were told apart."""
+    """How training and test rows were separated."""
     origin = schema.origin
     if schema.time:
         return f"the test rows are the newest {count(int(origin['test_days']), 'day')} with labels"
