@@ -131,7 +131,8 @@ def compare(
     _check(reference, window)
     by, why = _choose(reference, window, by, len(reference.bins) / fdr)
     if by == "blocks":
-        permutations = max(permutations, math.ceil(4 * len(reference.bins) / fdr))
+        grid = len(reference.bins) / fdr  # the smallest p-value that Benjamini and Hochberg ask for
+        permutations = max(permutations, math.ceil(4 * grid), min(2_000, math.ceil(8 * grid)))
         rng = np.random.default_rng(seed)
         plan = permutation.design(reference, window, permutations, rng)
         tests, why = permutation.block_tests(reference, window, plan, rng), f"{why}; {plan}"
