@@ -78,7 +78,7 @@ def ours(folder: Path, durability: str, batches: list) -> Iterator[tuple[Callabl
 
 def _kept(batch: list[PredictionRecord]) -> tuple:
     ids = [row.id for row in batch]
-    turn = records.turn(ids[0])
+    turn = records.batch(ids[0])
     return [*records.grouped(batch)], [] if turn else ids, turn
 
 

@@ -273,7 +273,9 @@ class App:
 
     async def _labels(self, request: Request, body: bytes) -> Reply:
         schema = self.service.champion.schema
-        outcomes = labels.take(body, schema, self.log, self.telemetry, self.clock)
+        outcomes = labels.take(
+            body, schema, self.log, self.telemetry, self.batcher.early, self.clock
+        )
         return Reply(200, self.encode(outcomes))
 
     async def _swap(self, request: Request, body: bytes) -> Reply:
@@ -404,6 +406,7 @@ class App:
                     logs.server().info("the tokens changed: %d are valid", len(self.access.tokens))
             except ServerError as error:
                 logs.server().error("%s; the tokens of before stay valid", error)
+            self.batcher.early.count_unmatched(self.telemetry, self.clock() // 1000)
             with suppress(LogError):  # the next prediction reports it
                 await asyncio.to_thread(self.log.checkpoint)
             await asyncio.sleep(WATCH)

@@ -78,6 +78,7 @@ class Batcher:
         self.suffixes: list[str] = []
         self.blocked = 0.0  # until then the log could not be written
         self.encode = msgspec.json.Encoder().encode
+        self.early = labels.EarlyLabels()
 
     @property
     def full(self) -> bool:
@@ -168,6 +169,7 @@ class Batcher:
             self.telemetry.log_committed(rows, took)
             if early:  # labels that arrived before their predictions
                 labels.count(early, outputs[0].model.schema, self.telemetry, None)
+                self.early.note(early, now)
 
     def _group(self, output: ModelOutput, share: float, now: int) -> Group:
         """A model's predictions as the log stores them, column by column: half the cost of rows."""

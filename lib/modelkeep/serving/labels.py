@@ -15,6 +15,8 @@ from modelkeep.predictions.log import DAY, Label, LabelOutcome, PredictionLog
 from modelkeep.serving.requests import Id, Number, ValidationError, refuse_duplicates
 
 MAX_LABELS = 10_000  # labels in one request
+UNMATCHED = DAY  # a label without a prediction for so long names a row that was never predicted
+MAX_EARLY = 100_000  # ids that are remembered
 RECALLED = 28 * DAY  # how far back quality is shown by the age of predictions
 
 
@@ -29,6 +31,30 @@ class Labels(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a request to `/labels`."""
 
     labels: Annotated[list[PostedLabel], Meta(min_length=1, max_length=MAX_LABELS)]
+
+
+class EarlyLabels:
+    """The ids of labels without a prediction yet; those that never get one count as `unmatched`."""
+
+    def __init__(self) -> None:
+        self._arrived: dict[str, int] = {}  # oldest first
+
+    def note(self, outcomes: Sequence[LabelOutcome], now: int) -> None:
+        """Remember early labels (`now` in microseconds), and forget those with a prediction."""
+        for each in outcomes:
+            if each.outcome != "early":
+                self._arrived.pop(each.id, None)
+            elif len(self._arrived) < MAX_EARLY:
+                self._arrived.setdefault(each.id, now)
+
+    def count_unmatched(self, telemetry: Telemetry, now: int) -> None:
+        """Count the labels that have waited too long."""
+        while self._arrived:
+            id, arrived = next(iter(self._arrived.items()))
+            if now - arrived < UNMATCHED:
+                return
+            del self._arrived[id]
+            telemetry.label("unmatched")
 
 
 def read(body: bytes, schema: Schema, now: int) -> list[Label]:
@@ -54,6 +80,7 @@ def take(
     schema: Schema,
     log: PredictionLog,
     telemetry: Telemetry,
+    early: EarlyLabels,
     clock: Callable[[], int] = time.time_ns,
 ) -> dict:
     """Log the labels of a body; the outcome of each: first, same, corrected, outdated or early."""
@@ -65,6 +92,7 @@ def take(
         raise
     outcomes = log.label(labels)
     count(outcomes, schema, telemetry, now / 1e6)
+    early.note(outcomes, now)
     return {"labels": [{"id": each.id, "outcome": each.outcome} for each in outcomes]}
 
 
