@@ -18,6 +18,7 @@ from logs import DAY, FIRST, entries, entry
 from modelkeep.predictions import log as logbook
 from modelkeep.predictions.log import Label, LogError, LogMissing, open_log
 from modelkeep.predictions.records import grouped
+from modelkeep.predictions.tables import Statement
 
 KILLS = Path(__file__).parents[2] / "benchmarks" / "log_kills.py"
 
@@ -139,8 +140,11 @@ def test_a_log_of_before_is_taken_over(url, log):
 
 
 def _as_before(mark, run):
-    run.many(AS_BEFORE, [(*OF_BEFORE, *PARTS)])
-    run.many("INSERT INTO ids (id, n, place) VALUES (?, 1, ?)", [("a", 0), ("b-1", 1)])
+    mark_of = "%s" if "%s" in run.statements.append.sql else "?"
+    insert = AS_BEFORE.replace("?", mark_of)
+    run.many(Statement(insert, (), {}), [(*OF_BEFORE, *PARTS)])
+    index = f"INSERT INTO ids (id, n, place) VALUES ({mark_of}, 1, {mark_of})"
+    run.many(Statement(index, (), {}), [("a", 0), ("b-1", 1)])
     run._connection.execute(mark)
     return []
 

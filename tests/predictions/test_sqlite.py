@@ -12,6 +12,7 @@ from logs import DAY, FIRST, entries, entry
 from modelkeep.predictions import log as logbook
 from modelkeep.predictions import sqlite
 from modelkeep.predictions.log import Label, LogError, open_log
+from modelkeep.predictions.tables import statements
 
 
 @pytest.fixture
@@ -224,9 +225,9 @@ def test_a_log_that_was_moved_away_is_not_made_by_tidying_up(log, path):
     assert not path.exists()
 
 
-def plan(log, sql, values):
+def plan(log, statement, values):
     with log._store.snapshot() as run:
-        steps = run(f"EXPLAIN QUERY PLAN {sql.format(each=run.each)}", values)
+        steps = run(statement._replace(sql=f"EXPLAIN QUERY PLAN {statement.sql}"), **values)
     return " | ".join(step[3] for step in steps)
 
 
@@ -235,11 +236,13 @@ def test_only_the_window_is_read(log):
     log.append(entries(3000))
     log.label([Label(f"r{i}", "1", FIRST) for i in range(3000)])
     end = 2**63 - 1
-    found = plan(log, logbook.WINDOW, (FIRST, FIRST, -1, FIRST + 5, end, "[]", 10))
+    sql = statements("sqlite")
+    window = {"start": FIRST, "last_at": FIRST, "last_n": -1, "end": FIRST + 5, "upto": end}
+    found = plan(log, sql.window, window | {"items": "[]", "page": 10})
     assert "SEARCH answers USING INDEX answers_by_time (at>? AND at<?)" in found, found
     assert "SCAN answers" not in found
-    assert "labels_by_id (id=?" in plan(log, logbook.LABELS, ("[]", end, end))
-    found = plan(log, logbook.ANSWERS, ("[]",))
+    assert "labels_by_id (id=?" in plan(log, sql.labels, {"items": "[]", "known": end, "upto": end})
+    found = plan(log, sql.predictions, {"items": "[]"})
     assert "SEARCH ids USING PRIMARY KEY (id=?" in found and "SCAN answers" not in found, found
 
 

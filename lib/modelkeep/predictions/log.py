@@ -41,34 +41,6 @@ DAY = 86_400_000_000  # microseconds
 PAGE = 128  # groups of predictions that are read at once; each is of one batch of a server
 LABELS_PER_LOOKUP = 200  # each label is looked up with the whole batch that holds its prediction
 END = 2**63 - 1
-CALLS = """
-    SELECT at, model, role, share, took, failed FROM answers
-    WHERE at >= ? AND at < ? AND share IS NOT NULL ORDER BY at, n
-"""
-APPEND = """
-    INSERT INTO answers
-        (at, model, role, share, took, failed, ids, entities, times, features, answers)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING n
-"""
-IDS = "INSERT INTO ids (id, n, place) SELECT item.value, ?, item.key FROM {each}"
-BATCH = "INSERT INTO ids (id, n, place) VALUES (?, ?, ?)"
-LABEL = "INSERT INTO labels (id, value, at) VALUES (?, ?, ?)"
-ANSWERS = """
-    SELECT ids.id, at, model, role, answers.answers, answers.ids, place
-    FROM {each} JOIN ids ON ids.id = item.value JOIN answers ON answers.n = ids.n
-    ORDER BY at, ids.n, place
-"""
-LABELS = """
-    SELECT labels.id, labels.value, at
-    FROM {each} JOIN labels ON labels.id = item.value AND at < ? AND n <= ? ORDER BY at, n
-"""
-NEWEST = "SELECT (SELECT max(n) FROM answers), (SELECT max(n) FROM labels)"
-WINDOW = """
-    SELECT n, at, model, role, ids, entities, times, features, answers FROM answers
-    WHERE at >= ? AND (at, n) > (?, ?) AND at < ? AND n <= ?
-        AND role IN (SELECT item.value FROM {each})
-    ORDER BY at, n LIMIT ?
-"""
 
 
 def open_log(
@@ -133,24 +105,25 @@ class PredictionLog:
         batch is held at a time, here and in the database.
         """
         with self._store.snapshot() as run:
-            last_n = [n or 0 for n in run(NEWEST)[0]]
-            last, roles_text = (start, -1), _texts(roles)
-            window, labels = (sql.format(each=run.each) for sql in (WINDOW, LABELS))
-            while page := run(window, (last[0], *last, end, last_n[0], roles_text, PAGE)):
-                last = page[-1][1], page[-1][0]
+            sql, values = run.statements, {"end": end, "items": _texts(roles), "page": PAGE}
+            values["upto"], newest_label = [n or 0 for n in run(sql.newest)[0]]
+            last_at, last_n = start, -1
+            while page := run(sql.window, start=last_at, last_at=last_at, last_n=last_n, **values):
+                last_n, last_at = page[-1][:2]
                 rows = [row for group in page for row in records.ungrouped(*group[1:])]
-                arrived = run(labels, (_texts(row.id for row in rows), known, last_n[1]))
+                items = _texts(row.id for row in rows)
+                arrived = run(sql.labels, items=items, known=known, upto=newest_label)
                 yield _batch(records.joined(rows, arrived))
 
     def calls(self, start: int, end: int) -> list[Call]:
         """The calls with start <= at < end, in their order."""
         with self._store.snapshot() as run:
-            return [Call(*row) for row in run(CALLS, (start, end))]
+            return [Call(*row) for row in run(run.statements.calls, start=start, end=end)]
 
     def newest(self) -> int | None:
         """The time of the newest prediction."""
         with self._store.snapshot() as run:
-            return run("SELECT max(at) FROM answers")[0][0]
+            return run(run.statements.newest_at)[0][0]
 
     def checkpoint(self) -> None:
         """Do now, in this thread, the maintenance that would delay a later append in another."""
@@ -166,13 +139,14 @@ class PredictionLog:
 
 
 def _write(groups: Sequence[Group], ids: Sequence[str], batch: str, run) -> list[LabelOutcome]:
+    sql = run.statements
     for group in groups:
-        ((n,),) = run(APPEND, group)
+        ((n,),) = run.insert(sql.append, group)
         if batch:
-            run.many(BATCH, [(batch, n, records.WHOLE_BATCH)])
+            run.many(sql.batch, [(batch, n, records.WHOLE_BATCH)])
         else:
-            run.many(IDS.format(each=run.each), [(n, group.ids)])
-    labels = run(LABELS.format(each=run.each), (_texts(ids), END, END)) if ids else []
+            run.many(sql.ids, [sql.ids.bind({"n": n, "items": group.ids})])
+    labels = run(sql.labels, items=_texts(ids), known=END, upto=END) if ids else []
     if not labels:
         return []
     new = [record for g in groups for record in records.ungrouped(*g[:3], *g[6:])]
@@ -180,13 +154,14 @@ def _write(groups: Sequence[Group], ids: Sequence[str], batch: str, run) -> list
 
 
 def _label(labels: Sequence[Label], run) -> list[LabelOutcome]:
+    sql = run.statements
     ids, predictions = [*dict.fromkeys(label.id for label in labels)], []
     for start in range(0, len(ids), LABELS_PER_LOOKUP):
         some = ids[start : start + LABELS_PER_LOOKUP]
         names = _texts([*some, *map(records.batch, some)])
-        predictions += records.picked(run(ANSWERS.format(each=run.each), (names,)), some)
-    previous = run(LABELS.format(each=run.each), (_texts(ids), END, END))
-    run.many(LABEL, labels)
+        predictions += records.picked(run(sql.predictions, items=names), some)
+    previous = run(sql.labels, items=_texts(ids), known=END, upto=END)
+    run.many(sql.label, labels)
     return records.labelled(labels, predictions, previous)
 
 

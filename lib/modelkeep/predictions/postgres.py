@@ -10,55 +10,35 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from modelkeep.predictions.records import LogError, LogMissing
+from modelkeep.predictions.tables import FORMAT, KNOWN, Statement, statements
 
-FORMAT = 3  # raise it when a table changes
-KNOWN = (2, 3)  # formats that can be read, and added to
 LOCK = 0x4D4B4C47  # of our own: appends share it, a labelling has it alone
 CONNECT_SECONDS = 2  # the least that libpq takes
 AGAIN, REST = 5, 1.0  # seconds after which another try is worth it; between two tries to connect
 LIMITS = {"statement_timeout": "5s", "lock_timeout": "5s"}
 LIMITS |= {"idle_in_transaction_session_timeout": "10s"}
 SCHEMA = "modelkeep"
-TABLES = f"""
-    CREATE SCHEMA IF NOT EXISTS {SCHEMA};
-    CREATE TABLE {SCHEMA}.format (format integer NOT NULL);
-    INSERT INTO {SCHEMA}.format VALUES ({FORMAT});
-    CREATE TABLE {SCHEMA}.answers (
-        n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at bigint NOT NULL, model text NOT NULL,
-        role text NOT NULL, share double precision, took bigint, failed text, ids text NOT NULL, entities text NOT NULL, times text NOT NULL,
-        features bytea NOT NULL, answers bytea NOT NULL
-    );
-    CREATE INDEX answers_by_time ON {SCHEMA}.answers (at, n);
-    CREATE TABLE {SCHEMA}.ids (
-        id text, n bigint, place integer, PRIMARY KEY (id, n, place)
-    );
-    CREATE TABLE {SCHEMA}.labels (
-        n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id text NOT NULL, value text NOT NULL,
-        at bigint NOT NULL
-    );
-    CREATE INDEX labels_by_id ON {SCHEMA}.labels (id);
-"""
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class Run:
     """Statements within one transaction."""
 
-    # the texts of a JSON array: item.value, at item.key
-    each = """(SELECT value, key - 1 AS key
-        FROM json_array_elements_text(?::json) WITH ORDINALITY AS text(value, key)) AS item"""
-
     def __init__(self, connection: psycopg.Connection) -> None:
-        self._connection = connection
+        self._connection, self.statements = connection, statements("postgresql")
 
-    def __call__(self, sql: str, values: Sequence = ()) -> list[tuple]:
-        """All rows that a statement gives."""
-        return self._connection.execute(sql.replace("?", "%s"), values).fetchall()
+    def __call__(self, statement: Statement, **values: object) -> list[tuple]:
+        """All rows that a statement returns."""
+        return self._connection.execute(statement.sql, statement.bind(values)).fetchall()
 
-    def many(self, sql: str, rows: Sequence[tuple]) -> None:
-        """One statement for many rows."""
+    def insert(self, statement: Statement, row: tuple) -> list[tuple]:
+        """What a statement returns for one row in the order of its parameters."""
+        return self._connection.execute(statement.sql, row).fetchall()
+
+    def many(self, statement: Statement, rows: Sequence[tuple]) -> None:
+        """One statement for many rows, each in the order of its parameters."""
         with self._connection.cursor() as cursor:
-            cursor.executemany(sql.replace("?", "%s"), rows)
+            cursor.executemany(statement.sql, rows)
 
 
 class Postgres:
@@ -106,21 +86,27 @@ class Postgres:
     @contextmanager
     def snapshot(self) -> Iterator[Run]:
         """Statements on a connection of its own, from any thread, that see one state of the log."""
+        with self._reader() as connection:
+            yield Run(connection)
+
+    @contextmanager
+    def _reader(self) -> Iterator[psycopg.Connection]:
+        """A connection that reads."""
         with self._errors("read"), self._connect() as connection:
             connection.execute("SET statement_timeout = 0")
             connection.execute("SET idle_in_transaction_session_timeout = 0")
             connection.commit()
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
-            yield Run(connection)
+            yield connection
 
     def checkpoint(self) -> None:
         """Nothing: the server keeps its house itself."""
 
     def check(self) -> None:
         """Raise LogError unless the newest answers can be read; PostgreSQL's own `pg_amcheck` reads all."""
-        with self.snapshot() as run:
-            run("SELECT * FROM answers ORDER BY n DESC LIMIT 1000")
+        with self._reader() as connection:
+            connection.execute("SELECT * FROM answers ORDER BY n DESC LIMIT 1000").fetchall()
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -190,7 +176,11 @@ def _prepare(connection: psycopg.Connection, create: bool, address: str) -> None
     if there is None and not create:
         raise LogMissing(f"there is no prediction log at {address}")
     if there is None:
-        connection.execute(TABLES)
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        connection.execute(f"CREATE TABLE {SCHEMA}.format (format integer NOT NULL)")
+        connection.execute(f"INSERT INTO {SCHEMA}.format VALUES ({FORMAT})")
+        for statement in statements("postgresql").create:  # the search path is our schema
+            connection.execute(statement)
     found = connection.execute(f"SELECT max(format) FROM {SCHEMA}.format").fetchone()[0]
     if found in KNOWN and found < FORMAT:  # who may only read can open what is of now
         connection.execute(f"UPDATE {SCHEMA}.format SET format = {FORMAT}")

@@ -14,32 +14,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from modelkeep.predictions.records import LogError, LogMissing
+from modelkeep.predictions.tables import FORMAT, KNOWN, Statement, statements
 
-FORMAT = 3  # raise it when a table changes
-KNOWN = (2, 3)  # formats that can be read, and added to
 OURS = 0x4D4B4C47  # "MKLG": what `file` and SQLite call the application id
 WAIT = 5.0  # seconds to wait for another process that writes
 BUSY_AGAIN, AGAIN = 1, 5  # seconds after which another try is worth it
 CHECKPOINT_PAGES = 16_000  # 64 MB
 WAL_BYTES = 64 * 2**20  # what is left of the WAL's file after it once had to be longer
 CACHE_KIB = 16 * 1024  # the index over ids is read at random places; the system keeps the rest
-TABLES = (
-    """CREATE TABLE answers (
-        n INTEGER PRIMARY KEY, at INTEGER NOT NULL, model TEXT NOT NULL, role TEXT NOT NULL,
-        share REAL, took INTEGER, failed TEXT, ids TEXT NOT NULL, entities TEXT NOT NULL, times TEXT NOT NULL, features BLOB NOT NULL,
-        answers BLOB NOT NULL
-    ) STRICT""",
-    "CREATE INDEX answers_by_time ON answers (at)",
-    """CREATE TABLE ids (
-        id TEXT, n INTEGER, place INTEGER, PRIMARY KEY (id, n, place)
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE labels (
-        n INTEGER PRIMARY KEY, id TEXT NOT NULL, value TEXT NOT NULL, at INTEGER NOT NULL
-    ) STRICT""",
-    "CREATE INDEX labels_by_id ON labels (id)",
-    f"PRAGMA application_id = {OURS}",
-    f"PRAGMA user_version = {FORMAT}",
-)
 REMEDY = {
     "SQLITE_FULL": "free space on its disk; the log goes on by itself",
     "SQLITE_BUSY": "another process holds it; look for one that was stopped while it wrote",
@@ -53,18 +35,20 @@ REMEDY = {
 class Run:
     """Statements within one transaction."""
 
-    each = "json_each(?) AS item"  # the texts of a JSON array: item.value, at item.key
-
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+        self._connection, self.statements = connection, statements("sqlite")
 
-    def __call__(self, sql: str, values: Sequence = ()) -> list[tuple]:
-        """All rows that a statement gives."""
-        return self._connection.execute(sql, values).fetchall()
+    def __call__(self, statement: Statement, **values: object) -> list[tuple]:
+        """All rows that a statement returns."""
+        return self._connection.execute(statement.sql, statement.bind(values)).fetchall()
 
-    def many(self, sql: str, rows: Sequence[tuple]) -> None:
-        """One statement for many rows."""
-        self._connection.executemany(sql, rows)
+    def insert(self, statement: Statement, row: tuple) -> list[tuple]:
+        """What a statement returns for one row in the order of its parameters."""
+        return self._connection.execute(statement.sql, row).fetchall()
+
+    def many(self, statement: Statement, rows: Sequence[tuple]) -> None:
+        """One statement for many rows, each in the order of its parameters."""
+        self._connection.executemany(statement.sql, rows)
 
 
 class Sqlite:
@@ -92,11 +76,20 @@ class Sqlite:
 
     @contextmanager
     def snapshot(self) -> Iterator[Run]:
-        """Statements on a connection of its own, from any thread; each sees what was committed before it, and holds up no checkpoint once it is done."""
+        """Statements on a connection of its own, from any thread.
+
+        Each sees what was committed before it, and delays no checkpoint once it is done.
+        """
+        with self._reader() as connection:
+            yield Run(connection)
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        """A connection that reads."""
         try:
             with closing(_connect(self._file, self._sync)) as connection:
                 connection.execute("PRAGMA query_only = 1")
-                yield Run(connection)
+                yield connection
         except sqlite3.DatabaseError as error:
             raise self._failed("read", error) from error
 
@@ -112,8 +105,8 @@ class Sqlite:
 
     def check(self) -> None:
         """Raise LogError unless SQLite finds the file sound (it reads all of it)."""
-        with self.snapshot() as run:
-            found = run("PRAGMA integrity_check(5)")
+        with self._reader() as connection:
+            found = connection.execute("PRAGMA integrity_check(5)").fetchall()
         if found != [("ok",)]:
             text = "; ".join(row[0] for row in found)
             raise LogError(f"{self.address} is broken: {text}; {REMEDY['SQLITE_CORRUPT']}")
@@ -187,8 +180,11 @@ def _prepare(connection: sqlite3.Connection, address: str) -> None:
             f"{address}: this file system cannot hold a WAL; put the log on a local disk, or use PostgreSQL"
         )
     connection.execute("BEGIN IMMEDIATE")
-    for statement in TABLES if _format(connection, address) == 0 else TABLES[-1:]:
-        connection.execute(statement)
+    if _format(connection, address) == 0:
+        for statement in statements("sqlite").create:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {OURS}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
     connection.execute("COMMIT")
 
 
