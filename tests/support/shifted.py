@@ -70,7 +70,7 @@ def period(
     if what == "new":
         true = np.where(frame["age"] >= 1000, -true, true)
     if what == "segment":
-        true = np.where(planted(frame), -0.1 * true, true)
+        true = np.where(planted(frame), 0.5 * true, true)  # loss up by half
     true = true + rng.normal(0, 0.1, days)[day]  # the mood of a day
     if what == "missing":
         frame.loc[rng.random(len(frame)) < 0.4, "size"] = np.nan
