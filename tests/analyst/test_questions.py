@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,14 @@ import pytest
 
 import modelkeep as mk
 import synthetic
+import tiny
+from modelkeep.core import notebooks
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import schema, splits
 from modelkeep.predictions import frames
 
 TASKS = tuple(synthetic.LABELS)
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
 @pytest.fixture(params=TASKS)
@@ -212,3 +216,23 @@ def test_a_name_that_is_not_there_is_a_sentence(binary):
     (ws.root / "models" / "candidate").unlink()
     with pytest.raises(ModelkeepError, match="holds no model: `make run` makes the candidate"):
         ws.candidate()
+
+
+def test_explore_asks_its_questions_of_any_table(world):
+    ws, _, label = world
+    rows, model = splits.load(ws.root / "data/prepared/test.parquet"), ws.candidate()
+    rows = frames.with_predictions(rows, model.schema, model.predict(rows))
+    rows = rows.assign(answered_by=model.name, labelled_at=rows["when"])
+    splits.write(rows, ws.root / "data/collected/rows.parquet")
+    for command in (("init", "-q"), ("commit", "-q", "--allow-empty", "-m", "Start")):
+        tiny.run(ws.root, "git", *command).check_returncode()
+    nb = notebooks.read(NOTEBOOKS / "explore.ipynb")
+    names, shown = {}, []
+    for cell in (c["source"] for c in nb["cells"] if c["cell_type"] == "code"):
+        *lines, last = cell.splitlines()
+        exec("\n".join(lines), names)
+        shown.append(eval(last, names))
+    assert len(shown) == 12  # two cells of beginning, then ten questions
+    rates = mk.rate(rows, "shop")
+    if label == "colour":
+        assert np.allclose(rates[["blue", "green", "red"]].sum(axis=1), 1)

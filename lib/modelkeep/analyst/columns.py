@@ -20,8 +20,9 @@ FEWEST_NUMBERS = 10  # whole numbers with at most so many distinct values are ca
 def rate(rows: pd.DataFrame, by: str | Sequence, *, column: str | None = None) -> pd.DataFrame:
     """The mean of a column by group with its 95 % interval by day: `rate`, `low`, `high`.
 
-    `column` is the one (the label of the workspace where none is given): its numbers, or the share
-    of its second class. Groups are those of `tables.groups`, the highest rate first.
+    `column` is the label of the workspace where none is given. A column of several classes gives
+    the share of each class, without intervals. Groups are those of `tables.groups`, the highest
+    rate first.
     """
     schema = models.schema()
     rows = tables.readable(rows, schema) if schema else rows
@@ -29,10 +30,12 @@ def rate(rows: pd.DataFrame, by: str | Sequence, *, column: str | None = None) -
     if name is None or name not in rows:
         near = workspace.meant(str(name), list(rows.columns))
         raise RowsError(f"column: the rows have no column {name!r}{near}")
-    if not pd.api.types.is_numeric_dtype(rows[name]):
-        raise RowsError(f"column: {name!r} is not numbers; give `rows.assign(hit=rows.x == 'a')`")
     rows = rows[rows[name].notna()]
     group, days = tables.groups(rows, by).to_numpy(), tables.blocks(rows, schema)
+    if not pd.api.types.is_numeric_dtype(rows[name]):
+        shares = pd.crosstab(group, rows[name].to_numpy(), normalize="index")
+        shares["rows"] = pd.Series(group).value_counts()
+        return shares.rename_axis(index=by if isinstance(by, str) else None, columns=name)
     values = rows[name].to_numpy(dtype="float64")
     lines = {}
     for each in pd.unique(group):
