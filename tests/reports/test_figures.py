@@ -42,7 +42,9 @@ CALLS = {
         name=n,
         **TEXT,
     ),
-    "distribution": lambda _, n: figures.distribution([n, "b"], SIX[:2], SIX[1:3], **TEXT),
+    "distributions": lambda _, n: figures.distributions(
+        {n: ([n, "b"], SIX[:2], SIX[1:3]), "c": (["d"], SIX[:1], SIX[:1])}, **TEXT
+    ),
     "waiting": lambda *_: figures.waiting(SIX, **TEXT),
 }
 KINDS = tuple(CALLS)

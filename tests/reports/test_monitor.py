@@ -115,3 +115,16 @@ def test_the_delay_is_told_in_words(turns):
     assert monitor.delay(t.served_log, t.of).endswith(" days in the median")
     assert monitor.delay(t.served_log.head(0), t.of) == "unknown"
     assert monitor.delay(turns["binary"].served_log, turns["binary"].of) == "unknown"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_distribution_of_a_drifted_column_is_drawn_then_and_now(task, turns):
+    t = turns[task]
+    moved = t.served_log.assign(size=t.served_log["size"] + 5)
+    seen = synthetic.look(t.served, moved)
+    figure = monitor.distributions(seen, t.served, moved, 7, 300)
+    assert isinstance(figure, Figure) and said(figure)
+    assert ">size<" in figure.svg and "newest window" in figure.svg
+    assert f"{t.served.reference.rows.sum():,} rows of the reference" in figure.caption
+    calm = replace(seen, moves=())
+    assert "No column has drifted" in said(monitor.distributions(calm, t.served, moved, 7, 300))

@@ -427,19 +427,25 @@ def importance(rows: Sequence[dict], *, name: str, title: str, caption: str) -> 
     return finished(axes, title, caption)
 
 
-def distribution(
-    names: Sequence[str], before: np.ndarray, now: np.ndarray, *, title: str, caption: str
-) -> Figure:
-    """The shares of a column's bins, then (grey) and now (blue), side by side."""
-    axes = canvas(2.6)
-    places = np.arange(len(names))
-    axes.bar(places - 0.2, before, width=0.4, color=REFERENCE, label="reference")
-    axes.bar(places + 0.2, now, width=0.4, color=CURRENT, label="now")
-    axes.set_xticks(places, [shown(name, 14) for name in names], rotation=35, ha="right")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_ylabel("share of rows")
-    axes.grid(axis="x", visible=False)
-    return finished(axes, title, caption)
+def distributions(panels: Mapping[str, tuple], *, title: str, caption: str) -> Figure:
+    """Shares of each column's bins, then (grey) and now (blue): a panel a column.
+
+    `panels`: by column the names of its bins, their shares before, their shares now.
+    """
+    with matplotlib.rc_context(STYLE):
+        canvas = Canvas(figsize=(WIDTH, 0.5 + 1.9 * len(panels)), layout="constrained")
+        every = canvas.subplots(len(panels), squeeze=False)[:, 0]
+        for axes, (name, (bins, before, now)) in zip(every, panels.items(), strict=True):
+            places, first = np.arange(len(bins)), axes is every[0]
+            labels = ("reference", "newest window") if first else (None, None)
+            axes.bar(places - 0.2, before, width=0.4, color=REFERENCE, label=labels[0])
+            axes.bar(places + 0.2, now, width=0.4, color=CURRENT, label=labels[1])
+            names = [shown(each, 12) for each in bins]
+            axes.set_xticks(places, names, rotation=35, ha="right", fontsize=8)
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.set_title(shown(name), loc="left", fontsize=10.5)
+            axes.grid(axis="x", visible=False)
+    return finished(every[0], title, caption)
 
 
 RUNS = ((REFERENCE, "o-"), (CURRENT, "s-"), (CANDIDATE, "^-"), (BREACH, "D-"), (INK, "v-"))

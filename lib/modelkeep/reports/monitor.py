@@ -11,12 +11,15 @@ from modelkeep.core.verdicts import Verdict
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import drift, metrics
 from modelkeep.monitoring.decisions import MonitoringResult
-from modelkeep.monitoring.windows import Window
+from modelkeep.monitoring.windows import Window, cut
 from modelkeep.predictions import frames
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
+from modelkeep.training import reference
+from modelkeep.training.bundle import Bundle
 
 SHOWN = 20  # columns in the figure of what drifted; the rest is in the table
+PANELS, BARS = 4, 12  # columns whose distribution is drawn, and bars of each
 KINDS = ("realised", "estimated", "corrected")
 SENTENCES = {
     "ok": "Leave the model in service: inputs and realised quality give no reason to act.",
@@ -87,6 +90,44 @@ def drifted(seen: MonitoringResult) -> Figure | Html:
         caption=f"{_how_many(seen)} Effect by window of {min(rows):,} to {max(rows):,} rows against {first.rows_before:,} rows of the reference; "
         f"coloured where the drift is more than chance ({first.fdr:.0%} false discoveries a window). In the newest, {seen.moves[-1].why}. {_least(seen.moves[-1])}",
     )
+
+
+def distributions(
+    seen: MonitoringResult, served: Bundle, log: pd.DataFrame, days: int, size: int
+) -> Figure | Html:
+    """How the columns that drifted furthest are distributed in the newest window, and were before."""
+    drifted = [c for c in seen.moves[-1].columns if c.alarm] if seen.moves else []
+    if not drifted:
+        return markup.table([], "No column has drifted in the newest window.")
+    schema, before = served.schema, served.reference
+    _, rows = cut(log, schema, days, size)[-1]
+    now = reference.count(rows, schema, before)
+    panels, furthest = {}, sorted(drifted, key=lambda c: -c.effect)[:PANELS]
+    for column in furthest:
+        (bins,) = (b for b in before.bins if b.name == column.name)
+        counts = [p.counts[column.name].sum(axis=0) for p in (before, now)]
+        panels[column.name] = _shares(bins.labels, *counts, ordered=bins.kind == "number")
+    left = [c.name for c in drifted if c not in furthest]
+    caption = f"{before.rows.sum():,} rows of the reference, {len(rows):,} of the newest window."
+    caption += f" Not drawn: {several(left)}." if left else ""
+    title = "How are the drifted columns distributed, then and now?"
+    return figures.distributions(panels, title=title, caption=caption)
+
+
+def _shares(names: Sequence[str], before: np.ndarray, now: np.ndarray, ordered: bool) -> tuple:
+    """Shares of at most BARS bins: neighbours together where they have an order, else the rest."""
+    shares = [counts / max(counts.sum(), 1) for counts in (before, now)]
+    kept = np.flatnonzero((before + now) > 0)
+    names, shares = [names[i] for i in kept], [each[kept] for each in shares]
+    if len(names) <= BARS:
+        return names, *shares
+    if ordered:
+        starts = np.unique(np.linspace(0, len(names), BARS + 1).astype(int))[:-1]
+        return [names[i] for i in starts], *(np.add.reduceat(each, starts) for each in shares)
+    order = np.argsort(-np.abs(shares[1] - shares[0]), kind="stable")
+    top, rest = np.sort(order[: BARS - 1]), order[BARS - 1 :]
+    shown = [np.append(each[top], each[rest].sum()) for each in shares]
+    return [*(names[i] for i in top), f"{len(rest)} others"], *shown
 
 
 def _least(result: drift.Drift) -> str:
