@@ -54,6 +54,8 @@ def test_noise_makes_an_experiment_worse_and_its_removal_better(runs, task):
     assert re.match(pattern, worse.sentence), worse.sentence
     assert paired.compare(noisy, plain).verdict.word == "better"
     assert paired.compare(plain, alike).verdict.word == "non_inferior"
+    same = paired.compare(plain, plain)
+    assert f"{plain.name} is as good as {plain.name}: {name} +0, 0 to 0" in same.sentence
 
 
 def test_only_rows_that_both_predicted_are_compared(runs):

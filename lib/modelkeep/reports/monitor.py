@@ -1,5 +1,6 @@
 """What the page of `monitor` says: what drifted, how good the model was, and what to do."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -123,7 +124,8 @@ def _shares(names: Sequence[str], before: np.ndarray, now: np.ndarray, ordered: 
         return names, *shares
     if ordered:
         starts = np.unique(np.linspace(0, len(names), BARS + 1).astype(int))[:-1]
-        return [names[i] for i in starts], *(np.add.reduceat(each, starts) for each in shares)
+        lows = [re.sub(r"^[\[(]([^,]+),.*", r"from \1", names[i]) for i in starts]
+        return lows, *(np.add.reduceat(each, starts) for each in shares)
     order = np.argsort(-np.abs(shares[1] - shares[0]), kind="stable")
     top, rest = np.sort(order[: BARS - 1]), order[BARS - 1 :]
     shown = [np.append(each[top], each[rest].sum()) for each in shares]

@@ -93,7 +93,8 @@ def _shared(first: Run, other: Run) -> tuple[pd.DataFrame, np.ndarray, np.ndarra
 def _difference(gain: Gain) -> str:
     """A metric's difference as the reader counts it (a loss that grows is positive)."""
     sign = 1 if gain.metric in metrics.HIGHER_IS_BETTER else -1
-    value, ends = sign * gain.gain, sorted((sign * gain.low, sign * gain.high))
+    value, *ends = (sign * each + 0.0 for each in (gain.gain, gain.low, gain.high))  # no minus zero
+    ends.sort()
     text = f"{metrics.NAMES[gain.metric]} {value:+.2g}"
     text += f", {ends[0]:.2g} to {ends[1]:.2g}" if np.isfinite(ends).all() else ""
     return text.replace("-", "−")  # a minus, not a hyphen that a page breaks lines at
