@@ -106,7 +106,8 @@ def _ensure_model(root: Path, settings: Settings) -> None:
         return
     if not candidate.is_dir():
         raise ServerError(
-            f"there is nothing to serve: neither {settings.store}/ nor models/candidate holds a model; run `make run` first"
+            f"there is nothing to serve: neither {settings.store}/ nor models/candidate holds a "
+            "model; run `make run` first"
         )
     sha256 = store.add(place, candidate)
     store.point(place, Now(Role(sha256)))

@@ -61,7 +61,10 @@ class Postgres:
             raise
 
     def commit(self, work: Callable[[Run], list], alone: bool = False) -> list:
-        """What `work` returns, committed; `alone`: while nobody else writes. Where a lost connection leaves it open whether it was committed, the server is asked."""
+        """The result of `work`, committed; `alone`: while nobody else writes.
+
+        Where a lost connection leaves it open whether it was committed, the server is asked.
+        """
         with self._errors("written"):
             for last in (False, True):
                 connection = self._open()
@@ -104,7 +107,7 @@ class Postgres:
         """Nothing: the server keeps its house itself."""
 
     def check(self) -> None:
-        """Raise LogError unless the newest answers can be read; PostgreSQL's own `pg_amcheck` reads all."""
+        """Raise LogError unless the newest predictions can be read; `pg_amcheck` reads all."""
         with self._reader() as connection:
             connection.execute("SELECT * FROM answers ORDER BY n DESC LIMIT 1000").fetchall()
 
@@ -150,7 +153,8 @@ class Postgres:
 def _work(connection: psycopg.Connection, work: Callable, alone: bool) -> tuple[str, list]:
     """The transaction's ticket, by which its fate can be asked for later, and what it gave.
 
-    Appends must not run beside a labelling: neither would see the other's rows, and nobody would tell of the pair.
+    Appends must not run beside a labelling: neither would see the other's rows, and the pair would
+    never be counted.
     """
     lock = "pg_advisory_xact_lock" + ("" if alone else "_shared")
     sql = f"SELECT {lock}({LOCK}), pg_current_xact_id()::text"
@@ -170,7 +174,7 @@ def _settled(connection: psycopg.Connection, ticket: str) -> bool:
 
 
 def _prepare(connection: psycopg.Connection, create: bool, address: str) -> None:
-    """Make the tables where there are none, and take older ones over; LogError for a format that is not known."""
+    """Make the tables where there are none, and take older ones over; LogError for others."""
     connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")  # one replica makes them
     there = connection.execute(f"SELECT to_regclass('{SCHEMA}.format')").fetchone()[0]
     if there is None and not create:
@@ -187,12 +191,13 @@ def _prepare(connection: psycopg.Connection, create: bool, address: str) -> None
     connection.commit()
     if found not in KNOWN:
         raise LogError(
-            f"{address} has format {found}, and this code knows {FORMAT}; use the code that made it, or another database"
+            f"{address} has format {found}, and this code knows {FORMAT}; use the code that made "
+            "it, or another database"
         )
 
 
 def _place(url: str) -> tuple[dict[str, str], str]:
-    """What to connect with, `${NAME}` taken from the environment, and the address without secrets."""
+    """The connection's parts, `${NAME}` from the environment, and the address without secrets."""
     try:
         parts = conninfo_to_dict(url)
     except psycopg.Error:  # its message may hold the password
@@ -202,8 +207,8 @@ def _place(url: str) -> tuple[dict[str, str], str]:
         ) from None
     if parts.get("password") and not VARIABLE.fullmatch(parts["password"]):
         raise LogError(
-            "the address of the log holds a password; write ${NAME} in its place and set NAME in the "
-            "environment, or leave it out and set PGPASSWORD"
+            "the address of the log holds a password; write ${NAME} in its place and set NAME in "
+            "the environment, or leave it out and set PGPASSWORD"
         )
     named = {name: VARIABLE.sub(_variable, str(value)) for name, value in parts.items()}
     who = f"{named['user']}@" if "user" in named else ""

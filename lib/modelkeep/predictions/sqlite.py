@@ -1,9 +1,10 @@
 """The prediction log in an SQLite file: many processes of one host, one commit a batch.
 
-The server moves what is in the WAL into the file several times a second, in a thread (`checkpoint`): a commit does not wait for that disk work. What
-bounds the WAL: a commit that finds CHECKPOINT_PAGES in it moves what is left of them, and the WAL begins anew; its file is cut back to WAL_BYTES.
-A reader of ours holds no transaction between two pages of PAGE groups of answers, so it delays that by one page at most. Only a program that is not ours
-can make the WAL grow: one that keeps a transaction open on the file.
+The server moves what is in the WAL into the file several times a second, in a thread
+(`checkpoint`): a commit does not wait for that disk work. The WAL is bounded: a commit that finds
+CHECKPOINT_PAGES in it moves what is left of them, and the WAL begins anew; its file is cut back to
+WAL_BYTES. A reader of ours holds no transaction between two pages of PAGE groups, so it delays that
+by one page at most. Only another program that keeps a transaction open can make the WAL grow.
 """
 
 import os
@@ -52,14 +53,15 @@ class Run:
 
 
 class Sqlite:
-    """A log's file; it is opened again by itself after a failure, or when the file was moved away."""
+    """A log's file; it is opened again after a failure, or when the file was moved away."""
 
     def __init__(self, path: Path, durability: str, address: str, create: bool = True) -> None:
         self._file, self.address, self._sync = str(path), address, durability.upper()
         if not create and not path.is_file():
             raise LogMissing(f"there is no prediction log at {address}")
         survives = "and of the machine" if durability == "full" else "but not a loss of power"
-        self.durability = f"SQLite WAL, synchronous={self._sync}: an answer survives the end of the process {survives}"
+        mode = f"SQLite WAL, synchronous={self._sync}"
+        self.durability = f"{mode}: an answer survives the end of the process {survives}"
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
         try:
@@ -94,7 +96,7 @@ class Sqlite:
             raise self._failed("read", error) from error
 
     def checkpoint(self) -> None:
-        """Move what is in the WAL into the file, as far as no reader needs it; from any thread, and nobody waits for it."""
+        """Move what is in the WAL into the file, as far as no reader needs it; from any thread."""
         if not os.path.exists(self._file):
             return
         try:
@@ -167,7 +169,10 @@ def _connect(file: str, sync: str) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, address: str) -> None:
-    """Make the tables where there are none, and take an older file over; LogError for a file of somebody else's or of a format that is not known."""
+    """Make the tables where there are none, and take an older file over.
+
+    LogError for a file of another program, or of an unknown format.
+    """
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     connection.execute("BEGIN")  # another process may be making the tables right now
@@ -177,7 +182,8 @@ def _prepare(connection: sqlite3.Connection, address: str) -> None:
         return
     if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise LogError(
-            f"{address}: this file system cannot hold a WAL; put the log on a local disk, or use PostgreSQL"
+            f"{address}: this file system cannot hold a WAL; put the log on a local disk, or use "
+            "PostgreSQL"
         )
     connection.execute("BEGIN IMMEDIATE")
     if _format(connection, address) == 0:
@@ -201,7 +207,8 @@ def _format(connection: sqlite3.Connection, address: str) -> int:
         raise LogError(f"{address} is an SQLite file of something else; name another file")
     if found not in (0, *KNOWN):
         raise LogError(
-            f"{address} has format {found}, and this code knows {FORMAT}; use the code that made it, or put it aside"
+            f"{address} has format {found}, and this code knows {FORMAT}; use the code that made "
+            "it, or put it aside"
         )
     return found
 

@@ -38,7 +38,7 @@ KNOWN = (2, 3)  # formats that can be read, and added to
 
 
 class Statement(NamedTuple):
-    """SQL with the names of its parameters in order; `constants` are values that it brings along."""
+    """SQL with the names of its parameters in order; `constants` are values of its own."""
 
     sql: str
     names: tuple[str, ...]

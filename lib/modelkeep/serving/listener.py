@@ -203,7 +203,7 @@ def _trouble(host: str, port: int, error: Exception) -> str:
         case errno.EADDRINUSE:
             return (
                 f"port {port} of {host} is in use; end the process that listens there "
-                f"(`ss -ltnp 'sport = :{port}'` names it), or set another `port`; 0 takes a free one"
+                f"(`ss -ltnp 'sport = :{port}'` names it), or set another `port` (0: a free one)"
             )
         case errno.EACCES:
             return f"port {port} needs the rights of root; set a `port` above 1023"

@@ -202,7 +202,7 @@ def _column(column: Column) -> dict:
 
 
 def _values(names: tuple[str, ...]) -> list:
-    """Values that are read as one of these names: the text, and the number or bool it stands for."""
+    """Values that are read as one of these names: the text, and its number or bool."""
     known: dict[str, bool] = {"True": True, "False": False}
     values: list = [*names]
     for name in names:

@@ -1,4 +1,4 @@
-"""The rows of a request: decoded strictly, checked by the schema's rules; errors name their place."""
+"""The rows of a request: decoded strictly, checked by the schema's rules."""
 
 import json
 import re
@@ -267,7 +267,7 @@ class RowReader:
         return replace(given, refused=refused | given.refused, notes=notes, problems=counts)
 
     def _strangers(self, categories: list) -> tuple[list, list]:
-        """Where categories are that training has not seen, and where none is given: (row, column)."""
+        """Positions (row, column) of categories that training has not seen, and of missing ones."""
         unseen, absent = [], []
         for j, (place, values) in enumerate(zip(self.places, categories, strict=False)):
             if place.keys() >= set(values):
