@@ -53,7 +53,7 @@ def lived(table, tmp_path_factory):
             if days.controller is None and hashes:
                 name = "good" if "good" in hashes else "bad"
                 begun = control.start(place / "clone", hashes.pop(name), day, anyway=True)
-                days.happened(day, "planted" if name == "bad" else "turn", rollout=begun.opening.id, gate="worse", version=name)  # fmt: skip
+                days.happened(day, "planted" if name == "bad" else "turn", rollout=begun.spec.id, gate="worse", version=name)  # fmt: skip
                 hashes = {k: v for k, v in hashes.items() if k == "bad"}
                 days.follow()
             days.day(day)
@@ -80,9 +80,9 @@ def test_the_good_one_is_promoted_and_the_planted_one_goes_back(lived, told):
     good, bad = told.journals
     assert "`wrong` is worse" in bad.verdicts[-1].reason
     for found in (good, bad):  # they began and ended in the time of the year, at full looks
-        assert "2020-03" in str(np.datetime64(found.opening.started, "us"))
+        assert "2020-03" in str(np.datetime64(found.spec.started, "us"))
         assert found.state.at % 21_600 < 2 or found.state.at % 21_600 > 21_598
-    by = told.by == bad.opening.canary["sha256"][:10]
+    by = told.by == bad.spec.canary["sha256"][:10]
     assert by.sum() < len(told.by) / 10
     assert told.days[by].max() <= np.datetime64(bad.upto, "us")
 

@@ -22,7 +22,7 @@ from modelkeep.ops import commits, cycle, ship, update
 from modelkeep.predictions import history, log
 from modelkeep.predictions.records import Label, PredictionRecord
 from modelkeep.registry import record, releases
-from modelkeep.rollout import control, journal
+from modelkeep.rollout import control, rollout_log
 from modelkeep.serving import models
 from released import DAY
 from turned import NOW, turn
@@ -329,7 +329,7 @@ def test_a_rollback_ends_a_canary_though_no_controller_lives(root, monitor):
     assert released.pointer(root)["canary"] is None
     assert released.pointer(root)["champion"]["version"] == "v1.0.0"
     turn(root, NOW + 30)
-    assert journal.find(root).end == "overtaken"
+    assert rollout_log.find(root).end == "overtaken"
     assert released.pointer(root)["canary"] is None
     assert any(s.startswith("Rollout ") and s.endswith(": overtaken") for s in subjects(root))
 
@@ -520,13 +520,17 @@ def test_a_commit_of_somebody_else_in_the_middle_of_a_cycle_stops_its_landing(ro
     assert turn(root)["rows"]["rows"] == len(turned.asked())
 
 
-def test_killed_at_a_write_nothing_is_torn_lost_or_doubled_and_the_next_turn_completes_it(
-    template, tmp_path, monitor
+FEW = {"rows": slice(700, 701), "candidate": slice(2500, 2501), "ends": slice(200, 201)}
+MANY = dict.fromkeys(FEW, slice(0, None, 60))
+
+
+@pytest.mark.parametrize("each", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_killed_at_a_write_nothing_is_torn_lost_or_doubled_and_the_next_cycle_completes_it(
+    template, tmp_path, monitor, each
 ):
-    """Some of the writes; benchmarks/update_kills.py kills before each of them."""
+    """One of the writes of each scene; benchmarks/update_kills.py kills before every one."""
     killer = kills.Killer(tmp_path)
     for name, (start, at) in turned.scenes(template, tmp_path / "scenes").items():
-        few = {"rows": slice(60, 61), "candidate": slice(67, None, 420), "ends": slice(60, 61)}
-        found = turned.kill(killer, start, at, tmp_path / name, few[name])
+        found = turned.kill(killer, start, at, tmp_path / name, each[name])
         assert found["killed"] >= 1
         assert {k: n for k, n in found.items() if k not in turned.FINE} == {}

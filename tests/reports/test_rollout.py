@@ -6,9 +6,9 @@ import rollouts
 import synthetic
 from modelkeep.core import files
 from modelkeep.reports import rollout
-from modelkeep.rollout import journal, judge, planning
-from modelkeep.rollout.journal import Opening
+from modelkeep.rollout import judge, planning, rollout_log
 from modelkeep.rollout.judge import Look
+from modelkeep.rollout.rollout_log import RolloutSpec
 
 RULES = planning.Rules(metrics=("failed", "wrong"), look=60.0, dwell=0.0, bake=0.0)
 ROLES = {"champion": {"sha256": "a" * 64, "version": "v1.0.0"}}
@@ -19,13 +19,13 @@ OPENING = {"slow_ms": 200.0, "truth": {"apart": 1.0}, "started": 1_750_000_000_0
 def record(root, looks=(), events=(), kind="canary", **changes):
     """A rollout with these counts by look, an hour each."""
     files.write_json(root / "dvc.yaml", {})
-    opening = Opening(id="one", kind=kind, **ROLES | OPENING | changes)
-    found = journal.begin(root, RULES, {"failed": 0.01, "wrong": 0.2}, opening)
+    spec = RolloutSpec(id="one", kind=kind, **ROLES | OPENING | changes)
+    found = rollout_log.begin(root, RULES, {"failed": 0.01, "wrong": 0.2}, spec)
     for i, strata in enumerate(looks, 1):
         look = Look(3600.0 * i, {"failed": [strata], "wrong": [strata]})
-        found, _ = journal.judged(found, look)
+        found, _ = rollout_log.judged(found, look)
     for event in events:
-        found = journal.noted(found, event, OPENING["started"], reason="lunch")
+        found = rollout_log.noted(found, event, OPENING["started"], reason="lunch")
     return found
 
 
@@ -78,7 +78,7 @@ def test_what_people_did_is_told_with_their_reason(tmp_path, events, state):
     verdict = rollout.verdict(found)
     assert verdict.state == state
     assert sum("lunch" in reason for reason in verdict.reasons) == len(events)
-    assert journal.read(found.path).events == found.events
+    assert rollout_log.read(found.path).events == found.events
 
 
 def test_a_shadow_that_was_judged(tmp_path):
@@ -87,7 +87,7 @@ def test_a_shadow_that_was_judged(tmp_path):
     said |= {"labelled": 900, "days": 31, "pairs": 1000, "disagree": 0.125}
     found = record(tmp_path, kind="shadow")
     assert "heard by nobody" in rollout.verdict(found).sentence
-    found = journal.noted(found, "judged", 1, **said)
+    found = rollout_log.noted(found, "judged", 1, **said)
     assert rollout.told(found)["last"]["days"] == 31
     assert "12.5% of 1,000 rows" in shown(found)
     assert rollout.verdict(found).sentence.startswith("The shadow is better: log_loss")

@@ -14,10 +14,10 @@ import rollouts
 from modelkeep.predictions.records import Call
 from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
-from modelkeep.rollout import control, counts, journal, judge, outcomes, planning
+from modelkeep.rollout import control, counts, judge, outcomes, planning, rollout_log
 from modelkeep.rollout.control import RolloutError
-from modelkeep.rollout.journal import JournalError
-from modelkeep.rollout.judge import CanaryError
+from modelkeep.rollout.judge import JudgeError
+from modelkeep.rollout.rollout_log import RolloutLogError
 
 TRUTH = {"classes": ["0", "1"], "share": [0.5, 0.5]}
 
@@ -55,9 +55,9 @@ def test_an_equal_canary_is_promoted_step_by_step_and_the_record_tells_it_again(
     _, state, verdicts = judge.replay(lines)
     assert state.final == "step_up"
     assert [v.word for v in verdicts] == [v.word for v in seen[-1].verdicts]
-    again = journal.read(seen[-1].path)
-    assert (again.opening, again.end, again.share) == (seen[-1].opening, "step_up", 1.0)
-    assert again.opening.reason == "it is newer"
+    again = rollout_log.read(seen[-1].path)
+    assert (again.spec, again.end, again.share) == (seen[-1].spec, "step_up", 1.0)
+    assert again.spec.reason == "it is newer"
     assert store.check(world.root / "serving", world.hashes["champion"])  # the way back stays
 
 
@@ -140,7 +140,7 @@ def test_what_cannot_begin_is_refused_and_nothing_changes(world, name, says):
 
 
 def test_one_rollout_at_a_time_and_none_without_a_plan(world):
-    with pytest.raises(planning.RampError, match="without traffic|not known"):
+    with pytest.raises(planning.PlanError, match="without traffic|not known"):
         control.start(world.root, world.hashes["good"], world.now)
     world.begin()
     with pytest.raises(RolloutError, match="one rollout at a time"):
@@ -148,7 +148,7 @@ def test_one_rollout_at_a_time_and_none_without_a_plan(world):
 
 
 def test_a_shadow_is_heard_by_nobody_and_judged_by_days(world):
-    controller = world.begin(kind=journal.SHADOW)
+    controller = world.begin(kind=rollout_log.SHADOW)
     assert world.serving() == ("champion", None, "good")
     world.whisper(days=40, wrong=0.1)
     found = controller.turn()
@@ -161,7 +161,7 @@ def test_a_shadow_is_heard_by_nobody_and_judged_by_days(world):
 
 
 def test_a_shadow_waits_for_thirty_days(world):
-    controller = world.begin(kind=journal.SHADOW)
+    controller = world.begin(kind=rollout_log.SHADOW)
     world.whisper(days=29, wrong=0.1)
     assert (controller.turn().end, world.serving()) == ("", ("champion", None, "good"))
     world.now += 3700
@@ -294,10 +294,10 @@ def test_a_record_that_was_changed_or_is_not_there_is_refused(world):
     found = world.until_end(world.begin(), most=4)[-1]
     lines = found.path.read_text().splitlines(True)
     found.path.write_text("".join([*lines[:2], lines[2][:40] + "\n", *lines[3:]]))
-    with pytest.raises(CanaryError, match="line 3"):
-        journal.read(found.path)
-    with pytest.raises(JournalError, match="no rollout nothing"):
-        journal.find(world.root, "nothing")
+    with pytest.raises(JudgeError, match="line 3"):
+        rollout_log.read(found.path)
+    with pytest.raises(RolloutLogError, match="no rollout nothing"):
+        rollout_log.find(world.root, "nothing")
 
 
 def test_killed_at_every_write_it_is_the_old_split_or_the_new_one(world):
@@ -349,5 +349,5 @@ def test_end_to_end_a_good_canary_is_promoted_and_a_bad_one_goes_back(trio, tmp_
     assert store.now(tmp_path / "serving").champion.sha256 == hashes["good"]
     assert names[model["models"]["champion"]["model"]] in ("good", "bad")
     for path in sorted((tmp_path / "rollouts").glob("*.jsonl")):
-        champion, bad, _, _ = wrong_of(journal.read(path))
+        champion, bad, _, _ = wrong_of(rollout_log.read(path))
         assert 0.15 < bad / champion < 0.4

@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from modelkeep.evaluation import sequential
 from modelkeep.rollout import judge
-from modelkeep.rollout.judge import CanaryError, Look
+from modelkeep.rollout.judge import JudgeError, Look
 from modelkeep.rollout.planning import Rules
 
 RULES = Rules(longest=4 * 3600)
@@ -83,14 +83,12 @@ def test_a_replay_gives_the_same_to_the_last_digit():
 
 def test_a_record_that_says_something_else_is_refused():
     lines = rollout(RULES, 1.0, seed=2)[2]
-    with pytest.raises(
-        CanaryError, match=r"line 2: 'step_up' is on record, its counts give 'wait'"
-    ):
+    with pytest.raises(JudgeError, match=r"line 2: 'step_up' is on record, its counts give 'wait'"):
         judge.replay([lines[0], lines[1].replace('"wait"', '"step_up"'), *lines[2:]])
-    with pytest.raises(CanaryError, match=r"line 4: .*; cut the record before this line"):
+    with pytest.raises(JudgeError, match=r"line 4: .*; cut the record before this line"):
         judge.replay([*lines[:3], lines[3][:50]])
     for short in ([], lines[1:]):
-        with pytest.raises(CanaryError, match="line 1: a record begins with the rules"):
+        with pytest.raises(JudgeError, match="line 1: a record begins with the rules"):
             judge.replay(short)
     assert judge.replay(lines[:1])[2] == []
 
@@ -365,13 +363,13 @@ def test_counts_of_different_splits_are_never_pooled():
     ],
 )
 def test_counts_that_cannot_be_are_refused(look, said):
-    with pytest.raises(CanaryError, match=said):
+    with pytest.raises(JudgeError, match=said):
         judged(look)
 
 
 @pytest.mark.parametrize("base", [{"speed": 0.1}, {"failed": 1.5}, {"failed": math.nan}])
 def test_a_base_that_cannot_be_is_refused(base):
-    with pytest.raises(CanaryError, match=r"\$.base.*give a share from 0 to 1 of a guarded metric"):
+    with pytest.raises(JudgeError, match=r"\$.base.*give a share from 0 to 1 of a guarded metric"):
         judge.start(RULES, base)
 
 

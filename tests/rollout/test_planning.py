@@ -5,7 +5,7 @@ import pytest
 
 from modelkeep.core import workspace
 from modelkeep.rollout import planning
-from modelkeep.rollout.planning import RampError, Rules
+from modelkeep.rollout.planning import PlanError, Rules
 
 ROOT = Path(__file__).parents[2]
 RULES = Rules()
@@ -41,7 +41,7 @@ def test_the_params_file_holds_rules_that_hold():
     ],
 )
 def test_rules_that_contradict_themselves_are_refused(changed, said):
-    with pytest.raises(RampError, match=said):
+    with pytest.raises(PlanError, match=said):
         replace(RULES, **changed)
 
 
@@ -91,12 +91,12 @@ def test_the_least_time_counts():
     ],
 )  # fmt: skip
 def test_what_cannot_finish_is_refused_with_the_remedy(changed, speed, base, said):
-    with pytest.raises(RampError, match=said):
+    with pytest.raises(PlanError, match=said):
         planning.plan(replace(RULES, **changed), speed, base, runs=100)
 
 
 def test_too_few_entities_are_refused():
-    with pytest.raises(RampError, match=r"each of [0-9,]+ entities in nine of ten, there are 20,000; relax"):  # fmt: skip
+    with pytest.raises(PlanError, match=r"each of [0-9,]+ entities in nine of ten, there are 20,000; relax"):  # fmt: skip
         planning.plan(RULES, 100, BASE, entities=20_000, runs=100)
 
 

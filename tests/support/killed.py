@@ -13,10 +13,10 @@ from pathlib import Path
 
 import rollouts
 from modelkeep.registry import store
-from modelkeep.rollout import control, journal
+from modelkeep.rollout import control, rollout_log
 
 WRITERS = {"_appended", "write_bytes"}  # nothing else changes what is on disk
-MODULES = ("journal.py", "files.py")
+MODULES = ("rollout_log.py", "files.py")
 
 
 def trap(at: int):
@@ -66,7 +66,7 @@ def prepared(root: Path, hashes: dict) -> dict[str, tuple]:
         here.controller().turn()
 
     def began(here):
-        if journal.newest(here.root) is None:  # else its controller goes on with it
+        if rollout_log.newest(here.root) is None:  # else its controller goes on with it
             here.begin()
         look(here)
 
@@ -81,7 +81,7 @@ def prepared(root: Path, hashes: dict) -> dict[str, tuple]:
 
 
 def noted(here, event):
-    found = journal.find(here.root)
+    found = rollout_log.find(here.root)
     if not found.end and not found.paused:
         control.note(here.root, event, here.now)
     here.controller().turn()
@@ -93,8 +93,8 @@ def state(root: Path) -> tuple:
     for role in (at.champion, at.canary, at.shadow):
         if role:
             store.check(root / "serving", role.sha256)
-    path = journal.newest(root)
-    lines = journal.read(path).rows if path else None
+    path = rollout_log.newest(root)
+    lines = rollout_log.read(path).rows if path else None
     split = (at.champion.sha256, at.canary and at.canary.share, at.shadow and at.shadow.sha256)
     return split, lines and [row.get("verdict", {}).get("word") or row["event"] for row in lines]
 
@@ -153,7 +153,7 @@ def killed(place: Path, now: float, act, hashes: dict, every: int) -> dict:
 
 def between(beside: Path, place: Path) -> list:
     """What a start passes through before its first look: the first share."""
-    if journal.newest(place) is not None or journal.newest(beside) is None:
+    if rollout_log.newest(place) is not None or rollout_log.newest(beside) is None:
         return []
     champion = store.now(place / "serving").champion.sha256
     return [(champion, 0.2, None)]

@@ -21,7 +21,7 @@ from modelkeep.ops import commits, cycle, update
 from modelkeep.predictions import log
 from modelkeep.predictions.records import Call, Label, PredictionRecord
 from modelkeep.registry import record, store
-from modelkeep.rollout import journal
+from modelkeep.rollout import rollout_log
 from released import DAY
 from workspaces import REPOSITORY, run
 
@@ -243,7 +243,7 @@ def _outcome(root: Path, at: float) -> dict[str, object]:
         "versions": sorted(record.read(root).versions),
         "champion": (record.read(root).champion.version, serves.champion.version),
         "canary": serves.canary and (serves.canary.version, serves.canary.share),
-        "rollouts": sorted(journal.read(p).end for p in (root / "rollouts").glob("*.jsonl")),
+        "rollouts": sorted(rollout_log.read(p).end for p in (root / "rollouts").glob("*.jsonl")),
         "litter": litter,
     }
 

@@ -8,7 +8,7 @@ from modelkeep.core import markup, pages
 from modelkeep.core.markup import Html, count, number, several
 from modelkeep.evaluation import metrics
 from modelkeep.reports import figures, rollout
-from modelkeep.rollout.journal import Journal
+from modelkeep.rollout.rollout_log import RolloutLog
 from told import Told, wrong
 
 REASONS = {
@@ -86,13 +86,13 @@ def _value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _promoted(told: Told) -> list[Journal]:
+def _promoted(told: Told) -> list[RolloutLog]:
     return [j for j in told.journals if j.end == "step_up"]
 
 
-def _planted(told: Told, events: list[dict]) -> Journal | None:
+def _planted(told: Told, events: list[dict]) -> RolloutLog | None:
     ids = {e["rollout"] for e in events if e["what"] == "planted"}
-    return next((j for j in told.journals if j.opening.id in ids), None)
+    return next((j for j in told.journals if j.spec.id in ids), None)
 
 
 def verdict(told: Told, events: list[dict], spent: float) -> Html:
@@ -120,7 +120,7 @@ def verdict(told: Told, events: list[dict], spent: float) -> Html:
     return markup.verdict("failed" if missing or bad else "done", sentence, reasons)
 
 
-def _missing(told: Told, planted: Journal | None, refused: list[dict]) -> list[str]:
+def _missing(told: Told, planted: RolloutLog | None, refused: list[dict]) -> list[str]:
     """What a year is to show, and this one did not."""
     shown = {
         "no candidate was promoted by canary": _promoted(told),
@@ -134,11 +134,11 @@ def _refused(event: dict) -> bool:
     return event.get("gate") not in (None, "better", "non_inferior")
 
 
-def _after(planted: Journal | None) -> str:
+def _after(planted: RolloutLog | None) -> str:
     return f" after {_days(planted)}" if planted else ""
 
 
-def _days(found: Journal) -> str:
+def _days(found: RolloutLog) -> str:
     return f"{found.state.at / 86_400:.1f}\N{NO-BREAK SPACE}days"
 
 
@@ -148,8 +148,8 @@ def _day(text: str) -> str:
     return f"{at.day}\N{NO-BREAK SPACE}{at:%b}"
 
 
-def _exposed(told: Told, planted: Journal | None) -> int:
-    return int((told.by == planted.opening.canary["sha256"][:10]).sum()) if planted else 0
+def _exposed(told: Told, planted: RolloutLog | None) -> int:
+    return int((told.by == planted.spec.canary["sha256"][:10]).sum()) if planted else 0
 
 
 def _facts(told: Told, commit: str) -> dict[str, object]:
@@ -165,7 +165,7 @@ def _facts(told: Told, commit: str) -> dict[str, object]:
 
 def _acts(told: Told, events: list[dict]) -> list[dict]:
     """A row for each turn, and for what was planted."""
-    ends = {j.opening.id: j for j in told.journals}
+    ends = {j.spec.id: j for j in told.journals}
     rows = []
     for e in events:
         if e["what"] == "rollout":
@@ -184,7 +184,7 @@ def _acts(told: Told, events: list[dict]) -> list[dict]:
     return rows
 
 
-def _came(event: dict, found: Journal | None) -> str:
+def _came(event: dict, found: RolloutLog | None) -> str:
     if found is None:
         return "refused: the champion stays" if _refused(event) else event.get("sentence", "")
     word = {"step_up": "promoted", "roll_back": "rolled back"}.get(found.end, found.end or "goes on")  # fmt: skip
@@ -201,8 +201,8 @@ def _rollouts(told: Told) -> list[dict]:
         rows.append(
             {
                 "began": _day(rollout.facts(j)["began"][:10]),
-                "canary": j.opening.canary["version"],
-                "against": j.opening.champion["version"],
+                "canary": j.spec.canary["version"],
+                "against": j.spec.champion["version"],
                 "shares": " → ".join(steps),
                 "looks": len(j.verdicts),
                 "took": _days(j),
@@ -214,9 +214,9 @@ def _rollouts(told: Told) -> list[dict]:
     return rows
 
 
-def _who(told: Told, planted: Journal | None) -> figures.Figure:
+def _who(told: Told, planted: RolloutLog | None) -> figures.Figure:
     by, role = told.by, told.role
-    bad = planted.opening.canary["sha256"][:10] if planted else ""
+    bad = planted.spec.canary["sha256"][:10] if planted else ""
     first = by[0]
     parts = {
         "the first model": (by == first) & (role == "champion"),
@@ -248,7 +248,7 @@ def _course(told: Told, metric: str) -> figures.Figure:
     return figures.courses(told.starts, {"served": ours, "never updated": alone}, marks, name=name, title=f"How good was {name}, week by week?", caption=caption)  # fmt: skip
 
 
-def _evidence(found: Journal | None, question: str) -> str:
+def _evidence(found: RolloutLog | None, question: str) -> str:
     if found is None:
         return "<p>There was none.</p>"
     return rollout.evidence(found, question)._repr_html_()

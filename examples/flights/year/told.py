@@ -14,8 +14,8 @@ from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics
 from modelkeep.predictions import frames, log
 from modelkeep.registry import record, timeline
-from modelkeep.rollout import control, journal
-from modelkeep.rollout.journal import Journal
+from modelkeep.rollout import control, rollout_log
+from modelkeep.rollout.rollout_log import RolloutLog
 from modelkeep.training import bundle
 
 NEAR = 1e-5  # how far an answer may be from what the model says that it names
@@ -34,7 +34,7 @@ class Told:
     served: dict[str, np.ndarray]
     never: dict[str, np.ndarray]
     checks: dict[str, int | float]
-    journals: list[Journal]
+    journals: list[RolloutLog]
     names: dict[str, str]  # the version of each released model, by its short name
     record: dict  # what `modelkeep history` says
 
@@ -62,7 +62,7 @@ def tell(root: Path, table: pd.DataFrame, asked: Mapping, seen, first: str) -> T
     rows[of.label] = truth.reindex(rows[of.id]).to_numpy()  # also of those whose label never came
     alone = models[first[:10]].answer(rows)
     starts, week = _weeks(rows[of.time])
-    journals = [journal.read(p) for p in sorted((root / "rollouts").glob("*.jsonl"))]
+    journals = [rollout_log.read(p) for p in sorted((root / "rollouts").glob("*.jsonl"))]
     days = rows[of.time].to_numpy().astype("datetime64[D]")
     quality = [_quality(rows, each, of, week, len(starts)) for each in (said, alone)]
     by = rows[frames.ANSWERED_BY].to_numpy()

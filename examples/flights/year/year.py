@@ -20,7 +20,7 @@ from modelkeep.core import files, git, workspace
 from modelkeep.data import io
 from modelkeep.registry import store
 from modelkeep.registry.timeline import moment as seconds
-from modelkeep.rollout import control, journal
+from modelkeep.rollout import control, rollout_log
 from service import Server, Traffic
 
 DAY, HOUR, LOOK = 86_400, 3_600, 6
@@ -93,7 +93,7 @@ class Year:
         if (found.share, found.end) == before:
             return
         self.server.follow()
-        self.happened(now, "rollout", id=found.opening.id, share=found.share, end=found.end)
+        self.happened(now, "rollout", id=found.spec.id, share=found.share, end=found.end)
         if found.end:
             self.controller = None
 
@@ -110,7 +110,7 @@ class Year:
         """A bad model goes into a canary by force."""
         self.clone.commit(at, "What the last rollout left")
         version, gate = self.clone.plant(at)
-        id = journal.newest(self.clone.root).stem
+        id = rollout_log.newest(self.clone.root).stem
         self.happened(at, "planted", version=version, gate=gate, rollout=id)
         self.follow()
 
@@ -119,8 +119,8 @@ class Year:
         if self.server is None:
             return
         self.server.follow()
-        path = journal.newest(self.clone.root)
-        if path is not None and not journal.read(path).end:
+        path = rollout_log.newest(self.clone.root)
+        if path is not None and not rollout_log.read(path).end:
             self.controller = control.Controller(self.clone.root, self.log, self.clock.seconds)
 
     def happened(self, at: int, what: str, /, **said: object) -> None:

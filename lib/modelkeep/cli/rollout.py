@@ -59,9 +59,9 @@ def start(root: Path, model: str, shadow: bool, anyway: bool, reason: str) -> Ou
 
     The model is a version, or a bundle of the store by its hash.
     """
-    from modelkeep.rollout import control, journal
+    from modelkeep.rollout import control, rollout_log
 
-    kind = journal.SHADOW if shadow else journal.CANARY
+    kind = rollout_log.SHADOW if shadow else rollout_log.CANARY
     settings = {"kind": kind, "reason": reason, "anyway": anyway}
     return _shown(control.start(root, model, time.time(), **settings))
 
@@ -70,9 +70,9 @@ def start(root: Path, model: str, shadow: bool, anyway: bool, reason: str) -> Ou
 @takes_id
 def status(root: Path, id: str) -> Output:
     """Print where a rollout stands, with its evidence."""
-    from modelkeep.rollout import journal
+    from modelkeep.rollout import rollout_log
 
-    return _shown(journal.find(root, id))
+    return _shown(rollout_log.find(root, id))
 
 
 @action("pause --reason 'a holiday, nobody is here'")

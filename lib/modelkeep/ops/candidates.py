@@ -7,8 +7,8 @@ from modelkeep.ops.cycle import IN_PROGRESS, NEEDS_ATTENTION, PROMOTED, UNCHANGE
 from modelkeep.registry import evidence, record, releases, store
 from modelkeep.registry.evidence import CANDIDATE, PASSES
 from modelkeep.reports import rollout
-from modelkeep.rollout import control, journal
-from modelkeep.rollout.journal import CANARY, SHADOW
+from modelkeep.rollout import control, rollout_log
+from modelkeep.rollout.rollout_log import CANARY, SHADOW
 from modelkeep.serving import models
 
 
@@ -75,7 +75,7 @@ def _further(cycle: Cycle) -> bool:
         return _shadow(cycle)
     passed, forced = state.gate in PASSES, ""
     if shadows:
-        judged = rollout.said(journal.find(cycle.root, shadows[-1].id))
+        judged = rollout.said(rollout_log.find(cycle.root, shadows[-1].id))
         if not passed:
             forced = f"shadow {shadows[-1].id}: {judged.get('verdict')}, {judged.get('sentence')}"
         passed = judged.get("verdict") in PASSES
@@ -155,11 +155,11 @@ def _begin(cycle: Cycle, name: str, kind: str, reason: str, called: str) -> bool
     except ModelkeepError as error:
         cycle.end(NEEDS_ATTENTION, f"{called} cannot begin as {kind}: {error}")
         return False
-    cycle.facts["rollout"] = found.opening.id
+    cycle.facts["rollout"] = found.spec.id
     share = f" at {found.share:.0%}" if kind == CANARY else ""
     cycle.end(
         IN_PROGRESS,
-        f"{called} has begun as {kind}{share} ({found.opening.id}); "
+        f"{called} has begun as {kind}{share} ({found.spec.id}); "
         "the next cycles analyse and advance it.",
     )
     return True

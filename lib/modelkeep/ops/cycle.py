@@ -14,8 +14,8 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.ops import commits, worktree
 from modelkeep.registry import evidence, record
 from modelkeep.registry.record import Record
-from modelkeep.rollout import journal
-from modelkeep.rollout.journal import Journal, Opening
+from modelkeep.rollout import rollout_log
+from modelkeep.rollout.rollout_log import RolloutLog, RolloutSpec
 from modelkeep.training import manifests
 
 RETRAIN = ("on_decision", "every_days", "never")
@@ -52,8 +52,8 @@ class CycleState:
     """
 
     record: Record
-    trials: tuple[Opening, ...]
-    last: Journal | None
+    trials: tuple[RolloutSpec, ...]
+    last: RolloutLog | None
     prepare: Mapping[str, object]
     candidate: str
     gate: str
@@ -74,7 +74,7 @@ class CycleState:
 
 def read(root: Path) -> CycleState:
     """The state of a workspace."""
-    last = journal.newest(root)
+    last = rollout_log.newest(root)
     commit, value = commits.trailed(root, CANDIDATE)
     if commit:
         gate, _, candidate = value.partition(" ")
@@ -86,8 +86,8 @@ def read(root: Path) -> CycleState:
         named = champion.read_text(encoding="utf-8") if champion.is_file() else "{}"
     return CycleState(
         record=record.read(root),
-        trials=tuple(journal.openings(root)),
-        last=journal.read(last) if last else None,
+        trials=tuple(rollout_log.specs(root)),
+        last=rollout_log.read(last) if last else None,
         prepare=workspace.params(root, "prepare"),
         candidate=candidate,
         gate=gate,

@@ -5,7 +5,7 @@ from pathlib import Path
 from modelkeep.registry import evidence, record, releases
 from modelkeep.reports import rollout
 from modelkeep.rollout import control
-from modelkeep.rollout.journal import CANARY
+from modelkeep.rollout.rollout_log import CANARY
 from modelkeep.serving import models
 
 

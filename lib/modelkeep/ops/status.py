@@ -10,7 +10,7 @@ from modelkeep.core import git, workspace
 from modelkeep.ops import commits
 from modelkeep.registry import agreement, record, releases, store
 from modelkeep.reports import rollout
-from modelkeep.rollout import control, journal
+from modelkeep.rollout import control, rollout_log
 
 
 def status(root: Path) -> dict:
@@ -18,7 +18,7 @@ def status(root: Path) -> dict:
     at = record.read(root)
     found = agreement.compare(root, at)
     pointer = store.now(releases.folder(root))
-    last = journal.newest(root)
+    last = rollout_log.newest(root)
     lines = [found.sentence]
     facts: dict = {"recorded": found.recorded, "served": found.served, "agrees": found.agrees}
     for name in ("canary", "shadow"):
@@ -28,7 +28,7 @@ def status(root: Path) -> dict:
             share = f" with {role.share:.0%} of the entities" if name == "canary" else ""
             lines.append(f"{facts[name]} answers as {name}{share}.")
     if last:
-        verdict = rollout.verdict(journal.read(last))
+        verdict = rollout.verdict(rollout_log.read(last))
         facts["rollout"] = {"id": last.stem, "state": verdict.state, "sentence": verdict.sentence}
         lines.append(f"Rollout {last.stem}: {verdict.sentence}")
     facts["server"], sentence = _server(root)
@@ -42,10 +42,10 @@ def status(root: Path) -> dict:
 def sync(root: Path) -> dict:
     """Serve what the record says, and put on record what has ended here."""
     at = record.read(root)
-    last = journal.newest(root)
+    last = rollout_log.newest(root)
     if last:
         with control.lock(control.folder(root)):
-            control.settle(root, journal.read(last))
+            control.settle(root, rollout_log.read(last))
     before = agreement.compare(root, at)
     if at.champion is not None:
         releases.resume(root, at)

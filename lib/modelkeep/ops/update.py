@@ -15,7 +15,7 @@ from modelkeep.ops.cycle import FAILED, IN_PROGRESS, NEEDS_ATTENTION, PROMOTED, 
 from modelkeep.predictions import history, log
 from modelkeep.registry import record, releases, timeline
 from modelkeep.reports import rollout
-from modelkeep.rollout import control, journal
+from modelkeep.rollout import control, rollout_log
 
 PAGE = "reports/update.html"
 PUSH = "dvc push && git push --follow-tags origin HEAD"  # what shares a cycle; it shares nothing itself
@@ -24,7 +24,7 @@ DAY = 86_400.0
 GAP_DAYS = 60  # of the log in which the usual gap between requests is looked for
 GAPS = 3  # so many times the largest of them, and a day, may have passed since the newest request
 CALM = ("", "ok", "fine", "retrain")  # states of the monitor that need no person
-ENDED = {journal.PROMOTED: PROMOTED, "stop": NEEDS_ATTENTION}  # other ends leave the champion
+ENDED = {rollout_log.PROMOTED: PROMOTED, "stop": NEEDS_ATTENTION}  # other ends leave the champion
 
 
 class UpdateError(ModelkeepError, ValueError):
@@ -139,7 +139,7 @@ def _advance(turn: Cycle) -> bool:
     last = turn.state.last
     if last is None or last.end:
         return False
-    id = turn.facts["rollout"] = last.opening.id
+    id = turn.facts["rollout"] = last.spec.id
     if turn.dry:
         turn.end(IN_PROGRESS, f"Would analyse {id}: {rollout.verdict(last).sentence}")
         return True
@@ -173,11 +173,11 @@ def _settle(turn: Cycle) -> None:
     if at.champion:
         releases.resume(root, at)
     paths = turn.following()
-    if not any(path.startswith(f"{journal.FOLDER}/") for path in paths):
+    if not any(path.startswith(f"{rollout_log.FOLDER}/") for path in paths):
         turn.follow(paths, f"Compare with {at.model}'s champion of now")
         return
     verdict = rollout.verdict(last)
-    title = f"Rollout {last.opening.id}: {verdict.state.replace('_', ' ')}"
+    title = f"Rollout {last.spec.id}: {verdict.state.replace('_', ' ')}"
     turn.follow(paths, "\n".join([title, "", verdict.sentence, *verdict.reasons]))
     reasons = " ".join(verdict.reasons)
     turn.end(ENDED.get(last.end, UNCHANGED), f"{title}. {verdict.sentence} {reasons}".rstrip())

@@ -10,8 +10,8 @@ import numpy as np
 from modelkeep.core import markup
 from modelkeep.core.markup import Html, count, number, several
 from modelkeep.core.verdicts import Verdict
-from modelkeep.rollout.journal import CANARY, Journal
 from modelkeep.rollout.planning import PROMOTE, Rules, span
+from modelkeep.rollout.rollout_log import CANARY, RolloutLog
 
 if TYPE_CHECKING:
     from modelkeep.reports.figures import Figure
@@ -31,13 +31,13 @@ ENDS = {
 }
 
 
-def verdict(found: Journal) -> Verdict:
+def verdict(found: RolloutLog) -> Verdict:
     """Where a rollout stands, in one sentence, and why."""
     state, told = ENDS.get(found.end, ("paused" if found.paused else "running", ""))
     if found.end == "judged":
         state = said(found)["verdict"]
         told = f"The shadow is {state.replace('_', ' ')}: {said(found)['sentence']}."
-    elif not found.end and found.opening.kind != CANARY:
+    elif not found.end and found.spec.kind != CANARY:
         told = "The shadow answers beside the champion, heard by nobody; it is judged once enough days have come true."
     elif not found.end:
         held = ", held there by a person" if found.paused else ""
@@ -45,7 +45,7 @@ def verdict(found: Journal) -> Verdict:
     return Verdict("rollout", state, told, _reasons(found))
 
 
-def _reasons(found: Journal) -> tuple[str, ...]:
+def _reasons(found: RolloutLog) -> tuple[str, ...]:
     reasons = [f"{v.word.replace('_', ' ')}: {v.reason}" for v in found.verdicts[-1:]]
     people = [event for event in found.events if event["event"] != "judged"]
     named = [f"{e['event']} at {_moment(e['at'])}{_why(e)}" for e in people]
@@ -56,29 +56,29 @@ def _why(event: Mapping) -> str:
     return f": {event['reason']}" if event.get("reason") else ""
 
 
-def said(found: Journal) -> dict:
+def said(found: RolloutLog) -> dict:
     """What the one verdict on a shadow says; empty before it."""
     return next((e for e in found.events if e["event"] == "judged"), {})
 
 
-def facts(found: Journal) -> dict[str, object]:
+def facts(found: RolloutLog) -> dict[str, object]:
     """What the rollout was about, for the table on top of its page."""
-    opening, last = found.opening, found.rows[-1] if found.rows else {}
+    spec, last = found.spec, found.rows[-1] if found.rows else {}
     until = last.get("at") or found.upto
     return {
-        "rollout": opening.id,
-        "kind": opening.kind,
-        "champion": _model(opening.champion),
-        opening.kind: _model(opening.canary),
-        "began": _moment(opening.started),
+        "rollout": spec.id,
+        "kind": spec.kind,
+        "champion": _model(spec.champion),
+        spec.kind: _model(spec.canary),
+        "began": _moment(spec.started),
         "ended" if found.end else "seen until": _moment(until),
         "looks": number(len(found.verdicts)),
         "guards": several(found.rules.metrics),
-        "why": opening.reason or "nobody said",
+        "why": spec.reason or "nobody said",
     }
 
 
-def evidence(found: Journal, question: str) -> "Figure | Html":
+def evidence(found: RolloutLog, question: str) -> "Figure | Html":
     """How the evidence of one question grew by metric, against what is enough: `worse` (then it goes back) or `harmless` (then the share may grow)."""
     from modelkeep.reports import (
         figures,  # Matplotlib takes a second to import, and a terminal needs none
@@ -104,7 +104,7 @@ def evidence(found: Journal, question: str) -> "Figure | Html":
     )
 
 
-def shares(found: Journal) -> "Figure | Html":
+def shares(found: RolloutLog) -> "Figure | Html":
     """The canary's share over time, as steps."""
     from modelkeep.reports import (
         figures,  # Matplotlib takes a second to import, and a terminal needs none
@@ -115,7 +115,7 @@ def shares(found: Journal) -> "Figure | Html":
         return markup.table([], "There was no look yet.")
     steps = [f"{share:.0%}" for share in (*found.rules.shares, 1.0)]
     after = [v.share for v in looks]
-    times = np.concatenate([[np.datetime64(found.opening.started, "us")], _times(found)])
+    times = np.concatenate([[np.datetime64(found.spec.started, "us")], _times(found)])
     return figures.course(
         np.repeat(times, 2)[1:],  # it stays what it was until a look changes it
         np.repeat([found.rules.shares[0], *after], 2)[:-1],
@@ -126,7 +126,7 @@ def shares(found: Journal) -> "Figure | Html":
     )
 
 
-def counts(found: Journal) -> Html:
+def counts(found: RolloutLog) -> Html:
     """What the newest looks counted: bad of all, champion beside canary."""
     rows = []
     looks = [row for row in found.rows if "look" in row]
@@ -140,7 +140,7 @@ def counts(found: Journal) -> Html:
     return markup.table(rows, "There was no look yet.")
 
 
-def totals(found: Journal) -> Html:
+def totals(found: RolloutLog) -> Html:
     """All that was counted of each metric, in words; the judge never pools them over steps."""
     rows = []
     for name in found.rules.metrics:
@@ -156,7 +156,7 @@ def totals(found: Journal) -> Html:
     return markup.table(rows)
 
 
-def paired(found: Journal) -> "Figure | Html":
+def paired(found: RolloutLog) -> "Figure | Html":
     """What a shadow gained on the rows that both answered."""
     from modelkeep.reports import (
         figures,  # Matplotlib takes a second to import, and a terminal needs none
@@ -177,7 +177,7 @@ def paired(found: Journal) -> "Figure | Html":
     )
 
 
-def changed(found: Journal, rules: Rules) -> str:
+def changed(found: RolloutLog, rules: Rules) -> str:
     """How the rules of the next rollout would differ from those of this one."""
     old, new = vars(found.rules), vars(rules)
     names = [name for name in old if old[name] != new[name]]
@@ -187,7 +187,7 @@ def changed(found: Journal, rules: Rules) -> str:
     return f"The next rollout would keep to other rules: {'; '.join(told)}."
 
 
-def picture(found: Journal) -> str:
+def picture(found: RolloutLog) -> str:
     """The evidence over time, for a terminal: a line a metric and question, full where it is enough."""
     rules, lines = found.rules, []
     looks = [v for v in found.verdicts if v.evidence][-WIDE:]
@@ -236,35 +236,35 @@ def planned(found: "Planned") -> str:
     return "\n".join(lines)
 
 
-def told(found: Journal) -> dict:
+def told(found: RolloutLog) -> dict:
     """Where a rollout stands, for `--json`."""
     last = found.verdicts[-1] if found.verdicts else None
     return {
-        "id": found.opening.id,
-        "kind": found.opening.kind,
+        "id": found.spec.id,
+        "kind": found.spec.kind,
         "state": verdict(found).state,
         "sentence": verdict(found).sentence,
         "share": found.share,
         "step": found.state.step,
         "looks": len(found.verdicts),
-        "champion": dict(found.opening.champion),
-        "canary": dict(found.opening.canary),
+        "champion": dict(found.spec.champion),
+        "canary": dict(found.spec.canary),
         "last": vars(last) if last else said(found) or None,
     }
 
 
-def text(found: Journal) -> str:
+def text(found: RolloutLog) -> str:
     """Where a rollout stands, for a person."""
     shown = verdict(found)
-    facing = f"{_model(found.opening.canary)} against {_model(found.opening.champion)}"
-    lines = [f"{found.opening.id}: {shown.sentence}", f"{facing}, {count(len(found.verdicts), 'look')}"]  # fmt: skip
+    facing = f"{_model(found.spec.canary)} against {_model(found.spec.champion)}"
+    lines = [f"{found.spec.id}: {shown.sentence}", f"{facing}, {count(len(found.verdicts), 'look')}"]  # fmt: skip
     lines += [f"- {reason}" for reason in shown.reasons]
     return "\n".join([*lines, picture(found)]).rstrip()
 
 
-def _times(found: Journal) -> np.ndarray:
+def _times(found: RolloutLog) -> np.ndarray:
     at = [row["look"]["at"] for row in found.rows if "look" in row]
-    began = np.datetime64(found.opening.started, "us")
+    began = np.datetime64(found.spec.started, "us")
     return began + (np.array(at) * 1e6).astype("timedelta64[us]")
 
 

@@ -3,5 +3,5 @@
 - `planning`: the steps, and the rows that each needs
 - `judge`: counts in, a decision with its reasons out; pure
 - `outcomes`, `counts`: what counts as an error, and how many there were
-- `journal`: the log of a rollout; `control`: what moves it; `shadow`: its silent form
+- `rollout_log`: the log of a rollout; `control`: what moves it; `shadow`: its silent form
 """

@@ -15,10 +15,17 @@ from modelkeep.predictions import log as logs
 from modelkeep.predictions.log import PredictionLog
 from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
-from modelkeep.rollout import counts, journal, judge, outcomes, planning
+from modelkeep.rollout import counts, judge, outcomes, planning, rollout_log
 from modelkeep.rollout.counts import Counter
-from modelkeep.rollout.journal import CANARY, OVERTAKEN, PROMOTED, SHADOW, Journal, Opening
 from modelkeep.rollout.planning import Plan, Rules
+from modelkeep.rollout.rollout_log import (
+    CANARY,
+    OVERTAKEN,
+    PROMOTED,
+    SHADOW,
+    RolloutLog,
+    RolloutSpec,
+)
 from modelkeep.serving import models
 
 LAG = 1.0  # seconds after which every answer of a moment is in the log
@@ -58,7 +65,7 @@ class Planned:
 
 
 def planned(root: Path, log: PredictionLog, now: float, days: float = DAYS) -> Planned:
-    """What a rollout needs at the traffic of the last days; RampError if it cannot begin, or
+    """What a rollout needs at the traffic of the last days; PlanError if it cannot begin, or
     cannot finish and `fit_plan` of params/rollout.yaml is false."""
     rules, slow_ms = _rules(root)
     at = store.now(folder(root))
@@ -82,7 +89,7 @@ def planned(root: Path, log: PredictionLog, now: float, days: float = DAYS) -> P
 
 def start(
     root: Path, name: str, now: float, *, kind: str = CANARY, reason: str = "", anyway: bool = False
-) -> Journal:
+) -> RolloutLog:
     """Begin: the model named (a SHA-256 of the store) gets the first step's share, or whispers as shadow. `anyway`: also where the plan says that it cannot finish."""
     rules, slow_ms = _rules(root)
     place = folder(root)
@@ -101,7 +108,7 @@ def start(
             else:
                 planned_ = planned(root, log, now)
                 rules, base = planned_.rules, planned_.before.base
-        opening = Opening(
+        spec = RolloutSpec(
             id=f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{sha256[:8]}",
             kind=kind,
             started=int(now * 1e6),
@@ -111,63 +118,63 @@ def start(
             truth=truth,
             reason=reason,
         )
-        found = journal.begin(root, rules, base, opening)
+        found = rollout_log.begin(root, rules, base, spec)
         settle(root, found)
     return found
 
 
-def settle(root: Path, found: Journal) -> bool:
+def settle(root: Path, found: RolloutLog) -> bool:
     """Bring the pointer to what the record's last line says; whether it was not there. A rollout that has ended touches only what is still its own."""
-    place, opening = folder(root), found.opening
-    if found.end == PROMOTED and _mine(store.now(place), opening):
+    place, spec = folder(root), found.spec
+    if found.end == PROMOTED and _mine(store.now(place), spec):
         promote(root, found)
         _record_trial(root, found)
         return True
     if found.end:
         _record_trial(root, found)
-    role = Role(**opening.canary, share=found.share or 1.0, salt=opening.id)
+    role = Role(**spec.canary, share=found.share or 1.0, salt=spec.id)
     with store.changing(place):
         at = store.now(place)
         if found.end:
-            want, ours = Now(at.champion), _mine(at, opening)
+            want, ours = Now(at.champion), _mine(at, spec)
         else:  # beside another champion, as after a rollback, it is not put: the next look ends it
-            want = Now(at.champion, **{opening.kind: role})
-            ours = at.champion.sha256 == opening.champion["sha256"]
+            want = Now(at.champion, **{spec.kind: role})
+            ours = at.champion.sha256 == spec.champion["sha256"]
         if not ours or (at.canary, at.shadow) == (want.canary, want.shadow):
             return False
         store.point(place, want)
     return True
 
 
-def _record_trial(root: Path, found: Journal) -> None:
+def _record_trial(root: Path, found: RolloutLog) -> None:
     """Put a rollout of a version that has ended on record in Git."""
-    opening = found.opening
-    if not opening.canary["version"]:
+    spec = found.spec
+    if not spec.canary["version"]:
         return
     from modelkeep.registry import releases
 
     judged = next((e for e in found.events if e["event"] == "judged"), {})
     last = found.verdicts[-1] if found.verdicts else None
     result = {
-        "rollout": opening.id,
+        "rollout": spec.id,
         "end": judged.get("verdict") or ENDS.get(found.end, found.end),
         "sentence": judged.get("sentence") or (last.reason if last else found.end),
-        "champion": opening.champion["version"],
+        "champion": spec.champion["version"],
         "analyses": len(found.verdicts),
         "share": max((v.share for v in found.verdicts), default=found.rules.shares[0]),
         "evidence": last.evidence if last else judged.get("gains"),
     }
     now = found.rows[-1].get("at") or found.upto
-    releases.record_trial(root, opening.canary["version"], opening.kind, result, now / 1e6)
+    releases.record_trial(root, spec.canary["version"], spec.kind, result, now / 1e6)
 
 
-def _mine(at: Now, opening: Opening) -> bool:
-    return any(role and role.salt == opening.id for role in (at.canary, at.shadow))
+def _mine(at: Now, spec: RolloutSpec) -> bool:
+    return any(role and role.salt == spec.id for role in (at.canary, at.shadow))
 
 
-def promote(root: Path, found: Journal) -> None:
+def promote(root: Path, found: RolloutLog) -> None:
     """Make the canary champion, on record if it is a version; the former one stays in the store."""
-    canary = found.opening.canary
+    canary = found.spec.canary
     if not canary["version"]:
         store.point(folder(root), Now(Role(**canary)))
         return
@@ -176,22 +183,22 @@ def promote(root: Path, found: Journal) -> None:
         releases,  # a model without a version needs no Git
     )
 
-    why = f"rollout {found.opening.id}: {found.verdicts[-1].reason}"
+    why = f"rollout {found.spec.id}: {found.verdicts[-1].reason}"
     releases.promote(
         root, record.read(root), found.upto / 1e6, canary["version"], why, load=models.load
     )
 
 
-def note(root: Path, event: str, now: float, reason: str = "", id: str = "") -> Journal:
+def note(root: Path, event: str, now: float, reason: str = "", id: str = "") -> RolloutLog:
     """Pause, resume or abort a rollout; a pause keeps the share, an abort gives all back to the champion."""
     with lock(folder(root)):
-        found = journal.find(root, id)
+        found = rollout_log.find(root, id)
         if found.end:
-            raise RolloutError(f"{found.opening.id} has ended ({found.end}); nothing was changed")
+            raise RolloutError(f"{found.spec.id} has ended ({found.end}); nothing was changed")
         if event == "resume" and not found.paused:
-            raise RolloutError(f"{found.opening.id} is not paused; nothing was changed")
+            raise RolloutError(f"{found.spec.id} is not paused; nothing was changed")
         if event != "pause" or not found.paused:
-            found = journal.noted(found, event, int(now * 1e6), reason=reason)
+            found = rollout_log.noted(found, event, int(now * 1e6), reason=reason)
         settle(root, found)
     return found
 
@@ -203,8 +210,8 @@ class Controller:
         self, root: Path, log: PredictionLog, clock: Callable[[], float], id: str = ""
     ) -> None:
         self.root, self.log, self.clock = root, log, clock
-        self.path = journal.find(root, id).path
-        self.found: Journal | None = None
+        self.path = rollout_log.find(root, id).path
+        self.found: RolloutLog | None = None
         self.counter: Counter | None = None
         self.looked = 0.0  # not every look is put on record: while it is paused, or a shadow
 
@@ -214,12 +221,12 @@ class Controller:
         found = self.found
         if found is None:
             return 0.0
-        age = max(self.looked - found.opening.started / 1e6, 0.0)
+        age = max(self.looked - found.spec.started / 1e6, 0.0)
         # a look at a shadow reads all that it has said
-        wait = max(found.rules.look, age / 20 if found.opening.kind == SHADOW else 0.0)
+        wait = max(found.rules.look, age / 20 if found.spec.kind == SHADOW else 0.0)
         return max(found.upto / 1e6 + found.rules.look + LAG, self.looked + wait)
 
-    def turn(self) -> Journal:
+    def turn(self) -> RolloutLog:
         """Bring the pointer to the record, and take one look if it is due."""
         with lock(folder(self.root)):
             self._read()
@@ -233,11 +240,11 @@ class Controller:
 
     def _read(self) -> None:
         if self.found is None or self.path.stat().st_size != self.found.size:
-            self.found, self.counter = journal.read(self.path), None
+            self.found, self.counter = rollout_log.read(self.path), None
 
     def _look(self, until: int) -> None:
-        found, opening, self.looked = self.found, self.found.opening, self.clock()
-        if opening.kind == SHADOW:
+        found, spec, self.looked = self.found, self.found.spec, self.clock()
+        if spec.kind == SHADOW:
             from modelkeep.rollout import shadow  # and so does SciPy
 
             said = shadow.judge(self.log, found, until)
@@ -245,21 +252,21 @@ class Controller:
                 self._note("judged", **said)
             return
         if self.counter is None:
-            said = {"slow_ms": opening.slow_ms, "truth": opening.truth}
-            self.counter = Counter(self.log, found.rules, opening.started, found.upto, **said)
+            said = {"slow_ms": spec.slow_ms, "truth": spec.truth}
+            self.counter = Counter(self.log, found.rules, spec.started, found.upto, **said)
         # a person holds it: only a canary that fails outright goes back meanwhile
         if found.paused and not judge.breaks(self.counter.recent(until, RECENT)):
             return
         # counted, but not on record, is to be counted again
         counter, self.counter = self.counter, None
-        self.found, _ = journal.judged(found, counter.look(until, found.share))
+        self.found, _ = rollout_log.judged(found, counter.look(until, found.share))
         self.counter = counter
 
     def _overtaken(self) -> bool:
         """Whether another model is champion now, or was meanwhile: then the canary is gone, and the record says why."""
-        at, opening = store.now(folder(self.root)), self.found.opening
-        other = at.champion.sha256 != opening.champion["sha256"]
-        if other or _mine(at, opening):
+        at, spec = store.now(folder(self.root)), self.found.spec
+        other = at.champion.sha256 != spec.champion["sha256"]
+        if other or _mine(at, spec):
             return other
         from modelkeep.core import git
         from modelkeep.registry import record
@@ -268,18 +275,18 @@ class Controller:
             term = record.read(self.root).champion
         except (record.RecordError, git.GitError):
             return False  # where nothing is on record nothing was promoted
-        return bool(term) and term.tag.at > opening.started / 1e6
+        return bool(term) and term.tag.at > spec.started / 1e6
 
     def _note(self, event: str, **said: object) -> None:
-        self.found = journal.noted(self.found, event, int(self.clock() * 1e6), **said)
+        self.found = rollout_log.noted(self.found, event, int(self.clock() * 1e6), **said)
 
 
 def run(
     controller: Controller,
     sleep: Callable[[float], None],
-    say: Callable[[Journal], None],
+    say: Callable[[RolloutLog], None],
     once: bool = False,
-) -> Journal:
+) -> RolloutLog:
     """Look whenever a look is due, until the rollout has ended; `once`: one look at most."""
     while True:
         told = controller.found and len(controller.found.rows)
@@ -310,10 +317,10 @@ def _rules(root: Path) -> tuple[Rules, float]:
 
 
 def _ready(root: Path, place: Path) -> Now:
-    last = journal.newest(root)
-    if last is not None and not (found := journal.read(last)).end:
+    last = rollout_log.newest(root)
+    if last is not None and not (found := rollout_log.read(last)).end:
         raise RolloutError(
-            f"{found.opening.id} goes on with {found.opening.canary['sha256'][:10]}; one rollout at a time: "
+            f"{found.spec.id} goes on with {found.spec.canary['sha256'][:10]}; one rollout at a time: "
             "wait for its end, or `modelkeep rollout abort`"
         )
     if last is not None:

@@ -26,7 +26,7 @@ CHUNK = 3_600_000_000  # microseconds of answers that are read at once when coun
 READ = ["at", "id", "role", "entity", "answer", "label", "labelled_at"]
 
 
-class LooksError(ModelkeepError, ValueError):
+class CountsError(ModelkeepError, ValueError):
     """Metrics that cannot be counted."""
 
 
@@ -120,13 +120,13 @@ class Counter:
 
 
 def check(rules: Rules, slow_ms: float) -> None:
-    """LooksError unless every metric of the rules can be counted."""
+    """CountsError unless every metric of the rules can be counted."""
     if unknown := set(rules.metrics) - set(METRICS):
-        raise LooksError(f"params/rollout.yaml: {sorted(unknown)} cannot be counted from the prediction log; `metrics` may hold {', '.join(METRICS)}")  # fmt: skip
+        raise CountsError(f"params/rollout.yaml: {sorted(unknown)} cannot be counted from the prediction log; `metrics` may hold {', '.join(METRICS)}")  # fmt: skip
     if "wrong" in rules.metrics and not rules.maturity.get("wrong"):
-        raise LooksError("params/rollout.yaml: `wrong` needs a time for labels to come; give `maturity_hours: {wrong: HOURS}`")  # fmt: skip
+        raise CountsError("params/rollout.yaml: `wrong` needs a time for labels to come; give `maturity_hours: {wrong: HOURS}`")  # fmt: skip
     if not slow_ms > 0:
-        raise LooksError(f"params/rollout.yaml: `slow_ms` is {slow_ms}; it must be above 0")
+        raise CountsError(f"params/rollout.yaml: `slow_ms` is {slow_ms}; it must be above 0")
 
 
 def rows(

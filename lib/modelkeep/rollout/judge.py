@@ -22,7 +22,7 @@ BREAKER_BAD, BREAKER_ROWS, BREAKER_CHAMPION = 25, 50, 0.1
 Stratum = Sequence[int]  # champion rows, bad ones, canary rows, bad ones
 
 
-class CanaryError(ModelkeepError, ValueError):
+class JudgeError(ModelkeepError, ValueError):
     """Counts or a record that the judge cannot use."""
 
 
@@ -77,7 +77,7 @@ def start(rules: Rules, base: Mapping[str, float] | None = None) -> State:
     """Return the state before the first look; `base` is the champion's bad share by metric, where it is known."""
     for name, rate in (base or {}).items():
         if name not in rules.metrics or not 0 <= rate <= 1:
-            raise CanaryError(f"$.base.{name}: {rate!r}; give a share from 0 to 1 of a guarded metric ({', '.join(rules.metrics)})")  # fmt: skip
+            raise JudgeError(f"$.base.{name}: {rate!r}; give a share from 0 to 1 of a guarded metric ({', '.join(rules.metrics)})")  # fmt: skip
     known = [(base or {}).get(name, math.nan) for name in rules.metrics]
     return State(sequential.begin(np.array(known, float)))
 
@@ -121,7 +121,7 @@ def replay(lines: Iterable[str]) -> tuple[Rules, State, list[Verdict]]:
     """Judge a rollout again from its record; refuses a record that concluded something else."""
     rows = [_parsed(number, text) for number, text in enumerate(lines, 1)]
     if not rows or "rules" not in rows[0]:
-        raise CanaryError("line 1: a record begins with the rules of its rollout; start again")
+        raise JudgeError("line 1: a record begins with the rules of its rollout; start again")
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in rows[0]["rules"].items()}
     rules = Rules(**given)
     state, verdicts = start(rules, rows[0]["base"]), []
@@ -130,7 +130,7 @@ def replay(lines: Iterable[str]) -> tuple[Rules, State, list[Verdict]]:
             continue
         state, verdict = judge(rules, state, Look(**row["look"]))
         if verdict.word != row["verdict"]["word"]:
-            raise CanaryError(
+            raise JudgeError(
                 f"line {number}: {row['verdict']['word']!r} is on record, its counts give {verdict.word!r}; "
                 "the record was changed, or another version wrote it: abort this rollout and start again"
             )
@@ -142,7 +142,7 @@ def _parsed(number: int, text: str) -> dict:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise CanaryError(f"line {number}: {error}; cut the record before this line") from None
+        raise JudgeError(f"line {number}: {error}; cut the record before this line") from None
 
 
 def _baking(rules: Rules, state: State) -> bool:
@@ -230,12 +230,12 @@ def _moved(rules: Rules, now: State, word: str) -> State:
 
 def _check(rules: Rules, state: State, look: Look) -> None:
     if not look.at > state.at:
-        raise CanaryError(f"$.at: {look.at} s is not after the last look at {state.at} s; judge each look once")  # fmt: skip
+        raise JudgeError(f"$.at: {look.at} s is not after the last look at {state.at} s; judge each look once")  # fmt: skip
     if unknown := set(look.counts) - set(rules.metrics):
-        raise CanaryError(f"$.counts: {sorted(unknown)} not guarded; the rules guard {', '.join(rules.metrics)}")  # fmt: skip
+        raise JudgeError(f"$.counts: {sorted(unknown)} not guarded; the rules guard {', '.join(rules.metrics)}")  # fmt: skip
     strata = {f"$.counts.{k}[{i}]": s for k, v in look.counts.items() for i, s in enumerate(v)}
     for where, (n_a, x_a, n_b, x_b) in {**strata, "$.recent": look.recent}.items():
         if not (0 <= x_a <= n_a and 0 <= x_b <= n_b):
-            raise CanaryError(f"{where}: {x_a} bad of {n_a}, {x_b} bad of {n_b}; bad ones are from 0 to all rows")  # fmt: skip
+            raise JudgeError(f"{where}: {x_a} bad of {n_a}, {x_b} bad of {n_b}; bad ones are from 0 to all rows")  # fmt: skip
     if min(look.entities) < 0:
-        raise CanaryError(f"$.entities: {list(look.entities)}; both are 0 or more")
+        raise JudgeError(f"$.entities: {list(look.entities)}; both are 0 or more")

@@ -22,11 +22,11 @@ RATIOS = (1.0, 1.2, 1.5, 2.0)  # so many times the champion's rate: what the ris
 ANALYSES = 100  # in a simulated rollout
 
 
-class RampError(ModelkeepError, ValueError):
+class PlanError(ModelkeepError, ValueError):
     """Rules that contradict themselves, or a rollout that cannot begin."""
 
 
-class CannotFinish(RampError):
+class CannotFinish(PlanError):
     """A rollout that the traffic cannot decide in the time allowed."""
 
 
@@ -50,7 +50,7 @@ class Rules:
     def __post_init__(self) -> None:
         for name, value, rule, kept in _limits(self):
             if not kept:
-                raise RampError(f"params/rollout.yaml: `{name}` is {value!r}; it must be {rule}")
+                raise PlanError(f"params/rollout.yaml: `{name}` is {value!r}; it must be {rule}")
 
     def share(self, step: int) -> float:
         """The canary's share at a step: after the last one it has all."""
@@ -119,10 +119,10 @@ def plan(
     `rows_a_second` counts one answer an entity, of which there are `entities`; `base` is the champion's bad share by metric, `counted` the share of answers that count for it (all). Labels mature at each step anew.
     """
     if not rows_a_second > 0:
-        raise RampError(f"{rows_a_second} answers a second: without traffic nothing can be shown; start when there is some")  # fmt: skip
+        raise PlanError(f"{rows_a_second} answers a second: without traffic nothing can be shown; start when there is some")  # fmt: skip
     missing = [name for name in rules.metrics if not 0 <= base.get(name, -1) <= 1]
     if missing:
-        raise RampError(f"the champion's bad share of {', '.join(missing)} is not known: no answer in the days looked at counts for it yet; wait until labels have come (maturity_hours), look back farther, or leave it out of `metrics` in params/rollout.yaml")  # fmt: skip
+        raise PlanError(f"the champion's bad share of {', '.join(missing)} is not known: no answer in the days looked at counts for it yet; wait until labels have come (maturity_hours), look back farther, or leave it out of `metrics` in params/rollout.yaml")  # fmt: skip
     draw, rows, seconds = np.random.default_rng(seed), [], []
     rates = {name: rows_a_second * (counted or {}).get(name, 1.0) for name in rules.metrics}
     late = np.array([[rules.maturity.get(name, 0)] for name in rules.metrics])

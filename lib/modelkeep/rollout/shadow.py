@@ -10,7 +10,7 @@ import numpy as np
 from modelkeep.evaluation import comparison
 from modelkeep.predictions.log import PredictionLog
 from modelkeep.predictions.records import CHAMPION, SHADOW
-from modelkeep.rollout.journal import Journal
+from modelkeep.rollout.rollout_log import RolloutLog
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,21 +20,21 @@ DAY = 86_400_000_000  # microseconds
 READ = ["at", "id", "role", "time", "answer", "label", "labelled_at"]
 
 
-def judge(log: PredictionLog, found: Journal, until: int) -> dict:
+def judge(log: PredictionLog, found: RolloutLog, until: int) -> dict:
     """What the shadow of a rollout is worth by `until`: a `verdict` of the gate, empty while days are missing, with what it rests on."""
-    opening, rules = found.opening, found.rules
+    spec, rules = found.spec, found.rules
     wait = round(1e6 * max(rules.maturity.values(), default=0.0))
-    both = pairs(log, opening.started, until, wait)
-    told = _told(both[both["at"] <= until - wait], opening.truth, wait)
+    both = pairs(log, spec.started, until, wait)
+    told = _told(both[both["at"] <= until - wait], spec.truth, wait)
     days = len(np.unique(told["day"])) if len(told) else 0
-    said = {"days": days, "pairs": len(both), "labelled": len(told), **alike(both, opening.truth)}
-    said |= _calls(log, opening.started, until, opening.slow_ms)
+    said = {"days": days, "pairs": len(both), "labelled": len(told), **alike(both, spec.truth)}
+    said |= _calls(log, spec.started, until, spec.slow_ms)
     if days < comparison.MINIMUM_BLOCKS:
-        over = until - opening.started >= rules.longest * 1e6
+        over = until - spec.started >= rules.longest * 1e6
         word = "insufficient" if over else ""
         sentence = f"{days} days have come true of {comparison.MINIMUM_BLOCKS} that are needed"
         return {"verdict": word, "sentence": sentence, **said}
-    judged = paired(told, opening.truth, rules.alpha)
+    judged = paired(told, spec.truth, rules.alpha)
     sentence = "; ".join(f"{g.metric}: gain {g.gain:+.4g} ({g.low:+.4g} to {g.high:+.4g})" for g in judged.gains)  # fmt: skip
     gains = [{k: None if v != v else v for k, v in asdict(g).items()} for g in judged.gains]
     return {"verdict": judged.word, "sentence": sentence, **said, "gains": gains}

@@ -18,12 +18,12 @@ ABORTED, OVERTAKEN = "abort", "overtaken"
 PROMOTED = "step_up"  # as the judge calls it: from the last step there is nowhere else to go
 
 
-class JournalError(ModelkeepError, RuntimeError):
+class RolloutLogError(ModelkeepError, RuntimeError):
     """A record that is not there, or that nobody can go on from."""
 
 
 @dataclass(frozen=True)
-class Opening:
+class RolloutSpec:
     """What a rollout is about; `started` in microseconds since 1970, models as {sha256, version}, `truth` is what makes an answer wrong (see `mistakes.truth`)."""
 
     id: str
@@ -37,11 +37,11 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Journal:
+class RolloutLog:
     """A rollout as its record tells it; `rows` are the lines after the first, `size` the bytes of all whole lines."""
 
     path: Path
-    opening: Opening
+    spec: RolloutSpec
     rules: Rules
     state: State
     rows: tuple[dict, ...] = ()
@@ -66,53 +66,53 @@ class Journal:
         """The canary's share as the last line has it."""
         if self.end:
             return 1.0 if self.end == PROMOTED else 0.0
-        return self.rules.share(self.state.step) if self.opening.kind == CANARY else 0.0
+        return self.rules.share(self.state.step) if self.spec.kind == CANARY else 0.0
 
     @property
     def upto(self) -> int:
         """The moment up to which answers are judged, in microseconds since 1970."""
-        return self.opening.started + round(self.state.at * 1e6)
+        return self.spec.started + round(self.state.at * 1e6)
 
 
-def begin(root: Path, rules: Rules, base: Mapping[str, float], opening: Opening) -> Journal:
+def begin(root: Path, rules: Rules, base: Mapping[str, float], spec: RolloutSpec) -> RolloutLog:
     """Put the first line of a new rollout on record."""
-    path = root / FOLDER / f"{opening.id}.jsonl"
+    path = root / FOLDER / f"{spec.id}.jsonl"
     if path.exists():
-        raise JournalError(f"{FOLDER}/{path.name} is there already; try again in a second")
-    first = {**json.loads(judge.opened(rules, base)), "rollout": asdict(opening)}
+        raise RolloutLogError(f"{FOLDER}/{path.name} is there already; try again in a second")
+    first = {**json.loads(judge.opened(rules, base)), "rollout": asdict(spec)}
     files.write_text(path, json.dumps(first) + "\n")
     return read(path)
 
 
-def judged(journal: Journal, look: Look) -> tuple[Journal, Verdict]:
+def judged(rollout_log: RolloutLog, look: Look) -> tuple[RolloutLog, Verdict]:
     """Judge a look and put it on record; the verdict holds once this returns."""
-    state, verdict = judge.judge(journal.rules, journal.state, look)
+    state, verdict = judge.judge(rollout_log.rules, rollout_log.state, look)
     row = {**json.loads(judge.line(look, verdict)), "final": state.final}
-    grown = _appended(journal, row)
-    return replace(grown, state=state, verdicts=(*journal.verdicts, verdict)), verdict
+    grown = _appended(rollout_log, row)
+    return replace(grown, state=state, verdicts=(*rollout_log.verdicts, verdict)), verdict
 
 
-def noted(journal: Journal, event: str, at: int, **said: object) -> Journal:
+def noted(rollout_log: RolloutLog, event: str, at: int, **said: object) -> RolloutLog:
     """Put on record what a person did, or what happened beside the looks."""
     row = {"event": event, "at": at, **said}
-    return replace(_appended(journal, row), events=(*journal.events, row))
+    return replace(_appended(rollout_log, row), events=(*rollout_log.events, row))
 
 
-def read(path: Path) -> Journal:
-    """The rollout on record, judged again from its counts; JournalError or CanaryError if the record does not hold. A last line that was never finished is passed over."""
+def read(path: Path) -> RolloutLog:
+    """The rollout on record, judged again from its counts; RolloutLogError or JudgeError if the record does not hold. A last line that was never finished is passed over."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise JournalError(f"there is no rollout {path.stem}; `modelkeep rollout status` shows the last one") from None  # fmt: skip
+        raise RolloutLogError(f"there is no rollout {path.stem}; `modelkeep rollout status` shows the last one") from None  # fmt: skip
     whole = content[: content.rfind(b"\n") + 1]
     lines = whole.decode().splitlines()
     rules, state, verdicts = judge.replay(lines)
     first, *rows = map(json.loads, lines)
     if "rollout" not in first:
-        raise JournalError(f"{FOLDER}/{path.name}: its first line does not say which models it is about; another program wrote it")  # fmt: skip
+        raise RolloutLogError(f"{FOLDER}/{path.name}: its first line does not say which models it is about; another program wrote it")  # fmt: skip
     events = tuple(row for row in rows if "event" in row)
-    opening = Opening(**first["rollout"])
-    return Journal(path, opening, rules, state, tuple(rows), tuple(verdicts), len(whole), events)
+    spec = RolloutSpec(**first["rollout"])
+    return RolloutLog(path, spec, rules, state, tuple(rows), tuple(verdicts), len(whole), events)
 
 
 def newest(root: Path) -> Path | None:
@@ -121,31 +121,33 @@ def newest(root: Path) -> Path | None:
     return paths[-1] if paths else None
 
 
-def openings(root: Path) -> list[Opening]:
+def specs(root: Path) -> list[RolloutSpec]:
     """What every rollout on record was about, the oldest first."""
     found = []
     for path in sorted((root / FOLDER).glob("*.jsonl")):
         with open(path, encoding="utf-8") as file:
-            found.append(Opening(**json.loads(file.readline())["rollout"]))
+            found.append(RolloutSpec(**json.loads(file.readline())["rollout"]))
     return found
 
 
-def find(root: Path, id: str = "") -> Journal:
+def find(root: Path, id: str = "") -> RolloutLog:
     """The rollout of that id, by default the last one."""
     path = root / FOLDER / f"{id}.jsonl" if id else newest(root)
     if path is None:
-        raise JournalError("there was no rollout yet; `modelkeep rollout start VERSION` begins one")
+        raise RolloutLogError(
+            "there was no rollout yet; `modelkeep rollout start VERSION` begins one"
+        )
     return read(path)
 
 
-def _appended(journal: Journal, row: dict) -> Journal:
+def _appended(rollout_log: RolloutLog, row: dict) -> RolloutLog:
     """Add a line by one write, on disk when this returns; what a killed writer left of a line goes first."""
     text = (json.dumps(row) + "\n").encode()
-    with open(journal.path, "r+b") as file:
-        if file.seek(0, os.SEEK_END) > journal.size:
-            file.truncate(journal.size)
-        file.seek(journal.size)
+    with open(rollout_log.path, "r+b") as file:
+        if file.seek(0, os.SEEK_END) > rollout_log.size:
+            file.truncate(rollout_log.size)
+        file.seek(rollout_log.size)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    return replace(journal, rows=(*journal.rows, row), size=journal.size + len(text))
+    return replace(rollout_log, rows=(*rollout_log.rows, row), size=rollout_log.size + len(text))
