@@ -74,7 +74,7 @@ def test_answers_of_a_kept_model_are_those_of_the_model(tmp_path):
     )
     trained, read = model.learn(1), history.learn(1)
     assert (read.schema, read.rows, read.seconds) == (trained.schema, trained.rows, trained.seconds)
-    assert (model.answered(trained, 2)[1] == history.answered(read, 2)[1]).all()
+    assert (model.predicted(trained, 2)[1] == history.predicted(read, 2)[1]).all()
 
 
 def test_what_was_damaged_is_made_again(tmp_path, fitted):
@@ -91,8 +91,8 @@ def test_what_was_damaged_is_made_again(tmp_path, fitted):
     "other",
     [
         {"label_delay_days": 2.0},
-        {"learning": {**histories.LEARNING, "penalty": 2.0}},
-        {"asked": {**histories.ASKED, "features": ["a", "b"]}},
+        {"learning": {**histories.LEARNING, "l2": 2.0}},
+        {"preparing": {**histories.ASKED, "features": ["a", "b"]}},
     ],
     ids=["delay", "learning", "asked"],
 )

@@ -44,7 +44,7 @@ def window(past, value, low):
     return Window("w", 100, 100, past, realised, low={"log_loss": low} if low else {})
 
 
-def test_an_estimate_has_declined_when_even_its_better_end_is_worse_than_promised():
+def test_an_estimate_has_declined_when_even_its_better_end_is_worse_than_expected():
     past = [window(True, 0.5, None), window(True, 0.6, None)]
     assert policies.estimate_declined([*past, window(False, None, 0.54)], "binary") == ""
     told = policies.estimate_declined([*past, window(False, None, 0.56)], "binary")

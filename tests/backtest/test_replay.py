@@ -139,7 +139,7 @@ def test_the_same_model_is_made_once_and_in_two_threads_as_in_one():
     assert sorted(ahead.spent) == [(w, 0, 0) for w in range(3)]
 
 
-def test_the_look_of_a_replay_is_the_look_of_the_monitor():
+def test_a_replay_decides_as_the_monitor_does():
     history = past("sudden")
     weeks = replay.replay(history, MONITOR, RULES).weeks
     first = next(i for i, w in enumerate(weeks) if w.called)
@@ -152,7 +152,7 @@ def test_the_look_of_a_replay_is_the_look_of_the_monitor():
     usual = replay.frames.with_predictions(
         out_of_fold, schema, pipelines.predict(champion.pipeline, out_of_fold, schema)
     )
-    parts = [replay.frames.with_predictions(rows, schema, predictions) for rows, predictions in (history.answered(champion, w) for w in range(first))]  # fmt: skip
+    parts = [replay.frames.with_predictions(rows, schema, predictions) for rows, predictions in (history.predicted(champion, w) for w in range(first))]  # fmt: skip
     log = pd.concat(parts, ignore_index=True)
     log["y"] = log["y"].where(log["at"] + pd.Timedelta(days=1) <= history.starts[first])
     seen = decisions.analyze(

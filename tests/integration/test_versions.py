@@ -233,7 +233,7 @@ def test_experiments_are_compared_side_by_side(root, shallow, queued):
     )
     top = page[: page.index("<h2")]
     assert "sooner is as good as main: log loss +0" in top  # it differs in a window of monitor
-    assert re.search(r"shallow (is|cannot be told from) .*: log loss [+−]0.\d+, ", top)
+    assert re.search(r"shallow (is|cannot be distinguished from) .*: log loss [+−]0.\d+, ", top)
     assert len(re.findall(r"<figure", page)) == 3
     assert "not in the cache" not in page
 

@@ -232,7 +232,7 @@ def test_a_loss_is_not_called_a_gain():
         ((gain(), gain("auc")), "is not worse than the champion v1 in all, but worse for shop a"),
         (
             (gain(verdict="inconclusive"), gain("auc")),
-            "cannot be told from the champion v1 in all, but worse for shop a",
+            "cannot be distinguished from the champion v1 in all, but worse for shop a",
         ),
         ((gain(verdict="worse"), gain("auc")), "is worse than the champion v1, on"),
     ],

@@ -19,7 +19,7 @@ BOUNDS = {"margin_auc": 0.005, "margin_loss": 0.005, "alpha": 0.05, "slices": []
 RULES = replay.Rules(BOUNDS, KNOBS)
 ASKED = {"label": "y", "time_column": "at", "entity_column": "", "id_column": "id"}
 ASKED |= {"features": ["a", "b", "c"], "task": "auto", "rules": {}}
-LEARNING = {"model": "linear", "penalty": 1.0, "folds": 3, "seed": 0}
+LEARNING = {"model": "linear", "l2": 1.0, "folds": 3, "seed": 0}
 
 
 def table(kind="none", seed=0, task="binary", weeks=WEEKS, rows=ROWS):

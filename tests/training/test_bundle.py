@@ -212,7 +212,7 @@ def test_an_engine_that_is_not_there(name, folder):
     manifest = json.loads((folder / manifests.MANIFEST).read_text())
     manifest["serving"]["engine"] = name
     (folder / manifests.MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=f"to be answered by '{name}', and has no file for it"):
+    with pytest.raises(BundleError, match=f"engine is '{name}', which this code does not know"):
         bundle.load(folder)
 
 

@@ -85,12 +85,12 @@ def test_a_class_that_training_lacked_gets_nothing(kind, parts):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_penalty_is_allowed(task, parts):
-    fitted = synthetic.fitted(parts[task], "linear", penalty=0)
+    fitted = synthetic.fitted(parts[task], "linear", l2=0)
     assert np.isfinite(pipelines.predict(fitted, parts[task].test, parts[task].schema)).all()
 
 
 def test_the_penalty_is_scikit_learns(parts):
-    estimator = pipelines.pipeline(parts["binary"].schema, "linear", penalty=4.0)["model"]
+    estimator = pipelines.pipeline(parts["binary"].schema, "linear", l2=4.0)["model"]
     assert isinstance(estimator, LogisticRegression) and estimator.C == 0.25
 
 

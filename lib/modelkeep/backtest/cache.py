@@ -1,4 +1,6 @@
-"""What was computed before, kept on disk by what it was computed from; what is damaged counts as missing"""
+"""Results of earlier runs on disk, by a hash of their inputs; a damaged result counts as
+missing.
+"""
 
 import hashlib
 import json
@@ -14,12 +16,15 @@ LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "skops")
 
 @dataclass(frozen=True)
 class ResultCache:
-    """A folder of pieces, each under the hash of all that it was computed from; without a folder nothing is kept. It may be deleted at any time."""
+    """A folder of results, each under the hash of its inputs.
+
+    Without a folder nothing is kept. The folder may be deleted at any time.
+    """
 
     folder: Path | None = None
 
     def get(self, name: str) -> bytes:
-        """The piece of that name, or nothing if it is not there whole."""
+        """The result of that name; empty if it is missing or damaged."""
         path = self._place(name)
         if path is None or not path.is_file():
             return b""
@@ -27,7 +32,7 @@ class ResultCache:
         return content if stated == _digest(content).encode() else b""
 
     def put(self, name: str, content: bytes) -> None:
-        """Keep a piece, with its hash before it."""
+        """Write a result, with its hash before it."""
         if path := self._place(name):
             files.write_bytes(path, _digest(content).encode() + b"\n" + content)
 
@@ -35,13 +40,13 @@ class ResultCache:
         return self.folder and self.folder / name[:2] / name
 
 
-def name(*made_of: object) -> str:
-    """What a piece is kept as: one hash over plain values."""
-    return _digest(json.dumps(made_of, sort_keys=True, default=str).encode())
+def name(*inputs: object) -> str:
+    """The name of a result: one hash over plain values."""
+    return _digest(json.dumps(inputs, sort_keys=True, default=str).encode())
 
 
 def code() -> dict[str, str]:
-    """What decides about a result beside data and params: this library, those it stands on, and the kind of machine."""
+    """The inputs of a result beside data and params: code, libraries, kind of machine."""
     ours = (path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py")))
     on = {"python": platform.python_version(), "machine": platform.machine()}
     return {"modelkeep": _digest(b"\0".join(ours)), **on, **{n: version(n) for n in LIBRARIES}}

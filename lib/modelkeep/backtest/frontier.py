@@ -1,4 +1,4 @@
-"""Quality kept against retrains spent: differences of policies by week with their intervals, and which policy to choose"""
+"""Benefit against retrains: weekly differences of policies with intervals, and the choice."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import metrics
 
-ENOUGH = 0.98  # of the gain of retraining every week: who keeps so much has kept it
+ENOUGH = 0.98  # share of the weekly gain that counts as retained
 NEVER, WEEKLY = "never", "every week"
 
 
@@ -18,7 +18,7 @@ class FrontierError(ModelkeepError, ValueError):
 
 @dataclass(frozen=True)
 class Course:
-    """One policy's quality by week, each metric an array, and how many models it trained for that."""
+    """One policy's metrics by week, each an array, and its number of retrains."""
 
     name: str
     retrains: int
@@ -27,7 +27,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over weeks, between its limits; `sure` is the share of draws above 0."""
+    """A mean over weeks with its limits; `probability`: share of bootstrap samples above 0."""
 
     value: float
     low: float
@@ -37,7 +37,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Choice:
-    """The policy to choose, how often draws of weeks choose it, and what else they choose."""
+    """The policy to choose, the share of bootstrap samples that choose it, and the others'
+    shares.
+    """
 
     name: str
     probability: float
@@ -45,9 +47,15 @@ class Choice:
 
 
 def bootstrap_weeks(weeks: int, length: int, times: int, seed: int) -> np.ndarray:
-    """Weeks drawn in blocks of `length` that follow each other, the last week before the first (circular block bootstrap, Politis and Romano 1992)."""
+    """Bootstrap samples (times, weeks) of week numbers, in blocks of `length` weeks.
+
+    The last week precedes the first: circular block bootstrap (Politis and Romano 1992).
+    """
     if not 1 <= length <= weeks:
-        raise FrontierError(f"block_weeks: {length} is not from 1 to the {weeks} weeks; set it in params/backtest.yaml")  # fmt: skip
+        raise FrontierError(
+            f"block_weeks: {length} is not from 1 to the {weeks} weeks; set it in "
+            "params/backtest.yaml"
+        )
     random, blocks = np.random.default_rng(seed), -(-weeks // length)
     first = random.integers(0, weeks, (times, blocks, 1))
     return ((first + np.arange(length)) % weeks).reshape(times, -1)[:, :weeks]
@@ -58,28 +66,38 @@ def gains(metric: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a - b) * (1 if metric in metrics.HIGHER_IS_BETTER else -1)
 
 
-def interval(x: np.ndarray, drawn: np.ndarray, confidence: float = 0.95) -> Interval:
-    """The mean of what is known of `x`, with percentiles of the means of drawn weeks."""
-    means, tail = _means(x, drawn), (1 - confidence) / 2
+def interval(x: np.ndarray, samples: np.ndarray, confidence: float = 0.95) -> Interval:
+    """The mean of the known values of `x`, with percentiles of the bootstrap means."""
+    means, tail = _means(x, samples), (1 - confidence) / 2
     if not np.isfinite(means).any():
         return Interval(*[np.nan] * 4)
     low, high = np.nanquantile(means, [tail, 1 - tail])
-    return Interval(float(_means(x, np.arange(len(x))[None])[0]), float(low), float(high), float(np.mean(means > 0)))  # fmt: skip
+    return Interval(
+        float(_means(x, np.arange(len(x))[None])[0]),
+        float(low),
+        float(high),
+        float(np.mean(means > 0)),
+    )
 
 
-def _means(x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+def _means(x: np.ndarray, samples: np.ndarray) -> np.ndarray:
     known = np.isfinite(x)
-    n = known[drawn].sum(axis=1)
-    return np.divide(np.where(known, x, 0)[drawn].sum(axis=1), n, out=np.full(len(n), np.nan), where=n > 0)  # fmt: skip
+    n = known[samples].sum(axis=1)
+    return np.divide(
+        np.where(known, x, 0)[samples].sum(axis=1), n, out=np.full(len(n), np.nan), where=n > 0
+    )
 
 
 def benefit_retained(
-    metric: str, policy: Course, never: Course, weekly: Course, drawn: np.ndarray
+    metric: str, policy: Course, never: Course, weekly: Course, samples: np.ndarray
 ) -> tuple[Interval, float]:
-    """The share of the gain of retraining every week that a policy kept, and in how many draws it kept enough; unknown where there is no gain to keep."""
+    """The share of the weekly gain that a policy retains, and the share of samples above ENOUGH.
+
+    NaN where retraining every week gains nothing.
+    """
     q = metric
     parts = [gains(q, c.quality[q], never.quality[q]) for c in (policy, weekly)]
-    shares = _shares(*(_means(x, drawn) for x in parts))
+    shares = _shares(*(_means(x, samples) for x in parts))
     value = _shares(*(_means(x, np.arange(len(x))[None]) for x in parts))[0]
     if not np.isfinite(value):
         return Interval(*[np.nan] * 4), np.nan
@@ -93,18 +111,23 @@ def _shares(ours: np.ndarray, weekly: np.ndarray) -> np.ndarray:
 
 
 def choose(
-    metric: str, policies: Sequence[Course], never: Course, weekly: Course, drawn: np.ndarray
+    metric: str, policies: Sequence[Course], never: Course, weekly: Course, samples: np.ndarray
 ) -> Choice:
-    """The fewest retrains that keep enough of the weekly gain, or none at all where there is no gain; sure as often as drawn weeks choose the same."""
+    """The policy with the fewest retrains that retains ENOUGH of the weekly gain.
+
+    `never` where there is no gain.
+    """
     every = [never, *(c for c in policies if c.name not in (never.name, weekly.name)), weekly]
     means = np.array(
-        [_means(gains(metric, c.quality[metric], never.quality[metric]), drawn) for c in every]
+        [_means(gains(metric, c.quality[metric], never.quality[metric]), samples) for c in every]
     )
     spent = np.array([c.retrains for c in every], float)
     picked = [_pick(column, spent) for column in means.T]
     now = np.arange(len(weekly.quality[metric]))[None]
-    found = [_means(gains(metric, c.quality[metric], never.quality[metric]), now)[0] for c in every]
-    best = _pick(np.array(found), spent)
+    means_now = [
+        _means(gains(metric, c.quality[metric], never.quality[metric]), now)[0] for c in every
+    ]
+    best = _pick(np.array(means_now), spent)
     share = {c.name: float(np.mean(np.array(picked) == i)) for i, c in enumerate(every)}
     others = {k: v for k, v in share.items() if v >= 0.05 and k != every[best].name}
     others = dict(sorted(others.items(), key=lambda item: -item[1]))
@@ -112,7 +135,7 @@ def choose(
 
 
 def _pick(gain: np.ndarray, spent: np.ndarray) -> int:
-    """The first is never, the last every week; of those that keep enough the cheapest, of equally cheap ones the better."""
+    """The cheapest that retains ENOUGH, the better of equally cheap ones; 0 is never, -1 weekly."""
     if not gain[-1] > 0:
         return 0
     enough = np.flatnonzero(gain >= ENOUGH * gain[-1])
@@ -120,11 +143,15 @@ def _pick(gain: np.ndarray, spent: np.ndarray) -> int:
 
 
 def read(text: str, name: str, retrains: int) -> dict[str, Course]:
-    """The courses of `plots/backtest.csv`: the policy's (called `name`), never, every week, oracle."""
+    """The courses of `plots/backtest.csv`: the policy's (called `name`), never, every week,
+    oracle.
+    """
     lines = text.strip().split("\n")
     head = lines[0].split(",")
     cells = [line.split(",") for line in lines[1:]]
-    values = {k: np.array([float(row[i] or "nan") for row in cells]) for i, k in enumerate(head) if i}  # fmt: skip
+    values = {
+        k: np.array([float(row[i] or "nan") for row in cells]) for i, k in enumerate(head) if i
+    }
     spent = {"policy": retrains, "never": 0, "weekly": len(cells) - 1, "oracle": 0}
     spent["monthly"] = (len(cells) - 1) // 4
     named = {"policy": name, "never": NEVER, "weekly": WEEKLY, "oracle": "oracle"}

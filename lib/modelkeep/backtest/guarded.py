@@ -1,4 +1,5 @@
-"""History replayed under the default policy: a refit on schedule behind the guards of `maintenance`.
+"""History replayed under the default policy: a refit on schedule behind the guards of
+`maintenance`.
 
 The functions that decide are those of an unattended update; here they are given what was known at
 the beginning of each week (labels by day within it).
@@ -23,7 +24,7 @@ WEEK_DAYS = 7
 
 @dataclass
 class Shadow:
-    """A new champion and the old one that predicts silently beside it; days count from `week`."""
+    """A new champion and the old one, which predicts silently beside it; days count from `week`."""
 
     new: Model
     old: Model
@@ -51,7 +52,7 @@ class State:
     record: Record = field(default_factory=Record)
     distances: list[dict[str, float]] | None = None  # of earlier weeks, newest first
     shadows: list[Shadow] = field(default_factory=list)
-    before: Model | None = None  # whom the champion replaced
+    before: Model | None = None  # the champion before
     refused: Model | None = None
 
     def copy(self) -> "State":

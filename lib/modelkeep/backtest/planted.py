@@ -1,4 +1,4 @@
-"""Bad candidates planted into a replay of the default policy: which guard stops which, how soon.
+"""Bad candidates planted into a replay of the default policy: the guard that stops each one.
 
 A fault of training leaves the rows that the guards see as they are; a fault of a batch spoils the
 newest four weeks of history for training and guards alike. Later rows are sound in both.
@@ -44,7 +44,7 @@ class Planted:
 
     @property
     def bad(self) -> bool:
-        """Whether it is worth stopping."""
+        """Whether its harm is above HARMFUL."""
         return self.harm > HARMFUL
 
     @property
@@ -83,8 +83,8 @@ def _flipped(rows, schema, column, random):
     if schema.task == "regression":
         other = labels.min() + labels.max() - labels
     else:
-        turned = dict(zip(schema.classes, schema.classes[::-1], strict=True))
-        other = labels.map(turned).astype(labels.dtype)
+        flipped = dict(zip(schema.classes, schema.classes[::-1], strict=True))
+        other = labels.map(flipped).astype(labels.dtype)
     return rows.assign(**{schema.label: labels.mask(_newest(rows, schema), other)})
 
 
@@ -127,27 +127,32 @@ def plant(
     every: int,
     seed: int = 0,
 ) -> tuple[Planted, ...]:
-    """Each fault in every so many weeks of a replay, whose `states` are those of `guarded.replay`."""
+    """Each fault in every so many weeks of a replay, whose `states` are those of
+    `guarded.replay`.
+    """
     weeks = sorted(states)[every - 1 :: every]
-    asked = [asdict(policy), asdict(rules), weeks, seed, str(history.starts[0])]
-    name = cache.name("planted", history.made_of, history.content(), *asked)
+    settings = [asdict(policy), asdict(rules), weeks, seed, str(history.starts[0])]
+    name = cache.name("planted", history.made_of, history.content(), *settings)
     if content := history.results.get(name):
         return tuple(Planted(**each) for each in json.loads(content))
     column = strongest(history)
-    found = tuple(
+    candidates = tuple(
         _plant(history, policy, rules, states[week].copy(), week, kind, column, seed)
         for week in weeks
         for kind in FAULTS
     )
-    history.results.put(name, json.dumps([asdict(each) for each in found]).encode())
-    return found
+    history.results.put(name, json.dumps([asdict(each) for each in candidates]).encode())
+    return candidates
 
 
 def strongest(history: History) -> str:
     """The column whose shuffling harms the first model most, in the first week."""
     model, random = history.learn(0), np.random.default_rng(0)
     rows = history.rows(0, model.schema)
-    harm = {c.name: _loss(model, _misjoined(rows, model.schema, c.name, random)) for c in model.schema.columns}  # fmt: skip
+    harm = {
+        c.name: _loss(model, _misjoined(rows, model.schema, c.name, random))
+        for c in model.schema.columns
+    }
     return max(harm, key=lambda name: np.nan_to_num(harm[name]))
 
 

@@ -1,4 +1,4 @@
-"""The past as it was known at any moment: what could be learned from then, and the weeks that followed"""
+"""Point-in-time history: the rows and labels known at a moment, and the weeks that follow."""
 
 import json
 import time
@@ -36,7 +36,7 @@ class HistoryError(ModelkeepError, ValueError):
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the backtest: trained at the start of a week, on so many days, the newest `held` ones kept back."""
+    """A model of the backtest: trained when `week` began, without the newest `held` days."""
 
     week: int
     history_days: float
@@ -44,29 +44,32 @@ class Model:
     schema: Schema
     rows: int
     seconds: float  # of computing, when it was trained
-    name: str  # the hash of all that it was made of
+    name: str  # hash of code, parameters and rows
     read: Callable[[], Pipeline] = field(repr=False, compare=False)
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """The fitted pipeline, not read before it is asked for."""
+        """The fitted pipeline, read on first use."""
         return self.read()
 
     @property
     def key(self) -> tuple[int, float, int]:
-        """What a model is known by: the same key gives the same model."""
+        """Week, days of history, days withheld: the same key gives the same model."""
         return self.week, self.history_days, self.held
 
 
 @dataclass
 class History:
-    """A labelled table in the order of time, and what was made of it; nothing here shows a row before its time or a label before it came.
+    """A labelled table in order of time, and the models trained on it.
 
-    `asked` and `learning` are the parameters of prepare and of train; `clock` gives seconds of computing; models and what was measured of them are kept in `results` for later runs.
+    No method shows a row before its time or a label before it arrived.
+
+    `preparing` and `learning`: parameters of prepare and train. `clock`: seconds of computing.
+    `results`: models and their metrics, kept for later runs.
     """
 
     table: pd.DataFrame
-    asked: Mapping
+    preparing: Mapping
     learning: Mapping
     start: str
     end: str = ""
@@ -80,9 +83,10 @@ class History:
     _cleaned: tuple[int, list] = (-1, [])
 
     def __post_init__(self) -> None:
-        if not (name := self.asked["time_column"]):
+        if not (name := self.preparing["time_column"]):
             raise HistoryError(
-                "time_column: a backtest replays time, and the rows have none; set it in params/prepare.yaml"
+                "time_column: a backtest replays time, and the rows have none; set it in "
+                "params/prepare.yaml"
             )
         times, _ = as_times(self.table[name])
         order = np.argsort(times.to_numpy(), kind="stable")[: int(times.notna().sum())]
@@ -91,14 +95,14 @@ class History:
         self.starts = _weeks(self._times, self.start, self.end)
 
     def known(self, week: int, history_days: float, test_days: int) -> Prepared:
-        """What `prepare` would have made of what was known when a week began."""
+        """The prepared rows of `prepare`, had it run when a week began."""
         before = self.table.iloc[: np.searchsorted(self._times, self.starts[week])]
         stated = {"as_of": str(self.starts[week]), "label_delay_days": self.label_delay_days}
         stated |= {"history_days": history_days, "test_days": test_days}
-        return splits.prepare(before, **{**self.asked, **stated})
+        return splits.prepare(before, **{**self.preparing, **stated})
 
     def learn(self, week: int, history_days: float = 0, held: int = 0) -> Model:
-        """The model that training would have made when a week began; the same is made only once."""
+        """The model of a training run when a week began; each is trained once."""
         key = (week, history_days, held)
         if key not in self._models:
             start = self.starts[week]
@@ -136,17 +140,17 @@ class History:
 
     @cached_property
     def made_of(self) -> list:
-        """What decides about every result: code, columns, parameters."""
+        """The inputs of every result: code, columns, parameters."""
         columns = self.table.dtypes.astype(str).to_dict()
         own = self.code.__name__ if self.code else ""
-        return [cache.code(), own, columns, self.asked, self.learning, self.label_delay_days]
+        return [cache.code(), own, columns, self.preparing, self.learning, self.label_delay_days]
 
     @cached_property
     def _hashes(self) -> np.ndarray:
         return pd.util.hash_pandas_object(self.table, index=False).to_numpy()
 
     def content(self, first: np.datetime64 | None = None, last: np.datetime64 | None = None) -> str:
-        """One hash over the rows of a stretch of time, or over all."""
+        """One hash over the rows from `first` to `last`, or over all."""
         if first is None:
             return sha256(self._hashes.tobytes()).hexdigest()
         inside = slice(*np.searchsorted(self._times, [first, last]))
@@ -155,7 +159,9 @@ class History:
     def learned_from(
         self, week: int, history_days: float, held: int
     ) -> tuple[pd.DataFrame, pd.DataFrame, Schema]:
-        """The rows that a model learned from, and those that were kept back; without a test the newest day is learned from, too."""
+        """Training rows, withheld rows and schema; with `held` 0 the newest day is for training,
+        too.
+        """
         parts = self.known(week, history_days, held or 1)
         if held:
             return parts.train, parts.test, parts.schema
@@ -163,7 +169,9 @@ class History:
         return both, parts.test.iloc[:0], parts.schema
 
     def trained_on(self, model: Model) -> tuple[np.ndarray, pd.DataFrame]:
-        """The hashes of the rows that a model learned from, and the rows that were kept back; few are remembered, as all would fill the memory."""
+        """Hashes of a model's training rows, and its withheld rows; the newest few are in
+        memory.
+        """
         if model.key not in self._proofs:
             self._keep(model.key, *self.learned_from(*model.key))
         self._proofs[model.key] = self._proofs.pop(model.key)  # the newest used comes last
@@ -175,13 +183,13 @@ class History:
             del self._proofs[oldest]
 
     def learn_ahead(self, keys: Iterable[tuple[int, float, int]]) -> None:
-        """Train what will be needed for sure, two at a time."""
+        """Train models that the replay needs, two at a time."""
         # a limit of its own in each thread would lift the other's when it ends
         with threadpool_limits(1), ThreadPoolExecutor(THREADS) as workers:
             list(workers.map(lambda key: self.learn(*key), dict.fromkeys(keys)))
 
     def unfitted(self, schema: Schema) -> Pipeline:
-        """A pipeline as the parameters of train want it."""
+        """An unfitted pipeline by the parameters of train."""
         parameters = {k: v for k, v in self.learning.items() if k not in ("folds", "withhold")}
         return custom.made(self.code, schema, parameters)
 
@@ -199,32 +207,32 @@ class History:
         self._cleaned[1].append((schema, rows))
         return rows
 
-    def answered(self, model: Model, week: int) -> tuple[pd.DataFrame, np.ndarray]:
-        """The rows of a week and what a model says of them."""
+    def predicted(self, model: Model, week: int) -> tuple[pd.DataFrame, np.ndarray]:
+        """The rows of a week and a model's predictions."""
         rows = self.rows(week, model.schema)
         return rows, predictions(model, rows)
 
     def quality(self, model: Model, week: int) -> dict[str, float]:
-        """How good a model was in a week, by all labels that ever came."""
+        """A model's metrics in a week, by all labels of the table."""
         if (key := (model.key, week)) not in self._scores:
             start = self.starts[week]
             name = cache.name(model.name, str(start), self.content(start, start + WEEK))
             if not (content := self.results.get(name)):
-                found = realised(*self.answered(model, week), model.schema)
-                content = json.dumps(found).encode()
+                scores = realised(*self.predicted(model, week), model.schema)
+                content = json.dumps(scores).encode()
                 self.results.put(name, content)
             self._scores[key] = json.loads(content)
         return self._scores[key]
 
 
 def _as_cleaned(schema: Schema) -> Schema:
-    """What of a schema decides how rows are cleaned: categories do only where unseen ones are refused."""
+    """The schema's part that cleaning depends on: categories only where unseen ones are refused."""
     columns = (c if c.unseen == "reject" else replace(c, categories=()) for c in schema.columns)
     return replace(schema, origin={}, ignored={}, columns=tuple(columns))
 
 
 def predictions(model: Model, rows: pd.DataFrame) -> np.ndarray:
-    """What a model says of rows, of which there may be none."""
+    """A model's predictions; an empty array for no rows."""
     if rows.empty:
         return np.zeros((0, len(model.schema.classes)) if model.schema.classes else 0)
     with threadpool_limits(1):  # boosting waits for its second thread on each of its trees
@@ -237,8 +245,8 @@ def realised(rows: pd.DataFrame, predictions: np.ndarray, schema: Schema) -> dic
     if not labelled.any():
         return dict.fromkeys(metrics.METRICS[schema.task], np.nan)
     y = pipelines.outcome(rows[labelled], schema)
-    found = metrics.per_row(schema.task, y, predictions[labelled])
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    values = metrics.per_row(schema.task, y, predictions[labelled])
+    return {name: float(np.mean(v)) for name, v in values.items()}
 
 
 def _weeks(times: np.ndarray, start: str, end: str) -> np.ndarray:
@@ -251,7 +259,9 @@ def _weeks(times: np.ndarray, start: str, end: str) -> np.ndarray:
     weeks = int((min(last, times[-1].astype("datetime64[D]") + DAY) - first) / WEEK)
     if weeks < 2 or first <= times[0]:
         raise HistoryError(
-            f"start: from {first} to {last} there are {max(weeks, 0)} whole weeks to replay, and the rows are of "
-            f"{times[0].astype('datetime64[D]')} to {times[-1].astype('datetime64[D]')}; two are needed, and rows before them"
+            f"start: from {first} to {last} there are {max(weeks, 0)} whole weeks to replay, and "
+            "the rows are of "
+            f"{times[0].astype('datetime64[D]')} to {times[-1].astype('datetime64[D]')}; two are "
+            "needed, and rows before them"
         )
     return first + WEEK * np.arange(weeks)

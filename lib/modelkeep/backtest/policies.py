@@ -1,4 +1,4 @@
-"""Maintenance policies: when to train anew, on how much, and what a candidate must pass before it serves"""
+"""Maintenance policies: when to retrain, on how much history, and the tests of a candidate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,16 @@ KINDS = ("guarded", "never", "every", "monitor", "estimate")
 
 
 class PolicyError(ModelkeepError, ValueError):
-    """A policy that nobody could follow."""
+    """A policy with impossible settings."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """`kind` says when a candidate is trained: never, every `weeks` weeks, when the monitor says `retrain`, or when the estimate has declined; `test_days` are kept back for the gate."""
+    """When a candidate is trained, and which tests it must pass.
+
+    `kind`: never, every (`weeks` weeks), guarded, monitor (it says `retrain`), estimate (it has
+    declined). `test_days`: withheld for the gate.
+    """
 
     kind: str
     weeks: int = 4
@@ -28,7 +32,7 @@ class Policy:
     canary: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, rule, benefit_retained in (
+        for name, value, rule, valid in (
             ("policy", self.kind, f"one of {', '.join(KINDS)}", self.kind in KINDS),
             ("weeks", self.weeks, "1 or more", self.weeks >= 1),
             ("history_days", self.history_days, "0 (all) or more", self.history_days >= 0),
@@ -40,17 +44,17 @@ class Policy:
                 not (self.gate and 0 < self.history_days <= self.test_days),
             ),
         ):
-            if not benefit_retained:
+            if not valid:
                 raise PolicyError(f"params/backtest.yaml: `{name}` is {value!r}; it must be {rule}")
 
     @property
     def held(self) -> int:
-        """The newest labelled days that a candidate does not learn from; without a gate it learns from all."""
+        """The newest labelled days withheld from a candidate; 0 without a gate."""
         return self.test_days if self.gate else 0
 
     @property
     def watches(self) -> bool:
-        """Whether the log is looked at each week."""
+        """Whether the policy reads the log each week."""
         return self.kind in ("monitor", "estimate")
 
     @property
@@ -72,15 +76,18 @@ class Policy:
 
 @dataclass(frozen=True)
 class Week:
-    """One week under a policy: who served (the key of its training), how good it was, and what was done at its beginning. `best_at_hand` is the better of the models that might have served instead."""
+    """One week under a policy: the champion's key, its metrics, and the update at the beginning.
+
+    `best_at_hand`: metrics of the best other model that was available.
+    """
 
     start: np.datetime64
     champion: tuple[int, float, int]
     quality: dict[str, float]
     best_at_hand: dict[str, float]
-    called: str = ""  # why a candidate was asked for
-    state: str = ""  # the monitor's word
-    candidate: str = ""  # the gate's word, `promoted` without a gate
+    called: str = ""  # the reason for a candidate
+    state: str = ""  # the monitor's state
+    candidate: str = ""  # the gate's verdict, `promoted` without a gate
     canary: str = ""  # how a rollout ended in this week
     promoted: bool = False
     learned: int = 0  # rows that the candidate learned from
@@ -101,12 +108,15 @@ class Replay:
 
 
 def scheduled(policy: Policy, weeks: int) -> list[int]:
-    """The weeks in which a candidate is trained, as far as that is known beforehand."""
+    """The weeks in which a candidate is trained by schedule."""
     return list(range(policy.weeks, weeks, policy.weeks)) if policy.kind == "every" else []
 
 
 def estimate_declined(windows: Sequence[Window], task: str) -> str:
-    """Why quality is believed to have declined, or nothing: the newest window's corrected estimate is worse than expected even at the better end of its band."""
+    """The reason for a decline by the estimate, or nothing.
+
+    A decline: the better end of the newest window's band is worse than the expected performance.
+    """
     first = metrics.METRICS[task][0]
     expected_performance = [w.realised[first] for w in windows if w.past and first in w.realised]
     now = [w for w in windows if not w.past]
@@ -119,4 +129,7 @@ def estimate_declined(windows: Sequence[Window], task: str) -> str:
     if best <= np.mean(expected_performance):
         return ""
     name = metrics.NAMES[first]
-    return f"{name} is estimated at {best:.4g} at least, {np.mean(expected_performance):.4g} was expected"
+    return (
+        f"{name} is estimated at {best:.4g} at least, {np.mean(expected_performance):.4g} was "
+        "expected"
+    )

@@ -1,4 +1,4 @@
-"""History replayed under a maintenance policy, week by week: what would have served, and what it would have said"""
+"""History replayed under a maintenance policy, week by week."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,11 @@ EVERY = 4  # oracle chooses among the models of every fourth week
 
 @dataclass(frozen=True)
 class Rules:
-    """What production goes by: the parameters of evaluate, of monitor, and of a rollout (None: canaries cannot be replayed); `log_days` of answers are looked at."""
+    """The settings of production: parameters of evaluate and monitor, rules of a rollout and
+    guards.
+
+    `rollout` None: canaries cannot be replayed. The monitor reads `log_days` of predictions.
+    """
 
     bounds: Mapping
     monitor: Mapping
@@ -34,41 +38,41 @@ class Rules:
 
 @dataclass
 class _Service:
-    """What is in service, and what is known of it."""
+    """The models in service, and the log of their predictions."""
 
     champion: Model
     log: list[pd.DataFrame] = field(default_factory=list)
     reference: Profile | None = None
-    told: windows.Told | None = None
+    series: windows.WindowSeries | None = None
     counted: dict[tuple, Profile] = field(default_factory=dict)
     rollout: Rollout | None = None
-    before: Model | None = None  # whom the champion replaced
+    before: Model | None = None  # the champion before
     refused: Model | None = None
 
 
 def replay(history: History, policy: Policy, rules: Rules) -> Replay:
-    """Every week under a policy, with what was known at its beginning only."""
+    """Every week under a policy, with the knowledge of its beginning only."""
     if policy.kind == "guarded":
         return guarded.replay(history, policy, rules.guards)
     weeks = len(history.starts)
     if not policy.gate:
         ahead = [0, *policies.scheduled(policy, weeks)]
         history.learn_ahead([(w, policy.history_days if w else 0, 0) for w in ahead])
-    service, found = _Service(history.learn(0)), []
+    service, played = _Service(history.learn(0)), []
     for week in range(weeks):
         did = _maintain(history, policy, rules, service, week) if week else {}
         did |= _serve(history, policy, rules, service, week)
-        found.append(Week(history.starts[week], **did))
-    return Replay(policy, tuple(found))
+        played.append(Week(history.starts[week], **did))
+    return Replay(policy, tuple(played))
 
 
 def _maintain(history: History, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
-    """What is done at the beginning of a week: look, train, try."""
+    """The work at the beginning of a week: monitor, train, gate."""
     did = {}
     if policy.kind == "every" and week % policy.weeks == 0:
         did["called"] = "due"
     elif policy.watches:
-        did = _look(history, policy, rules, now, week)
+        did = _monitor(history, policy, rules, now, week)
     if not did.get("called") or now.rollout:
         return did
     candidate = history.learn(week, policy.history_days, policy.held)
@@ -87,21 +91,21 @@ def _maintain(history: History, policy: Policy, rules: Rules, now: _Service, wee
 
 def _promote(now: _Service, candidate: Model) -> None:
     now.before, now.champion, now.rollout = now.champion, candidate, None
-    now.log, now.reference, now.told, now.counted = [], None, None, {}
+    now.log, now.reference, now.series, now.counted = [], None, None, {}
 
 
-def _look(history: History, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
-    """What the monitor says of the log as it was when the week began, or what the estimate says."""
+def _monitor(history: History, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
+    """The monitor's (or the estimate's) conclusion from the log as known when the week began."""
     schema, parameters = now.champion.schema, rules.monitor
     if not now.log:
         return {}
-    if now.told is None:
-        now.reference, now.told = _promised(history, now.champion, parameters)
+    if now.series is None:
+        now.reference, now.series = _expected(history, now.champion, parameters)
     log = _as_known(pd.concat(now.log, ignore_index=True), schema, history, week)
     cut = windows.cut(log, schema, parameters["window_days"], parameters["window_rows"])
-    told = windows.follow(now.told, schema, cut, parameters["min_labels"]).windows
+    judged = windows.extend(now.series, schema, cut, parameters["min_labels"]).windows
     if policy.kind == "estimate":
-        return {"called": policies.estimate_declined(told, schema.task)}
+        return {"called": policies.estimate_declined(judged, schema.task)}
     counted = []
     for start, rows in cut:
         key = (start, len(rows))
@@ -111,15 +115,15 @@ def _look(history: History, policy: Policy, rules: Rules, now: _Service, week: i
     chances = {
         k: parameters[k] for k in ("window_days", "false_alarms_per_year", "min_coverage", "seed")
     }
-    decision = decisions.weigh(told, counted, (), now.reference, **chances).decision
+    decision = decisions.weigh(judged, counted, (), now.reference, **chances).decision
     called = decision.reasons[0] if decision.state == "retrain" else ""
     return {"state": decision.state, "called": called}
 
 
-def _promised(
+def _expected(
     history: History, champion: Model, parameters: Mapping
-) -> tuple[Profile, windows.Told]:
-    """The reference of a champion and the windows of its training's own test, as `train` makes them."""
+) -> tuple[Profile, windows.WindowSeries]:
+    """The reference profile and expected performance of a champion, as `train` makes them."""
     rows, _, schema = history.learned_from(*champion.key)
     folds = pipelines.cross_validate(
         history.unfitted(schema),
@@ -133,38 +137,38 @@ def _promised(
         out_of_fold, schema, point_in_time.predictions(champion, out_of_fold)
     )
     cut = windows.cut(out_of_fold, schema, parameters["window_days"], parameters["window_rows"])
-    return reference.learn(usual, schema), windows.follow(
-        windows.Told(), schema, cut, parameters["min_labels"], True
+    return reference.learn(usual, schema), windows.extend(
+        windows.WindowSeries(), schema, cut, parameters["min_labels"], True
     )
 
 
 def _as_known(log: pd.DataFrame, schema: object, history: History, week: int) -> pd.DataFrame:
-    """The log without the labels that had not come when a week began."""
+    """The log without the labels that arrived after a week began."""
     arrived = log[schema.time] + pd.Timedelta(days=history.label_delay_days) <= history.starts[week]
     return log.assign(**{schema.label: log[schema.label].where(arrived)})
 
 
 def _serve(history: History, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:
-    """Answer the rows of a week."""
+    """Predict the rows of a week."""
     champion, did = now.champion, {}
     others = [m for m in (now.before, now.refused) if m is not None]
     if now.rollout:
         others.append(now.rollout.candidate)
         rows, predictions, by_canary = trials.roll(now.rollout, history, champion, week)
-        found = point_in_time.realised(rows, predictions, champion.schema)
+        quality = point_in_time.realised(rows, predictions, champion.schema)
         rows, predictions = rows[~by_canary], predictions[~by_canary]
     elif policy.watches:
-        rows, predictions = history.answered(champion, week)
-        found = point_in_time.realised(rows, predictions, champion.schema)
+        rows, predictions = history.predicted(champion, week)
+        quality = point_in_time.realised(rows, predictions, champion.schema)
     else:
-        found = history.quality(champion, week)
+        quality = history.quality(champion, week)
     if policy.watches:
         now.log.append(frames.with_predictions(rows, champion.schema, predictions))
         now.log = now.log[-max(rules.log_days // 7, 1) :]
-    hand = [history.quality(m, week) for m in others]
+    alternatives = [history.quality(m, week) for m in others]
     first = metrics.METRICS[champion.schema.task][0]
-    best = min(hand, key=lambda q: q[first], default={})
-    did |= {"champion": champion.key, "quality": found, "best_at_hand": best}
+    best = min(alternatives, key=lambda q: q[first], default={})
+    did |= {"champion": champion.key, "quality": quality, "best_at_hand": best}
     if now.rollout and (word := now.rollout.final):
         did["canary"] = word
         if word == "step_up":
@@ -176,14 +180,18 @@ def _serve(history: History, policy: Policy, rules: Rules, now: _Service, week: 
 
 
 def oracle(history: History, played: Replay) -> list[dict[str, float]]:
-    """By week, the best of each metric that could have been had: tried are the policy's own model, and of those trained on everything the first, every fourth week's and the newest."""
-    found = []
+    """The best value of each metric by week.
+
+    Candidates: the policy's own model, and of the models trained on everything the first, every
+    fourth week's and the newest.
+    """
+    best = []
     for week, did in enumerate(played.weeks):
         tried = sorted({*range(0, week + 1, EVERY), week})
         known = [history.quality(history.learn(w), week) for w in tried]
         known += [did.quality, history.quality(history.learn(*did.champion), week)]
-        found.append({m: _best(m, [q[m] for q in known]) for m in did.quality})
-    return found
+        best.append({m: _best(m, [q[m] for q in known]) for m in did.quality})
+    return best
 
 
 def _best(metric: str, values: list[float]) -> float:

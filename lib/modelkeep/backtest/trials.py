@@ -1,4 +1,4 @@
-"""A candidate's trials in a backtest: the gate on rows that were known, then the canary among the rows that followed"""
+"""Gate and canary of a candidate within a backtest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,19 +18,22 @@ from modelkeep.training import baseline, bundle, pipelines
 
 HOUR = np.timedelta64(1, "h")
 PASSES = ("better", "non_inferior")
-WRONG = "wrong"  # the only metric of a canary that a history can tell
+WRONG = "wrong"  # the only guardrail metric that a history holds
 
 
 class TrialError(ModelkeepError, ValueError):
-    """A trial that this history cannot hold."""
+    """A trial that this history does not allow."""
 
 
 def examine(past: History, candidate: Model, champion: Model, bounds: Mapping) -> str:
-    """The gate's word on a candidate within the parameters of evaluate: both models on the newest known rows that neither has learned from."""
+    """The gate's verdict, by the newest known rows that neither model has learned from.
+
+    `bounds`: parameters of evaluate.
+    """
     learned, test = past.trained_on(candidate)
     baseline.check_comparable(champion.schema, candidate.schema)
-    theirs = bundle.row_hashes(test, champion.schema)
-    rows = test[~np.isin(theirs, past.trained_on(champion)[0])].reset_index(drop=True)
+    hashes = bundle.row_hashes(test, champion.schema)
+    rows = test[~np.isin(hashes, past.trained_on(champion)[0])].reset_index(drop=True)
     if rows.empty:
         return "insufficient"
     schema = candidate.schema
@@ -51,7 +54,7 @@ def examine(past: History, candidate: Model, champion: Model, bounds: Mapping) -
 
 @dataclass
 class Rollout:
-    """A canary on its way: what the judge remembers, and the answers whose labels have not matured."""
+    """A running canary: the judge's state, and the predictions whose labels have not matured."""
 
     candidate: Model
     rules: planning.Rules
@@ -59,8 +62,8 @@ class Rollout:
     began: np.datetime64
     share: float
     salt: str
-    since: np.datetime64  # answers before it were given at another share
-    truth: Mapping  # what makes an answer wrong, as in `mistakes`
+    since: np.datetime64  # earlier predictions had another share
+    truth: Mapping  # the rule of a quality outcome, as in `outcomes`
     counted: set[str] = field(default_factory=set)
     waiting: list[tuple] = field(default_factory=list)
 
@@ -71,14 +74,17 @@ class Rollout:
 
 
 def rules(params: Mapping, task: str, label_delay_days: float) -> planning.Rules:
-    """The rules of params/rollout.yaml for what a history can tell: wrong answers, looked at once an hour."""
+    """The rules of params/rollout.yaml for the quality metric alone, analysed once an hour."""
     if task == "regression":
-        raise TrialError("canary: a number is not right or wrong; set canary: false in params/backtest.yaml")  # fmt: skip
+        raise TrialError(
+            "canary: a number is not right or wrong; set canary: false in params/backtest.yaml"
+        )
     stated = planning.rules(params)
     matures = stated.maturity.get(WRONG, 0.0)
     if label_delay_days * 86_400 > matures:
         raise TrialError(
-            f"maturity_hours: {WRONG} answers are counted after {matures / 3600:g} h, and labels come after "
+            f"maturity_hours: {WRONG} answers are counted after {matures / 3600:g} h, and labels "
+            "come after "
             f"{label_delay_days:g} days: none would count; raise it in params/rollout.yaml"
         )
     return replace(stated, metrics=(WRONG,), maturity={WRONG: matures}, look=max(stated.look, 3600))
@@ -93,9 +99,11 @@ def begin(
     return Rollout(candidate, by, state, at, by.share(0), f"week {candidate.week}", at, truth)
 
 
-def roll(going: Rollout, past: History, champion: Model, week: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:  # fmt: skip
-    """One week of a rollout: its rows, what they were answered, and which of them the canary answered."""
-    rows, predictions = past.answered(champion, week)
+def roll(
+    going: Rollout, past: History, champion: Model, week: int
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """One week of a rollout: its rows, their predictions, and which ones are the canary's."""
+    rows, predictions = past.predicted(champion, week)
     other = point_in_time.predictions(going.candidate, rows)
     schema, start = champion.schema, past.starts[week].astype("datetime64[us]")
     wrong = _wrong(rows, schema, (predictions, other), going.truth)
@@ -107,15 +115,15 @@ def roll(going: Rollout, past: History, champion: Model, week: int) -> tuple[pd.
             by_canary[i] = going.share > 0 and in_canary(going.salt, names[i], going.share)
             going.waiting.append((times[i], names[i], by_canary[i], wrong[i, int(by_canary[i])]))
         if not going.final:
-            _look(going, last)
+            _analyse(going, last)
     predictions = np.where(
         by_canary[(slice(None), *[None] * (predictions.ndim - 1))], other, predictions
     )
     return rows, predictions, by_canary
 
 
-def _look(going: Rollout, now: np.datetime64) -> None:
-    """Judge the answers that have matured since the last look, one an entity."""
+def _analyse(going: Rollout, now: np.datetime64) -> None:
+    """Judge the predictions that have matured since the last analysis, one an entity."""
     matured = now - np.timedelta64(round(going.rules.maturity[WRONG]), "s")
     due = [each for each in going.waiting if each[0] < matured]
     going.waiting = going.waiting[len(due) :]
@@ -137,19 +145,25 @@ def _look(going: Rollout, now: np.datetime64) -> None:
 
 def _entities(rows: pd.DataFrame, schema: Schema) -> list[str]:
     ids = rows[schema.id].astype(str)
-    return list(rows[schema.entity].astype(object).where(rows[schema.entity].notna(), ids) if schema.entity else ids)  # fmt: skip
+    return list(
+        rows[schema.entity].astype(object).where(rows[schema.entity].notna(), ids)
+        if schema.entity
+        else ids
+    )
 
 
 def _wrong(
     rows: pd.DataFrame, schema: Schema, predictions: Sequence[np.ndarray], truth: Mapping
 ) -> np.ndarray:
-    """Whether each model's answers were wrong, a column a model; NaN where nothing came true or the row does not count."""
-    found = np.full((len(rows), len(predictions)), np.nan)
+    """Quality outcomes (rows, models): 1 is wrong; NaN without a label, or where a row is not
+    counted.
+    """
+    outcome = np.full((len(rows), len(predictions)), np.nan)
     ids, labels = (
         rows[schema.id].astype(str).to_numpy(),
         rows[schema.label].astype(object).to_numpy(),
     )
     for i in np.flatnonzero(rows[schema.label].notna()):
         if outcomes.drawn(ids[i], str(labels[i]), truth):
-            found[i] = [outcomes.wrong(each[i], str(labels[i]), truth) for each in predictions]
-    return found
+            outcome[i] = [outcomes.wrong(each[i], str(labels[i]), truth) for each in predictions]
+    return outcome

@@ -19,6 +19,7 @@ RENAMED = {  # parameters of before, and what they are called now (another name 
     "by": ("model",),
     "draws": ("bootstrap_samples", "permutations"),
     "pages_a_year": ("false_alarms_per_year",),
+    "penalty": ("l2",),
     "wait_days": ("label_wait_days",),
 }
 

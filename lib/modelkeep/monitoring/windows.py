@@ -1,4 +1,4 @@
-"""Windows of a log: how good the model was in each, and what was believed of it before labels came."""
+"""Windows of a log: realised quality of each, and quality estimated before labels come."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,12 +13,17 @@ from modelkeep.predictions import frames
 from modelkeep.training import pipelines
 
 PAST_WINDOWS = 2  # labelled windows that the estimate is corrected by
-PIECES = 10  # into which a window is cut where there are no days
+PIECES = 10  # parts of a window where there are no days
 
 
 @dataclass(frozen=True)
 class Window:
-    """Rows of one stretch of time with what is known of their quality; `past` ones were answered in training's own test. `daily` holds realised quality by day: an array (days, 2) of values and rows; `gaps` the label gap and its sampling error by class (`guards.label_gap`)."""
+    """Rows of some days and their quality.
+
+    `past`: predicted by cross-validation, before the model served. `daily`: realised quality by
+    day, an array (days, 2) of values and rows. `gaps`: the label gap and its sampling error by
+    class (`guards.label_gap`).
+    """
 
     start: str
     rows: int
@@ -38,14 +43,17 @@ class Window:
         return self.labelled / self.rows if self.rows else np.nan
 
 
-def cut(rows: pd.DataFrame, of: Schema, days: int, size: int) -> list[tuple[str, pd.DataFrame]]:
-    """Whole windows of `days` days counted back from the newest day, or of `size` rows where there is no time, each with its name; windows without a row are left out."""
-    if of.time is None:
+def cut(rows: pd.DataFrame, schema: Schema, days: int, size: int) -> list[tuple[str, pd.DataFrame]]:
+    """Windows of `days` whole days, counted back from the newest day, each with its name.
+
+    A table without time has windows of `size` rows. Windows without a row are left out.
+    """
+    if schema.time is None:
         first = len(rows) % size
         return [(f"row {i}", rows.iloc[i : i + size]) for i in range(first, len(rows), size)]
     if rows.empty:
         return []
-    day = rows[of.time].to_numpy().astype("datetime64[D]")
+    day = rows[schema.time].to_numpy().astype("datetime64[D]")
     back = (day.max() - day).astype(int) // days  # windows between a row's and the newest
     whole = (int((day.max() - day.min()).astype(int)) + 1) // days
     return [
@@ -56,61 +64,72 @@ def cut(rows: pd.DataFrame, of: Schema, days: int, size: int) -> list[tuple[str,
 
 
 @dataclass(frozen=True)
-class Told:
-    """Windows in their order, and what later beliefs are made from: the labelled answers, and by how much beliefs have missed."""
+class WindowSeries:
+    """Windows in order, with what later estimates need.
+
+    `labelled`: outcomes and predictions of labelled rows by window. `errors`: absolute errors of
+    past estimates.
+    """
 
     windows: tuple[Window, ...] = ()
-    seen: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
-    misses: tuple[dict[str, float], ...] = ()
+    labelled: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    errors: tuple[dict[str, float], ...] = ()
 
 
-def quality(of: Schema, past: Sequence, now: Sequence, minimum: int) -> list[Window]:
-    """Each window's realised quality and what was believed of it before its labels came; `past` and `now` are as `cut` gives them."""
-    return list(follow(follow(Told(), of, past, minimum, True), of, now, minimum).windows)
+def quality(schema: Schema, past: Sequence, now: Sequence, minimum: int) -> list[Window]:
+    """Realised and estimated quality of each window; `past` and `now` are windows from `cut`."""
+    return list(
+        extend(extend(WindowSeries(), schema, past, minimum, True), schema, now, minimum).windows
+    )
 
 
-def follow(told: Told, of: Schema, cut: Sequence, minimum: int, past: bool = False) -> Told:
-    """Tell of more windows after those that were told of; who looks each week tells of the old ones once."""
+def extend(
+    series: WindowSeries, schema: Schema, cut: Sequence, minimum: int, past: bool = False
+) -> WindowSeries:
+    """The series with more windows behind it; a weekly caller passes each window once."""
     for start, rows in cut:
-        labelled = rows[rows[of.label].notna()]
-        p, enough = frames.predictions(rows, of), len(labelled) >= minimum
-        real, daily = _realised(of, labelled) if enough else ({}, {})
-        estimated, corrected = _beliefs(of, p, told.seen)
-        missed = {k: [m[k] for m in told.misses if k in m] for k in corrected}
-        low, high = _band(corrected, missed)
+        labelled = rows[rows[schema.label].notna()]
+        p, enough = frames.predictions(rows, schema), len(labelled) >= minimum
+        real, daily = _realised(schema, labelled) if enough else ({}, {})
+        estimated, corrected = _estimates(schema, p, series.labelled)
+        past_errors = {k: [m[k] for m in series.errors if k in m] for k in corrected}
+        low, high = _band(corrected, past_errors)
         window = Window(start, len(rows), len(labelled), past, real, estimated, corrected)
-        gaps = _gaps(of, labelled, told.seen) if enough else {}
+        gaps = _gaps(schema, labelled, series.labelled) if enough else {}
         window = replace(window, low=low, high=high, daily=daily, gaps=gaps)
-        misses = {k: abs(real[k] - corrected[k]) for k in corrected.keys() & real.keys()}
-        misses = {k: miss for k, miss in misses.items() if np.isfinite(miss)}
-        seen = (
-            [(pipelines.outcome(labelled, of), frames.predictions(labelled, of))] if enough else []
+        errors = {k: abs(real[k] - corrected[k]) for k in corrected.keys() & real.keys()}
+        errors = {k: e for k, e in errors.items() if np.isfinite(e)}
+        pair = (pipelines.outcome(labelled, schema), frames.predictions(labelled, schema))
+        new = [pair] if enough else []
+        series = WindowSeries(
+            (*series.windows, window), (*series.labelled, *new), (*series.errors, errors)
         )
-        told = Told((*told.windows, window), (*told.seen, *seen), (*told.misses, misses))
-    return told
+    return series
 
 
-def _gaps(of: Schema, rows: pd.DataFrame, seen: Sequence) -> dict[str, tuple[float, float]]:
+def _gaps(schema: Schema, rows: pd.DataFrame, labelled: Sequence) -> dict[str, tuple[float, float]]:
     """How far labels are from predictions; of numbers in standard deviations of past residuals."""
-    y, p = pipelines.outcome(rows, of), frames.predictions(rows, of)
+    y, p = pipelines.outcome(rows, schema), frames.predictions(rows, schema)
     scale = 1.0
-    if of.task == "regression":
-        residuals = np.concatenate([a - b for a, b in seen or [(y, p)]])
+    if schema.task == "regression":
+        residuals = np.concatenate([a - b for a, b in labelled or [(y, p)]])
         scale = max(float(np.std(residuals)), np.finfo(float).tiny)
-    names = [of.label]
-    if of.task != "regression":
-        names = [f"{of.label} = {c}" for c in of.classes[of.task == "binary" :]]
-    gap, error = guards.label_gap(of.task, y, p, scale)
+    names = [schema.label]
+    if schema.task != "regression":
+        names = [f"{schema.label} = {c}" for c in schema.classes[schema.task == "binary" :]]
+    gap, error = guards.label_gap(schema.task, y, p, scale)
     return dict(zip(names, zip(gap.tolist(), error.tolist(), strict=True), strict=True))
 
 
-def _realised(of: Schema, rows: pd.DataFrame) -> tuple[dict, dict]:
+def _realised(schema: Schema, rows: pd.DataFrame) -> tuple[dict, dict]:
     """Each metric and the bias in all, and by day."""
-    y, p = pipelines.outcome(rows, of), frames.predictions(rows, of)
-    values = metrics.per_row(of.task, y, p)
-    if of.task != "multiclass":
-        values["bias"] = p - y if of.task == "regression" else p[:, 1] - y
-    days = splits.blocks(rows, of) if of.time else np.arange(len(rows)) * PIECES // len(rows)
+    y, p = pipelines.outcome(rows, schema), frames.predictions(rows, schema)
+    values = metrics.per_row(schema.task, y, p)
+    if schema.task != "multiclass":
+        values["bias"] = p - y if schema.task == "regression" else p[:, 1] - y
+    days = (
+        splits.blocks(rows, schema) if schema.time else np.arange(len(rows)) * PIECES // len(rows)
+    )
     _, day = np.unique(days, return_inverse=True)
     n = np.bincount(day)
     daily = {k: np.column_stack([np.bincount(day, v) / n, n]) for k, v in values.items()}
@@ -120,29 +139,34 @@ def _realised(of: Schema, rows: pd.DataFrame) -> tuple[dict, dict]:
     return {k: float(np.mean(v)) for k, v in values.items()}, daily
 
 
-def _beliefs(of: Schema, p: np.ndarray, seen: Sequence) -> tuple[dict, dict]:
-    """Quality believed without this window's labels: as the model says, and corrected by the newest labelled windows."""
-    newest = seen[-PAST_WINDOWS:]
+def _estimates(schema: Schema, p: np.ndarray, labelled: Sequence) -> tuple[dict, dict]:
+    """Quality estimated without this window's labels: from the probabilities, and recalibrated.
+
+    Recalibration uses the newest labelled windows.
+    """
+    newest = labelled[-PAST_WINDOWS:]
     past_y = np.concatenate([y for y, _ in newest]) if newest else None
     past_p = np.concatenate([q for _, q in newest]) if newest else None
-    if of.task == "regression":
+    if schema.task == "regression":
         if not newest:
             return {}, {}
-        first = metrics.expected_errors(p, *map(np.concatenate, zip(*seen, strict=True)))
+        first = metrics.expected_errors(p, *map(np.concatenate, zip(*labelled, strict=True)))
         return first, metrics.expected_errors(p, past_y, past_p)
-    estimated = metrics.expected(of.task, p)
+    estimated = metrics.expected(schema.task, p)
     if not newest:
         return estimated, {}
-    return estimated, metrics.expected(of.task, p, metrics.recalibrated(p, past_y, past_p))
+    return estimated, metrics.expected(schema.task, p, metrics.recalibrated(p, past_y, past_p))
 
 
 def _band(
-    corrected: dict[str, float], misses: dict[str, list], cover: float = 0.9
+    corrected: dict[str, float], errors: dict[str, list], cover: float = 0.9
 ) -> tuple[dict, dict]:
-    """An interval from the estimate's own past misses: their conformal quantile, unknown while they are too few for it."""
+    """An interval by the conformal quantile of past estimates' errors; NaN while they are too
+    few.
+    """
     low, high = {}, {}
     for name, value in corrected.items():
-        past = np.sort(misses.get(name, []))
+        past = np.sort(errors.get(name, []))
         place = int(np.ceil((len(past) + 1) * cover))
         half = past[place - 1] if place <= len(past) else np.nan
         low[name] = max(value - half, 0.0)

@@ -1,4 +1,6 @@
-"""The page of `backtest`: the benefit that a maintenance policy would have retained, its price, and what its guards stop."""
+"""The page of `backtest`: the benefit that a maintenance policy would have retained, its price, and
+what its guards stop.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -36,7 +38,9 @@ ALTERNATIVES = {
 
 @dataclass(frozen=True)
 class Backtest:
-    """A policy's replay, what it is compared with, the weeks drawn for intervals, planted faults."""
+    """A policy's replay, what it is compared with, the weeks drawn for intervals, planted
+    faults.
+    """
 
     task: str
     replay: Replay
@@ -52,11 +56,13 @@ class Backtest:
 
 
 def history(root: Path, start: str, end: str, label_delay_days: float) -> History:
-    """The labelled table of params/prepare.yaml, to be replayed with the model of params/train.yaml."""
-    asked, learning = workspace.params(root, "prepare"), workspace.params(root, "train")
-    roles = {name: asked[name] for name in splits.ROLES}
-    table = splits.read(asked["source"], root, **roles)
-    stated = {name: value for name, value in asked.items() if name not in MADE_ANEW}
+    """The labelled table of params/prepare.yaml, to be replayed with the model of
+    params/train.yaml.
+    """
+    preparing, learning = workspace.params(root, "prepare"), workspace.params(root, "train")
+    roles = {name: preparing[name] for name in splits.ROLES}
+    table = splits.read(preparing["source"], root, **roles)
+    stated = {name: value for name, value in preparing.items() if name not in MADE_ANEW}
     results = ResultCache(_clone(root) / "data" / "backtest" / "kept")
     return History(
         table, stated, learning, start, end, label_delay_days, results, code=custom.current(root)
@@ -64,7 +70,9 @@ def history(root: Path, start: str, end: str, label_delay_days: float) -> Histor
 
 
 def _clone(root: Path) -> Path:
-    """The clone that `dvc exp run --temp` or `--queue` has copied to its .dvc/tmp, or the root itself."""
+    """The clone that `dvc exp run --temp` or `--queue` has copied to its .dvc/tmp, or the root
+    itself.
+    """
     outer = (p.parent for p in root.parents if p.name == ".dvc")
     return next(outer, root)
 
@@ -89,7 +97,9 @@ def run(
     seed: int,
     planted_every: int = 0,
 ) -> Backtest:
-    """Replay a policy and what it is compared with; plant faults in every so many weeks (0: none)."""
+    """Replay a policy and what it is compared with; plant faults in every so many weeks (0:
+    none).
+    """
     drawn = frontier.bootstrap_weeks(len(history.starts), block_weeks, bootstrap_samples, seed)
     references = {"never": Policy("never"), "weekly": Policy("every", 1)}
     references["monthly"] = Policy("every", 4)
@@ -122,7 +132,9 @@ def _course(name: str, played: Replay, names: Sequence[str]) -> Course:
 def _counts(history: History, ours: Replay, weekly: Replay, margin: float) -> dict[str, int]:
     """What the policy spent, and how often its calls were wrong."""
     weeks, first = ours.weeks, metrics.METRICS[history.learn(0).schema.task][0]
-    gap = np.array([False, *(_mendable(history, ours, weekly, w, first, margin) for w in range(1, len(weeks)))])  # fmt: skip
+    gap = np.array(
+        [False, *(_mendable(history, ours, weekly, w, first, margin) for w in range(1, len(weeks)))]
+    )
     called, alarm = (np.array([bool(w.called) for w in weeks]) for _ in range(2))
     if not ours.policy.watches:
         alarm[:] = False  # what is due by the calendar is no alarm
@@ -145,7 +157,9 @@ def _counts(history: History, ours: Replay, weekly: Replay, margin: float) -> di
 def _mendable(
     history: History, ours: Replay, weekly: Replay, week: int, metric: str, margin: float
 ) -> bool:
-    """Whether the model that served until then would have been worse, over the next weeks, than models trained every week, by more than the gate's margin."""
+    """Whether the model that served until then would have been worse, over the next weeks, than
+    models trained every week, by more than the gate's margin.
+    """
     champion = history.learn(*ours.weeks[week - 1].champion)
     ahead = range(week, min(week + AHEAD, len(weekly.weeks)))
     stale = np.nanmean([history.quality(champion, w)[metric] for w in ahead])
@@ -205,7 +219,8 @@ def _benefit(result: Backtest, metric: str) -> list[str]:
         share, enough = benefit_retained(result, m)
         if np.isfinite(share.value):
             reasons.append(
-                f"{metrics.NAMES[m]}: {share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of the "
+                f"{metrics.NAMES[m]}: {share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of "
+                "the "
                 f"benefit of retraining every week is retained, at least {frontier.ENOUGH:.0%} in "
                 f"{enough:.0%} of bootstrap samples"
             )
@@ -221,8 +236,10 @@ def _choice(result: Backtest, metric: str) -> str:
     )
     spent = next(x.retrains for x in c.values() if x.name == chosen.name)
     return (
-        f"by {metrics.NAMES[metric]}, choose {chosen.name}: of {c['policy'].name}, never, every 4 weeks "
-        f"and every week the cheapest that retains {frontier.ENOUGH:.0%} ({count(spent, 'retrain')}); "
+        f"by {metrics.NAMES[metric]}, choose {chosen.name}: of {c['policy'].name}, never, every 4 "
+        "weeks "
+        f"and every week the cheapest that retains {frontier.ENOUGH:.0%} "
+        f"({count(spent, 'retrain')}); "
         f"{chosen.probability:.0%} of bootstrap samples choose the same"
     )
 
@@ -240,16 +257,26 @@ def _faults(result: Backtest) -> list[str]:
         f"of {len(bad)} planted candidates that are more than {planted.HARMFUL:.0%} worse, "
         f"{before:.1%} were stopped before they served, {back:.1%} with take-back; they answered "
         f"{share:.1%} of the rows of two weeks",
-        f"of {len(sound)} updates on the history as it is, {stopped} were held, refused or taken back",
+        f"of {len(sound)} updates on the history as it is, {stopped} were held, refused or taken "
+        "back",
     ]
 
 
 def _counted(result: Backtest) -> str:
-    return several([f"{name.replace('_', ' ')} {value:,}" for name, value in result.counts.items() if name != "retrains"], 10)  # fmt: skip
+    return several(
+        [
+            f"{name.replace('_', ' ')} {value:,}"
+            for name, value in result.counts.items()
+            if name != "retrains"
+        ],
+        10,
+    )
 
 
 def faults(result: Backtest) -> Html:
-    """What was planted, by kind: how many were bad, what stopped them, how many rows they answered."""
+    """What was planted, by kind: how many were bad, what stopped them, how many rows they
+    answered.
+    """
     rows = []
     for kind in planted.FAULTS:
         bad = [p for p in result.planted if p.kind == kind and p.bad]
@@ -279,7 +306,9 @@ def _means(result: Backtest) -> dict[str, dict[str, float]]:
 
 
 def stage_metrics(result: Backtest) -> dict:
-    """The numbers for `dvc metrics` and for a sweep: price, quality, benefit retained, faults stopped."""
+    """The numbers for `dvc metrics` and for a sweep: price, quality, benefit retained, faults
+    stopped.
+    """
     values: dict = dict(result.counts)
     for name, mean in _means(result)["policy"].items():
         share, enough = benefit_retained(result, name)
@@ -302,9 +331,19 @@ def course(result: Backtest, metric: str) -> Figure:
     marks = {"a new model": np.array([w.promoted for w in weeks])}
     marks["refused"] = np.array([w.learned > 0 and not w.promoted for w in weeks])
     name = metrics.NAMES[metric]
-    each = ", ".join(f"{label} {number(mean[k][metric])}" for k, label in {"policy": "this policy", **ALTERNATIVES}.items())  # fmt: skip
+    each = ", ".join(
+        f"{label} {number(mean[k][metric])}"
+        for k, label in {"policy": "this policy", **ALTERNATIVES}.items()
+    )
     caption = f"{len(weeks)} weeks; on average {each}."
-    return figures.courses(result.starts, lines, marks, name=name, title=f"How good was {name}, week by week?", caption=caption)  # fmt: skip
+    return figures.courses(
+        result.starts,
+        lines,
+        marks,
+        name=name,
+        title=f"How good was {name}, week by week?",
+        caption=caption,
+    )
 
 
 def differences(result: Backtest, metric: str) -> Figure:
@@ -326,7 +365,9 @@ def differences(result: Backtest, metric: str) -> Figure:
         rows,
         name=f"gain in {name} by week",
         title=f"By how much does {name} differ from the alternatives?",
-        caption=f"Means of {len(result.starts)} weeks with 95 % intervals ({len(result.drawn):,} bootstrap samples of blocks of weeks); better than never updating in {probability:.0%} of them.",
+        caption=f"Means of {len(result.starts)} weeks with 95 % intervals ({len(result.drawn):,} "
+        f"bootstrap samples of blocks of weeks); better than never updating in {probability:.0%} "
+        "of them.",
     )
 
 
@@ -339,12 +380,18 @@ def price(result: Backtest) -> Html:
         "refused": "were stopped by a gate",
         "held": "updates were held by label or column guard, before training",
         "rolled_back": "were rolled back as a canary, or taken back by the reverse shadow",
-        "false_alarms": f"calls though the model in service was as good as a fresh one over the next {AHEAD} weeks",
-        "missed_declines": f"stretches of weeks without a call though it was worse over the next {AHEAD} weeks",
+        "false_alarms": "calls though the model in service was as good as a fresh one over the "
+        f"next {AHEAD} weeks",
+        "missed_declines": "stretches of weeks without a call though it was worse over the next "
+        f"{AHEAD} weeks",
         "weeks_of_missed_decline": "how many weeks these were",
-        "days_worse_than_at_hand": "days on a model while a better one, replaced or refused, was at hand",
+        "days_worse_than_at_hand": "days on a model while a better one, replaced or refused, was "
+        "at hand",
     }
-    rows = [{"": k.replace("_", " "), "number": result.counts[k], "what it counts": text} for k, text in meaning.items()]  # fmt: skip
+    rows = [
+        {"": k.replace("_", " "), "number": result.counts[k], "what it counts": text}
+        for k, text in meaning.items()
+    ]
     return markup.table(rows)
 
 
@@ -369,7 +416,9 @@ def _act(w: Week) -> dict:
 
 
 def course_csv(result: Backtest) -> str:
-    """Each metric by week under the policy and each reference, for `dvc plots` and for a sweep's page."""
+    """Each metric by week under the policy and each reference, for `dvc plots` and for a sweep's
+    page.
+    """
     columns = [(m, k) for m in metrics.METRICS[result.task] for k in result.courses]
     lines = ["week," + ",".join(f"{m}_{k}" for m, k in columns)]
     for i, start in enumerate(result.starts):
@@ -380,5 +429,13 @@ def course_csv(result: Backtest) -> str:
 
 def times(history: History, root: Path) -> None:
     """Seconds of computing by model, beside what reproduces: no two runs take the same."""
-    spent = [{"week": str(history.starts[key[0]]), "history_days": key[1], "held_days": key[2], "seconds": round(s, 2)} for key, s in sorted(history.spent.items())]  # fmt: skip
+    spent = [
+        {
+            "week": str(history.starts[key[0]]),
+            "history_days": key[1],
+            "held_days": key[2],
+            "seconds": round(s, 2),
+        }
+        for key, s in sorted(history.spent.items())
+    ]
     files.write_json(root / "data" / "backtest" / "times.json", spent)

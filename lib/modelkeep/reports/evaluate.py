@@ -1,4 +1,4 @@
-"""What the page of `evaluate` says: whom the candidate was compared with, and what came of it."""
+"""The page of `evaluate`: the comparator, the paired test, and the verdict."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,7 +21,7 @@ SAYS = {
     "better": "is better than",
     "non_inferior": "is not worse than",
     "worse": "is worse than",
-    "inconclusive": "cannot be told from",
+    "inconclusive": "cannot be distinguished from",
     "insufficient": "cannot be compared yet with",
 }
 
@@ -38,24 +38,33 @@ def verdict(
         return _refit_verdict(judged, comparator_name, churn, refit)
     first = judged.gains[0]
     worse = [row["slice"] for row in judged.slices if row["verdict"] == "worse"]
-    sentence = f"The candidate {SAYS[judged.word]} {comparator_name}, on {_seen_on(first)} that neither had seen."
+    sentence = (
+        f"The candidate {SAYS[judged.word]} {comparator_name}, on {_seen_on(first)} that "
+        "neither had seen."
+    )
     if worse and not any(g.verdict == "worse" for g in judged.gains):
         certain = all(g.verdict in ("better", "non_inferior") for g in judged.gains)
         in_all = "is not worse than" if certain else SAYS["inconclusive"]
-        sentence = f"The candidate {in_all} {comparator_name} in all, but worse for {several(worse)}: it may not pass."
+        sentence = (
+            f"The candidate {in_all} {comparator_name} in all, but worse for "
+            f"{several(worse)}: it may not pass."
+        )
     reasons = [_gain(g) for g in judged.gains]
     if judged.word == "insufficient":
-        unit, knob = ("row", "test_share") if first.blocks == first.rows else ("day", "test_days")
+        unit, parameter = (
+            ("row", "test_share") if first.blocks == first.rows else ("day", "test_days")
+        )
         reasons.append(
-            f"the test has {count(first.blocks, unit)}, and {comparison.MINIMUM_BLOCKS} are needed: "
-            f"raise {knob}, or let a person decide"
+            f"the test has {count(first.blocks, unit)}, and {comparison.MINIMUM_BLOCKS} are "
+            "needed: "
+            f"raise {parameter}, or let a person decide"
         )
     reasons.append(f"{count(checked, 'test row')} checked against the training rows: none leaked")
     if judged.slices:
         open_ = sum(row["verdict"] == "insufficient" for row in judged.slices)
-        told = f"; {open_} of them on too few days to say" if open_ else ""
+        undecided = f"; {open_} of them on too few days to say" if open_ else ""
         reasons.append(
-            f"worse for {len(worse)} of {count(len(judged.slices), 'named slice')}{told}"
+            f"worse for {len(worse)} of {count(len(judged.slices), 'named slice')}{undecided}"
         )
     evidence = judged.as_dict()
     if churn:
@@ -124,7 +133,8 @@ def gains(judged: comparison.Verdict, margins: dict[str, float] | None = None) -
         rows,
         name="gain in margins; right of zero the candidate is better",
         title="Is the candidate better, and by how many margins?",
-        caption=f"{_seen_on(judged.gains[0])}; one-sided limits at {judged.alpha:.0%} each; one margin is {stated}. Conclusion: {judged.word.replace('_', ' ')}.",
+        caption=f"{_seen_on(judged.gains[0])}; one-sided limits at {judged.alpha:.0%} each; one "
+        f"margin is {stated}. Conclusion: {judged.word.replace('_', ' ')}.",
         margin=1,
     )
 
@@ -140,8 +150,8 @@ def side_by_side(
     """Each metric of both models with its interval."""
     rows = []
     for name, predictions in (("candidate", ours), (comparator_name, theirs)):
-        found = metrics.summary(task, y, predictions, blocks)
-        shown = {metrics.NAMES[k]: between(e.value, e.low, e.high) for k, e in found.items()}
+        scores = metrics.summary(task, y, predictions, blocks)
+        shown = {metrics.NAMES[k]: between(e.value, e.low, e.high) for k, e in scores.items()}
         rows.append({"model": name, **shown})
     return markup.table(rows)
 
@@ -189,7 +199,8 @@ def slice_figure(judged: comparison.Verdict) -> Figure | Html:
         rows,
         name=f"gain in {metric}: right of zero the candidate is better",
         title="For whom is the candidate better or worse?",
-        caption=f"{count(len(rows), 'slice')} of {len(judged.slices)}, worst first, each with at least {SLICE_ROWS} rows; 95 % intervals by block. "
+        caption=f"{count(len(rows), 'slice')} of {len(judged.slices)}, worst first, each with at "
+        f"least {SLICE_ROWS} rows; 95 % intervals by block. "
         f"Worse for sure: {several([r['name'] for r in rows if r['breach']]) or 'none'}.",
     )
 
@@ -213,8 +224,10 @@ def errors(schema: Schema, y: np.ndarray, predictions: np.ndarray) -> Figure | H
     name = f"{schema.label} = {schema.classes[-1]}"
     area = metrics.auc(positive.astype(int), np.column_stack([1 - score, score]))
     caption = (
-        f"{len(y):,} test rows, {positive.sum():,} of them {name}. With the threshold {number(threshold)}, "
-        f"{points[cut, 1]:.1%} of these are found, and {points[cut, 0]:.1%} of the others are predicted so, too."
+        f"{len(y):,} test rows, {positive.sum():,} of them {name}. With the threshold "
+        f"{number(threshold)}, "
+        f"{points[cut, 1]:.1%} of these are found, and {points[cut, 0]:.1%} of the others are "
+        "predicted so, too."
     )
     figure = figures.roc(
         np.vstack([[0, 0], points[shown]]),
@@ -279,5 +292,5 @@ def stage_metrics(
     task: str, y: np.ndarray, predictions: np.ndarray, judged: comparison.Verdict
 ) -> dict:
     """The candidate's metrics on the test rows and its gains, for `dvc metrics`."""
-    found = {k: float(np.mean(v)) for k, v in metrics.per_row(task, y, predictions).items()}
-    return found | {f"gain_{g.metric}": g.gain for g in judged.gains}
+    values = {k: float(np.mean(v)) for k, v in metrics.per_row(task, y, predictions).items()}
+    return values | {f"gain_{g.metric}": g.gain for g in judged.gains}

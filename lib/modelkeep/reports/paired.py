@@ -26,7 +26,7 @@ SAYS = {
     "better": "is better than",
     "non_inferior": "is as good as",
     "worse": "is not better than",
-    "inconclusive": "cannot be told from",
+    "inconclusive": "cannot be distinguished from",
     "insufficient": "cannot be compared yet with",
 }
 LEVELS = {"better": 0, "non_inferior": 1, "inconclusive": 2, "insufficient": 3, "worse": 4}

@@ -24,7 +24,9 @@ def verdict(
     model: str, found: dict[str, Estimate], folds: Sequence[Fold], manifest: dict
 ) -> Verdict:
     """Expected performance on days that the candidate has not seen."""
-    parts = " and ".join(f"{metrics.NAMES[k]} {between(e.value, e.low, e.high)}" for k, e in found.items())  # fmt: skip
+    parts = " and ".join(
+        f"{metrics.NAMES[k]} {between(e.value, e.low, e.high)}" for k, e in found.items()
+    )
     sentence = f"The {model} candidate reaches {parts} on rows newer than those it learned from."
     first = next(iter(found))
     each = ", ".join(number(fold.scores[first]) for fold in folds)
@@ -35,7 +37,8 @@ def verdict(
     wider = found[first].design_effect ** 0.5
     if wider > 1.05 and found[first].blocks < found[first].rows:
         reasons.append(
-            f"rows of one day are alike: the interval is {number(wider)} times as wide as independent rows would make it"
+            f"rows of one day are alike: the interval is {number(wider)} times as wide as "
+            "independent rows would make it"
         )
     evidence = {name: asdict(e) for name, e in found.items()}
     return Verdict("train", "ok", sentence, tuple(reasons), {"expected": evidence})
@@ -45,7 +48,10 @@ def _served(serving: dict) -> str:
     name = {"quickscorer": "Bit vectors (QuickScorer)", "onnx": "ONNX"}
     name["estimator"] = "scikit-learn's estimator behind our preprocessing"
     rows, engine = count(serving["rows"], "row"), serving["engine"]
-    text = f"{name.get(engine, 'the whole scikit-learn pipeline')} will serve: the largest difference from the pipeline on {rows} is {serving['largest_difference']:.1e}"
+    text = (
+        f"{name.get(engine, 'the whole scikit-learn pipeline')} will serve: the largest "
+        f"difference from the pipeline on {rows} is {serving['largest_difference']:.1e}"
+    )
     return f"{text}; left out: {serving['reason']}" if serving["reason"] else text
 
 
@@ -74,7 +80,8 @@ def over_time(
         mean,
         name=metrics.NAMES[name],
         title=f"How much does {metrics.NAMES[name]} vary when nothing is wrong?",
-        caption=f"{len(log):,} rows in {len(week)} parts; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}, on average {number(found[name].value)}. "
+        caption=f"{len(log):,} rows in {len(week)} parts; from {number(np.nanmin(mean))} to "
+        f"{number(np.nanmax(mean))}, on average {number(found[name].value)}. "
         "In service, a value inside this range is no news.",
     )
 

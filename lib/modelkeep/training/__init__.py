@@ -5,7 +5,7 @@
 - `validation`: expected performance, from out-of-fold predictions
 - `baseline`, `trial`: what a candidate is compared with, and the comparison
 - `reference`: the profile that later windows are compared with
-- `maintenance`: what decides about a refit: guards of its data, the harm gate, canary or not, take-back
+- `maintenance`: the decisions about a refit: data guards, harm gate, canary by risk, reverse shadow
 - `explain`: what each column adds to one prediction (Shapley values)
 - `manifests`, `bundle`: the files of a model, hashed and read without pickle
 - `engines/`: fast predictors that are proven equal to the pipeline, or left out

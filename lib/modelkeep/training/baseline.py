@@ -1,4 +1,4 @@
-"""Whom a candidate is compared with: the champion, or the better of two plain rules; and on which slices."""
+"""The comparator of a candidate: the champion, or the better of two plain rules; and its slices."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,9 @@ class SliceError(ModelkeepError, ValueError):
 
 @dataclass(frozen=True)
 class Comparator:
-    """Whom the candidate is compared with: its answers on the test rows, and the rows that either model learned from."""
+    """The comparator: its predictions on the test rows, and hashes of both models' training
+    rows.
+    """
 
     name: str
     predictions: np.ndarray
@@ -47,7 +49,8 @@ def comparator(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Comparator:
     champion = bundle.load(folder)
     if named.get("sha256", champion.sha256) != champion.sha256:
         raise ChampionError(
-            f"{named['bundle']} holds the model {champion.name}, models/champion.json names {named['sha256'][:10]}; "
+            f"{named['bundle']} holds the model {champion.name}, models/champion.json names "
+            f"{named['sha256'][:10]}; "
             f"`dvc checkout {named['bundle']}` brings that here"
         )
     check_comparable(champion.schema, candidate.schema)
@@ -85,20 +88,27 @@ def check_comparable(champion: Schema, candidate: Schema) -> None:
         if theirs != ours:
             shown = [several(x) if isinstance(x, tuple) else x or "none" for x in (theirs, ours)]
             raise ChampionError(
-                f"models/champion.json: the champion's {what} is {shown[0]}, the candidate's {shown[1]}; "
+                f"models/champion.json: the champion's {what} is {shown[0]}, the candidate's "
+                f"{shown[1]}; "
                 "they cannot be compared: set bundle to null to start anew"
             )
     have = {(c.name, c.kind) for c in candidate.columns}
     lost = [f"{c.name} ({c.kind})" for c in champion.columns if (c.name, c.kind) not in have]
     if lost:
         raise ChampionError(
-            f"models/champion.json: the champion needs {several(lost)}, which the candidate's rows do not have; "
-            "keep such columns by `features` and `rules` in params/prepare.yaml, or set bundle to null to start anew"
+            f"models/champion.json: the champion needs {several(lost)}, which the candidate's "
+            "rows do not have; "
+            "keep such columns by `features` and `rules` in params/prepare.yaml, or set bundle to "
+            "null to start anew"
         )
 
 
 def plain(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
-    """The better on the test of: the share of each class (or the mean) in all rows of cross-validation, and in the newest of them, as many days as the test has."""
+    """The better of two plain rules on the test rows.
+
+    One predicts the share of each class (or the mean) in all rows of cross-validation, the other
+    in the newest of them, as many days as the test has.
+    """
     schema = candidate.schema
     known = candidate.out_of_fold
     blocks = splits.blocks(known, schema)
@@ -135,7 +145,8 @@ def slices(rows: pd.DataFrame, schema: Schema, named: Sequence[str]) -> dict[str
     for name in named:
         if name not in known:
             raise SliceError(
-                f"slices: {name!r} is not a category among the features; there is: {', '.join(known) or 'none'}"
+                f"slices: {name!r} is not a category among the features; there is: "
+                f"{', '.join(known) or 'none'}"
             )
     chosen = named or [k for k, c in known.items() if len(c.categories) <= SLICE_NAMES]
     found = {

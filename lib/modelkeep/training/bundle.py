@@ -103,7 +103,7 @@ class Bundle:
 
 
 def row_hashes(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
-    """One 64-bit hash a row over id, time and features: what proves that a model has not seen a row."""
+    """One 64-bit hash a row over id, time and features: the proof that a row is no training row."""
     kinds = {schema.id: object, **({schema.time: "datetime64[us]"} if schema.time else {})}
     kinds |= {c.name: "float64" if c.kind == "number" else object for c in schema.columns}
     return pd.util.hash_pandas_object(rows[[*kinds]].astype(kinds), index=False).to_numpy()
@@ -119,7 +119,7 @@ def save(
     scores: dict,
     provenance: dict,
 ) -> None:
-    """Write the bundle by rename; `train` gives reference rows, edge cases and the hashes of trained rows, `out_of_fold` is the log of rows answered before they were learned from: the reference counts those rows, and what this model says of them."""
+    """Write the bundle by rename; the reference counts `out_of_fold` as this model predicts it."""
     examples = _edge_cases(train, schema)
     golden = pd.concat([train.head(10), examples.tail(10)])
     serving, plan, model = export.choose(fitted, schema, examples)
@@ -176,7 +176,7 @@ def _live_quality(out_of_fold: pd.DataFrame, schema: Schema) -> dict:
 
 
 def load(folder: Path) -> Bundle:
-    """The bundle in `folder`; BundleError unless every file has the hash that the manifest states and only trusted types are named."""
+    """The bundle in `folder`; BundleError for a wrong hash or an untrusted type."""
     content = manifests.verify(folder)
     manifest = json.loads(content[MANIFEST])
     schema = schemas.from_json(content["schema.json"].decode())
@@ -197,7 +197,9 @@ def load(folder: Path) -> Bundle:
 
 
 def dump(fitted: Pipeline) -> bytes:
-    """The pipeline in skops' format, byte for byte the same for the same pipeline: ids are numbered in order, dates are fixed."""
+    """The pipeline in skops' format; ids and dates are fixed, so equal pipelines give equal
+    bytes.
+    """
     with zipfile.ZipFile(io.BytesIO(skops.io.dumps(fitted))) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     text = content.pop("schema.json").decode()
@@ -241,7 +243,9 @@ def _no_answers(schema: Schema) -> np.ndarray:
 
 
 def _edge_cases(train: pd.DataFrame, schema: Schema, rows: int = 5000) -> pd.DataFrame:
-    """Real rows, then for each feature a row with it missing, unseen, zero, huge and at the extremes."""
+    """Real rows, then for each feature a row with it missing, unseen, zero, huge and at the
+    extremes.
+    """
     step = max(1, len(train) // rows)
     real = train.iloc[::step].head(rows)
     made = []

@@ -63,7 +63,9 @@ def find(name: str, root: Path | None = None) -> ModuleType:
 
 
 def estimator(root: Path, schema: Schema, params: Mapping) -> Pipeline:
-    """The unfitted pipeline of lib/pipeline.py for params/train.yaml (without it: `pipelines.pipeline`)."""
+    """The unfitted pipeline of lib/pipeline.py for params/train.yaml (without it:
+    `pipelines.pipeline`).
+    """
     module = current(root)
     return made(module, schema, params)
 
@@ -90,7 +92,9 @@ def made(module: ModuleType | None, schema: Schema, params: Mapping) -> Pipeline
 
 
 def trusted(type_name: str, root: Path | None = None) -> bool:
-    """Whether a type or function that a model names is defined in a lib/pipeline.py of this repository."""
+    """Whether a type or function that a model names is defined in a lib/pipeline.py of this
+    repository.
+    """
     module_name, _, name = type_name.partition(".")
     if not module_name.startswith(PREFIX) or "." in name:
         return False
@@ -114,7 +118,8 @@ def check(unfitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> None:
             if name in alone and _same(among[name].iloc[i], alone[name].iloc[0]):
                 continue
             raise CustomError(
-                f"{FILE}: features(frame) gives column {name!r} of row {i} another value alone than "
+                f"{FILE}: features(frame) gives column {name!r} of row {i} another value alone "
+                "than "
                 "among other rows; a request holds one row: use no means, ranks or neighbours of "
                 "rows there, but a transformer with fit"
             )

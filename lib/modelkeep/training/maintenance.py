@@ -223,7 +223,8 @@ def _columns(
 def column_distances(
     rows: pd.DataFrame, schema: Schema, weeks_ago: int
 ) -> dict[str, tuple[float, float]]:
-    """Each column's distance of one week from the 28 days that ended 14 days before, with its noise.
+    """Each column's distance of one week from the 28 days that ended 14 days before, with its
+    noise.
 
     Empty where the week has no row, or the days before it are fewer than seven.
     """

@@ -1,7 +1,9 @@
-"""The files of a model bundle: a manifest, a hash of each, read once and verified before anything is parsed.
+"""The files of a model bundle: a manifest, a hash of each, read once and verified before anything
+is parsed.
 
-The manifest's format is one integer. Raise FORMAT when a file is added, dropped or read in another way; keep reading the older format for as
-long as a bundle of it serves somewhere, and keep a bundle of each format in the tests.
+The manifest's format is one integer. Raise FORMAT when a file is added, dropped or read in another
+way; keep reading the older format for as long as a bundle of it serves somewhere, and keep a bundle
+of each format in the tests.
 """
 
 import hashlib
@@ -36,12 +38,12 @@ class BundleError(ModelkeepError, RuntimeError):
 
 
 def engine(content: dict[str, bytes]) -> tuple[str, dict, bytes]:
-    """Of a bundle's files the name of its engine, the plan of its preprocessing, and the file of ENGINES."""
+    """The name of a bundle's engine, the plan of its preprocessing, and the engine's file."""
     name = json.loads(content[MANIFEST])["serving"]["engine"]
     if name not in ENGINES or (ENGINES[name] or MANIFEST) not in content:
         raise BundleError(
-            f"the bundle is to be answered by {str(name)[:40]!r}, and has no file for it or this code does not know it; "
-            "use the code of the bundle's commit"
+            f"the bundle's engine is {str(name)[:40]!r}, which this code does not know or which has "
+            "no file in the bundle; use the code of the bundle's commit"
         )
     return name, json.loads(content["encoding.json"]), content.get(ENGINES[name], b"")
 
@@ -54,12 +56,14 @@ def verify(folder: Path) -> dict[str, bytes]:
         stated = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
-            f"{folder}: no readable {MANIFEST} ({error}); run the stage train, or `dvc checkout` if the model was made before"
+            f"{folder}: no readable {MANIFEST} ({error}); run the stage train, or `dvc checkout` "
+            "if the model was made before"
         ) from error
     if manifest.get("format") not in READS:
         known = " and ".join(map(str, READS))
         raise BundleError(
-            f"{folder}: bundle format {manifest.get('format')!r}, and this code reads {known}; use the code of the bundle's commit"
+            f"{folder}: bundle format {manifest.get('format')!r}, and this code reads {known}; "
+            "use the code of the bundle's commit"
         )
     content = {MANIFEST: text}
     for name, sha256 in (dict.fromkeys(FILES) | stated).items():

@@ -1,4 +1,6 @@
-"""The scikit-learn pipeline from params; stock classes only, so that a saved model needs no code of ours to be read."""
+"""The scikit-learn pipeline from params; stock classes only, so that a saved model needs no code of
+ours.
+"""
 
 from typing import NamedTuple
 
@@ -31,7 +33,9 @@ class ModelError(ModelkeepError, ValueError):
 
 
 class Fold(NamedTuple):
-    """One step of cross-validation in time order: learned from all blocks before, tested on the next ones."""
+    """One step of cross-validation in time order: learned from all blocks before, tested on the
+    next ones.
+    """
 
     training_rows: int
     rows: np.ndarray
@@ -47,10 +51,12 @@ def pipeline(
     learning_rate: float = 0.05,
     trees: int = 150,
     min_rows_leaf: int = 20,
-    penalty: float = 1.0,
+    l2: float = 1.0,
     seed: int = 0,
 ) -> Pipeline:
-    """An unfitted pipeline for the schema: `boosting`, `forest` or `linear` (logistic regression, or ridge for numbers)."""
+    """An unfitted pipeline for the schema: `boosting`, `forest` or `linear` (logistic regression,
+    or ridge for numbers).
+    """
     if model not in KINDS:
         raise ModelError(
             f"model: {model!r} is not one of {', '.join(KINDS)}; set it in params/train.yaml"
@@ -63,7 +69,7 @@ def pipeline(
             learning_rate=learning_rate,
             max_iter=trees,
             min_samples_leaf=min_rows_leaf,
-            l2_regularization=penalty,
+            l2_regularization=l2,
             early_stopping=False,
             random_state=seed,
         )
@@ -76,14 +82,16 @@ def pipeline(
             random_state=seed,
         )
     elif numbers:
-        estimator = Ridge(alpha=penalty) if penalty else LinearRegression()
+        estimator = Ridge(alpha=l2) if l2 else LinearRegression()
     else:
-        estimator = LogisticRegression(C=1 / penalty if penalty else np.inf, max_iter=1000)
+        estimator = LogisticRegression(C=1 / l2 if l2 else np.inf, max_iter=1000)
     return Pipeline([("columns", _columns(schema, model)), ("model", estimator)])
 
 
 def _columns(schema: Schema, model: str) -> ColumnTransformer:
-    """Numbers: kept (boosting), median (forest), median and scaled (linear). Categories: known ones, `missing`, all else one `other`."""
+    """Numbers: kept (boosting), median (forest), median and scaled (linear). Categories: known
+    ones, `missing`, all else one `other`.
+    """
     numbers = [c.name for c in schema.columns if c.kind == "number"]
     categories = [c for c in schema.columns if c.kind == "category"]
     known = [np.array([*dict.fromkeys((*c.categories, MISSING))], object) for c in categories]
@@ -107,7 +115,9 @@ def _columns(schema: Schema, model: str) -> ColumnTransformer:
 
 
 def features(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """The columns that the pipeline takes, in its order and types: float64, and object with NaN for a missing category."""
+    """The columns that the pipeline takes, in its order and types: float64, and object with NaN for
+    a missing category.
+    """
     frame = {}
     for c in schema.columns:
         values = rows[c.name]
@@ -155,7 +165,9 @@ def fit(unfitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> Pipeline:
 
 
 def predict(fitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> np.ndarray:
-    """Probabilities (rows, classes), or predicted numbers (rows,); a class that training lacked gets 0."""
+    """Probabilities (rows, classes), or predicted numbers (rows,); a class that training lacked
+    gets 0.
+    """
     return answer(fitted, features(rows, schema), schema)
 
 
@@ -171,12 +183,17 @@ def answer(model: BaseEstimator, x: pd.DataFrame | np.ndarray, schema: Schema) -
 def cross_validate(
     unfitted: Pipeline, rows: pd.DataFrame, schema: Schema, blocks: np.ndarray, folds: int
 ) -> list[Fold]:
-    """Quality in time order: the blocks are cut in `folds`+1 parts, and each part after the first is predicted from all before it."""
+    """Cross-validation in time order.
+
+    The blocks are cut in `folds` + 1 parts; each part after the first is predicted from all before.
+    """
     distinct = np.unique(blocks)
     if not 1 <= folds < len(distinct):
         raise ModelError(
-            f"folds: {folds} is not from 1 to {len(distinct) - 1}, as each fold and the rows before "
-            f"the first need one of the {len(distinct)} blocks of time; set `folds` in params/train.yaml"
+            f"folds: {folds} is not from 1 to {len(distinct) - 1}, as each fold and the rows "
+            "before "
+            f"the first need one of the {len(distinct)} blocks of time; set `folds` in "
+            "params/train.yaml"
         )
     parts, found = np.array_split(distinct, folds + 1), []
     for part in parts[1:]:

@@ -1,8 +1,10 @@
-"""What later windows are compared to: counts of features and predictions, by day where rows have a time.
+"""What later windows are compared to: counts of features and predictions, by day where rows have a
+time.
 
-The predictions counted here are those of the model in service. Those of cross-validation are of other models, and differ from its own as
-much as a real drift; but it has learned from these rows, so trees of single rows say more extreme things of them than of new ones.
-Therefore predictions inform, and only `inputs` page.
+The predictions counted here are those of the model in service. Those of cross-validation are of
+other models, and differ from its own as much as a real drift; but it has learned from these rows,
+so trees of single rows say more extreme things of them than of new ones. Therefore predictions
+inform, and only `inputs` page.
 """
 
 from dataclasses import replace

@@ -50,7 +50,9 @@ class Trial:
 
 
 def compare(root: Path, candidate: Bundle, train: pd.DataFrame, test: pd.DataFrame) -> Trial:
-    """Predict by candidate and champion (or the better plain rule) what the candidate is tried on."""
+    """Predict by candidate and champion (or the better plain rule) the rows of the candidate's
+    trial.
+    """
     schema = candidate.schema
     if candidate.manifest.get("params", {}).get("withhold") is False:
         return _refit(root, candidate, pd.concat([train, test], ignore_index=True))
@@ -131,12 +133,17 @@ def _weeks(champion: Bundle, candidate: Bundle) -> float:
 
 
 def check_prepared(root: Path) -> maintenance.Checked:
-    """Judge what `prepare` has made before anything learns from it, by the champion and the record."""
+    """Judge what `prepare` has made before anything learns from it, by the champion and the
+    record.
+    """
     parts = [splits.load(root / f"data/prepared/{name}.parquet") for name in ("train", "test")]
     schema = schemas.from_json((root / "data/prepared/schema.json").read_text())
     folder = baseline.champion_folder(root)
     if folder is None:
-        raise ChampionError("models/champion.json: there is no champion whose predictions labels can be compared with; a first version is judged by the held-back gate")  # fmt: skip
+        raise ChampionError(
+            "models/champion.json: there is no champion whose predictions labels can be compared "
+            "with; a first version is judged by the held-back gate"
+        )
     champion, rows = bundle.load(folder), pd.concat(parts, ignore_index=True)
     record, rules = maintenance.read(root), maintenance.rules(root)
     return maintenance.check_data(rows, schema, champion.predict, record, rules)

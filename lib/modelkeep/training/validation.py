@@ -19,7 +19,7 @@ def rows(train: pd.DataFrame, test: pd.DataFrame, withhold: bool) -> pd.DataFram
 
 
 def out_of_fold(rows: pd.DataFrame, folds: Sequence[Fold], schema: Schema) -> pd.DataFrame:
-    """The rows that cross-validation answered before it learned from them, with those answers, as a prediction log would hold them."""
+    """The rows of cross-validation with their out-of-fold predictions, in the form of a log."""
     parts = [rows.iloc[fold.rows] for fold in folds]
     predictions = np.concatenate([fold.predictions for fold in folds])
     return frames.with_predictions(pd.concat(parts, ignore_index=True), schema, predictions)

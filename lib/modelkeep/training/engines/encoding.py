@@ -1,7 +1,8 @@
-"""The preprocessing of a pipeline without pandas or scikit-learn: ColumnTransformer's own, in double precision in NumPy.
+"""The preprocessing of a pipeline without pandas or scikit-learn: ColumnTransformer's own, in
+double precision in NumPy.
 
-A whole pipeline in ONNX scales in float32, which sends values to the other side of a tree's split. Here a tree gets the ranks of its inputs
-among its thresholds, which float32 holds.
+A whole pipeline in ONNX scales in float32, which sends values to the other side of a tree's split.
+Here a tree gets the ranks of its inputs among its thresholds, which float32 holds.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,11 @@ class Encoding:
         return not (self.filled or self.scaled or self.one_hot)
 
     def __call__(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
-        """The estimator's matrix in double; `numbers` is (rows, columns) with NaN for missing, `categories` a sequence a column with None for missing."""
+        """The estimator's matrix, float64.
+
+        `numbers`: (rows, columns), NaN for missing. `categories`: a sequence a column, None for
+        missing.
+        """
         if self.filled:
             numbers = np.where(np.isnan(numbers), self.fill, numbers)
         if self.scaled:
@@ -47,7 +52,9 @@ class Encoding:
         return np.concatenate([numbers, *parts], axis=1)
 
     def ranks(self, x: np.ndarray) -> np.ndarray:
-        """The matrix in float32 as the ONNX model reads it: by rank among a tree's thresholds, which loses nothing; else the numbers themselves."""
+        """The matrix in float32 for ONNX: ranks among a tree's thresholds (exact), else the
+        numbers.
+        """
         if not self.cuts:  # a number beyond float32 is as good as its largest
             return np.clip(x, -LARGEST, LARGEST).astype(np.float32)
         if self.single:
@@ -64,7 +71,7 @@ class Encoding:
 
 
 def cuts(plan: dict) -> list[np.ndarray]:
-    """The thresholds of each column; one that only missing values exceed is infinite, which JSON has no word but null for."""
+    """The thresholds of each column; JSON's null is infinity, which only missing values exceed."""
     return [np.array([np.inf if c is None else c for c in each]) for each in plan["cuts"]]
 
 

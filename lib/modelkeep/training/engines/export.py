@@ -1,6 +1,7 @@
 """Which engine may answer: the fastest that proves itself equal to the pipeline on data.
 
-Converters are silently wrong for some estimators (random forest with NaN kept, boosting with native categories), so none is believed.
+Converters are silently wrong for some estimators (random forest with NaN kept, boosting with native
+categories), so none is believed.
 """
 
 import warnings
@@ -34,7 +35,9 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Proof:
-    """Which engine may answer, its largest difference from the pipeline on so many rows, and why each faster one may not."""
+    """The engine to serve, its largest difference from the pipeline, and why faster ones were
+    refused.
+    """
 
     engine: str
     largest_difference: float
@@ -49,7 +52,9 @@ class Estimator:
         self.encoding, self.model, self.of = Encoding(plan), fitted["model"], schema
 
     def predict(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
-        """As the pipeline without its ColumnTransformer, which takes most of the time of a single row."""
+        """As the pipeline without its ColumnTransformer, which takes most of the time of a single
+        row.
+        """
         return pipelines.answer(self.model, self.encoding(numbers, categories), self.of)
 
 
@@ -72,14 +77,19 @@ KINDS = ("number", "category")
 
 
 def load(name: str, plan: dict, model: bytes, fitted: Pipeline | None, schema: Schema) -> Engine:
-    """The engine of that name; `model` is its own file, and `fitted` may be None for those that have one."""
+    """The engine of that name; `model` is its own file, and `fitted` may be None for those that
+    have one.
+    """
     if name in ALONE:
         return ALONE[name](plan, model)
     return {"estimator": Estimator, "scikit-learn": Whole}[name](plan, fitted, schema)
 
 
 def choose(fitted: Pipeline, schema: Schema, examples: pd.DataFrame) -> tuple[Proof, dict, bytes]:
-    """The first of `sealed.ENGINES` that answers `examples` as the pipeline does, the plan of its preprocessing, and its model (empty if it is the pipeline's own)."""
+    """The first of `ENGINES` whose predictions of `examples` equal the pipeline's.
+
+    With the plan of its preprocessing and its model file (empty for the pipeline itself).
+    """
     rows, expected = arrays(examples, schema), pipelines.predict(fitted, examples, schema)
     plan, why, names = {}, [], [*manifests.ENGINES]
     if [*fitted.named_steps] != ["columns", "model"]:
@@ -93,8 +103,8 @@ def choose(fitted: Pipeline, schema: Schema, examples: pd.DataFrame) -> tuple[Pr
         except (TreesError, QuickScorerError) as error:
             worst, wrong = np.inf, str(error)
         except Exception as error:  # a converter, or a strange step, may fail in its own way
-            said = " ".join(str(error).split())  # some print the whole model
-            worst, wrong = np.inf, f"{type(error).__name__}: {said[:200]}"
+            message = " ".join(str(error).split())  # some print the whole model
+            worst, wrong = np.inf, f"{type(error).__name__}: {message[:200]}"
         if not wrong:
             break
         why.append(f"{name}: {wrong}")
@@ -124,7 +134,9 @@ def arrays(rows: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, list[np.ndar
 
 
 def encoding(fitted: Pipeline, schema: Schema) -> dict:
-    """The fitted preprocessing as plain data: per feature how it becomes columns of the estimator's matrix, in order."""
+    """The fitted preprocessing as plain data: per feature how it becomes columns of the estimator's
+    matrix, in order.
+    """
     steps = {name: (step, names) for name, step, names in fitted["columns"].transformers_}
     plan = []
     step, names = steps.get("numbers", (None, []))
@@ -151,7 +163,10 @@ def encoding(fitted: Pipeline, schema: Schema) -> dict:
 
 
 def to_onnx(fitted: Pipeline, width: int, cuts: Sequence[Sequence[float]]) -> bytes:
-    """The fitted estimator alone as ONNX with one float32 input `x` (rows, width), which splits at the ranks of `cuts` if there are any; the same estimator gives the same bytes."""
+    """The fitted estimator alone as ONNX, with one float32 input `x` (rows, width).
+
+    With `cuts` it splits at their ranks. The same estimator gives the same bytes.
+    """
     from skl2onnx import to_onnx as convert
     from skl2onnx.common.data_types import FloatTensorType
 
@@ -170,7 +185,10 @@ def to_onnx(fitted: Pipeline, width: int, cuts: Sequence[Sequence[float]]) -> by
 
 
 def prove(engine: Engine, rows: tuple, expected: np.ndarray) -> tuple[float, str]:
-    """The largest difference from `expected` on these rows, and why the engine is refused ("" if it is equal to TOLERANCE; for numbers relative to the row's own, at least the median's)."""
+    """The largest difference from `expected`, and why the engine is refused ("": within TOLERANCE).
+
+    Numbers: relative to the row's own value, at least to the median.
+    """
     answer = engine.predict(*rows)
     if answer.shape != expected.shape:
         given, wanted = (a.shape[1] if a.ndim > 1 else 1 for a in (answer, expected))

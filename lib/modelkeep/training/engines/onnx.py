@@ -1,4 +1,4 @@
-"""Engines that answer rows without pandas or scikit-learn: the estimator alone, behind our preprocessing."""
+"""Engines without pandas or scikit-learn: the estimator alone, behind our preprocessing."""
 
 import os
 from collections.abc import Sequence
@@ -27,7 +27,9 @@ class Onnx:
         self.regression, self.encoding = plan["task"] == "regression", Encoding(plan)
 
     def predict(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
-        """Probabilities (rows, classes), or predicted numbers (rows,); arguments as `Encoding` takes them."""
+        """Probabilities (rows, classes), or predicted numbers (rows,); arguments as `Encoding`
+        takes them.
+        """
         x = self.encoding.ranks(self.encoding(numbers, categories))
         answer = self.session.run(self.output, {"x": x})[0].astype(np.float64)
         return answer.ravel() if self.regression else answer

@@ -1,9 +1,11 @@
-"""Answer rows of boosted trees by bit vectors: the trees' sum as scikit-learn has it to the last bit, several times as fast as to walk down each tree.
+"""Predictions of boosted trees by bit vectors, equal to scikit-learn's sum to the last bit.
 
-The leaves of a tree are the bits of a number, the leftmost leaf the lowest bit. A split that sends a row to the right takes the leaves on its
-left away; the lowest bit that stays is the row's leaf. What all splits of one column take away hangs on the value's rank among their
-thresholds alone, so it is looked up: each rank of each column has a row of a table, with a number for each tree.
-Source: Lucchese et al., QuickScorer: a fast algorithm to rank documents with additive ensembles of regression trees, SIGIR 2015.
+The leaves of a tree are the bits of a number, the leftmost leaf the lowest bit. A split that sends
+a row to the right takes the leaves on its left away; the lowest bit that stays is the row's leaf.
+What all splits of one column take away hangs on the value's rank among their thresholds alone, so
+it is looked up: each rank of each column has a row of a table, with a number for each tree. Source:
+Lucchese et al., QuickScorer: a fast algorithm to rank documents with additive ensembles of
+regression trees, SIGIR 2015.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +26,9 @@ Split = list  # [column, rank of the threshold, whether a missing value goes lef
 
 
 class Trees(msgspec.Struct):
-    """Boosted trees as plain data, in the order of training; where there are several outputs, they take turns."""
+    """Boosted trees as plain data, in the order of training; where there are several outputs, they
+    alternate.
+    """
 
     link: str
     baseline: list[float]
@@ -36,7 +40,9 @@ class QuickScorerError(ModelkeepError, ValueError):
 
 
 class QuickScorer:
-    """Boosted trees that read numbers as they are, then categories by their place (`plan` is that of `encoding.Encoding`)."""
+    """Boosted trees that read numbers as they are, then categories by their place (`plan` is that
+    of `encoding.Encoding`).
+    """
 
     def __init__(self, plan: dict, trees: bytes) -> None:
         given = msgspec.json.decode(trees, type=Trees)
@@ -54,7 +60,9 @@ class QuickScorer:
         self.rows = [self._rows(i, f) for i, f in enumerate(known, start=self.numbers)]
 
     def predict(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
-        """Probabilities (rows, classes), or predicted numbers (rows,); arguments as `encoding.Encoding` takes them."""
+        """Probabilities (rows, classes), or predicted numbers (rows,); arguments as
+        `encoding.Encoding` takes them.
+        """
         at = np.empty((len(self.cuts), len(numbers)), np.intp)
         for i in range(self.numbers):
             np.add(self.cuts[i].searchsorted(numbers[:, i]), self.starts[i], out=at[i])
@@ -66,7 +74,7 @@ class QuickScorer:
         return answer[:, 0] if self.regression else answer
 
     def _sums(self, at: np.ndarray) -> np.ndarray:
-        """What the trees add up to (rows, outputs), from the rows of the table (columns, rows) that each row of data needs."""
+        """The sum of the trees (rows, outputs), from the places (columns, rows) in the table."""
         n = at.shape[1]
         if n == 1:  # NumPy would add a single column up in another order
             return self._sums(at[:, [0, 0]])[:1]
@@ -77,12 +85,15 @@ class QuickScorer:
             for column in at[1:]:
                 stay &= self.table.take(column, axis=0)
         lowest = np.bitwise_count((stay - stay.dtype.type(1)) & ~stay)
-        # a row of memory for each tree, as `take` makes it: then NumPy adds tree after tree; to look whether all places are there takes time, and they are
+        # one row of memory a tree, as `take` makes it: NumPy then adds tree after tree. All places
+        # exist, so no time is spent on a bounds check
         reached = self.leaves.take(lowest.T + self.first, mode="clip")
         return reached.reshape(-1, self.outputs, n).sum(axis=0).T
 
     def _table(self, trees: Sequence) -> tuple[np.ndarray, np.ndarray]:
-        """What stays of each tree by rank (rows of all columns, trees), and the numbers of the leaves (trees, leaves)."""
+        """The remaining leaves of each tree by rank (rows of all columns, trees), and leaf
+        values.
+        """
         most = max(map(_leaves, trees))
         if most > LEAVES:
             raise QuickScorerError(f"a tree has {most} leaves, and {LEAVES} is the most")
@@ -99,7 +110,9 @@ class QuickScorer:
         return table, leaves
 
     def _fill(self, stays: np.ndarray, leaves: np.ndarray, node: Split | float, first: int) -> int:
-        """Enter a tree's nodes, whose leftmost leaf is the `first`; return the leaf after its last."""
+        """Enter a tree's nodes, whose leftmost leaf is the `first`; return the leaf after its
+        last.
+        """
         if not isinstance(node, list):
             leaves[first] = node
             return first + 1
@@ -119,7 +132,9 @@ class QuickScorer:
 
 
 class Rows(dict):
-    """The row of the table that each category needs; what was not seen is coded -1, below all thresholds."""
+    """The row of the table that each category needs; an unseen one is coded -1, below all
+    thresholds.
+    """
 
     def __init__(self, unseen: int, known: dict[str | None, int]) -> None:
         super().__init__(known)
@@ -146,4 +161,9 @@ def _softmax(raw: np.ndarray) -> np.ndarray:
 
 
 # scikit-learn's names
-LINKS: dict[str, Callable] = {"LogitLink": _logit, "MultinomialLogit": _softmax, "LogLink": np.exp, "IdentityLink": np.asarray}  # fmt: skip
+LINKS: dict[str, Callable] = {
+    "LogitLink": _logit,
+    "MultinomialLogit": _softmax,
+    "LogLink": np.exp,
+    "IdentityLink": np.asarray,
+}

@@ -1,4 +1,8 @@
-"""The splits of fitted trees, by rank: a tree asks only on which side of a threshold a value lies, so a value's rank among the thresholds is as good as the value, and small enough for float32."""
+"""The splits of fitted trees, by rank.
+
+A tree depends only on the side of a threshold on which a value lies. So a value's rank among the
+thresholds is as good as the value, and float32 holds it exactly.
+"""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -13,11 +17,13 @@ from modelkeep.training.engines.quickscorer import Trees
 
 
 class TreesError(ModelkeepError, ValueError):
-    """An estimator that is not made of the trees that are asked for."""
+    """An estimator of another kind than the expected trees."""
 
 
 def cuts(estimator: BaseEstimator, width: int) -> list[list[float]]:
-    """The thresholds of each column of the matrix, sorted; no columns where the estimator is not made of such trees."""
+    """The thresholds of each column of the matrix, sorted; no columns where the estimator is not
+    made of such trees.
+    """
     found: list[set] = [set() for _ in range(width)]
     for features, thresholds, inner in _splits(estimator):
         for column, value in zip(features[inner].tolist(), thresholds[inner].tolist(), strict=True):
@@ -42,7 +48,9 @@ def single(estimator: BaseEstimator) -> bool:
 
 
 def plain(estimator: BaseEstimator, plan: dict) -> bytes:
-    """Boosted trees as `quickscorer.Trees`, from the plan of their preprocessing; TreesError where that or they are something else."""
+    """Boosted trees as `quickscorer.Trees`, from the plan of their preprocessing; TreesError where
+    that or they are something else.
+    """
     groups = getattr(estimator, "_predictors", None)
     if not groups or not plan["cuts"]:
         raise TreesError("these are no boosted trees that split numbers")
