@@ -1,4 +1,4 @@
-# `make run` turns the loop once on the bundled flights; `make test` proves that it does what it says.
+# `make run` runs one retraining cycle on the bundled flights; `make test` runs the tests.
 # Everything is made inside this folder: the environment, DVC's cache, and what other tools keep between runs.
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -12,25 +12,25 @@ export JUPYTER_CONFIG_DIR := $(CURDIR)/.venv/etc/jupyter
 
 .PHONY: run backtest year test serve lab proof clean help
 
-help:  ## say what there is
+help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-run: .venv/made  ## one turn of the loop, then the verdicts
+run: .venv/made  ## one cycle of the pipeline, then the verdicts
 	dvc repro
 	modelkeep index
 	modelkeep verdicts
 
-backtest: .venv/made  ## what the policy of params/backtest.yaml would have done (some minutes)
+backtest: .venv/made  ## replay the policy of params/backtest.yaml over the history (some minutes)
 	cp -n backtest/stage.yaml backtest/dvc.yaml
 	dvc repro backtest/dvc.yaml
 
 year: .venv/made  ## nine months of flights in a scratch clone: real server, log, tags and rollouts (some 20 minutes)
 	python examples/flights/year/year.py
 
-test: .venv/made  ## what CI runs
+test: .venv/made  ## the tests of CI
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-serve: .venv/made  ## answer over HTTP (params/serve.yaml)
+serve: .venv/made  ## the prediction server (params/serve.yaml)
 	modelkeep serve
 
 lab: .venv/made  ## JupyterLab on this workspace
@@ -55,7 +55,7 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/backtest.py
 	python benchmarks/backtest.py --memory
 
-clean:  ## forget the environment; data, models and reports stay
+clean:  ## remove the environment; data, models and reports stay
 	rm -rf .venv
 
 .venv/made: requirements.lock pyproject.toml

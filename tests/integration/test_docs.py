@@ -41,6 +41,8 @@ def workspace(cycle, tmp_path):
 def test_each_command_prints_what_the_page_says(page, workspace):
     env = workspaces.surroundings(workspace) | {"MODELKEEP_TOKEN": ""}
     env |= {"PYTHONPATH": str(workspace / "lib"), "DVC_NO_ANALYTICS": "1"}
+    for who in ("AUTHOR", "COMMITTER"):  # tags and commits of a page
+        env |= {f"GIT_{who}_NAME": "A. Person", f"GIT_{who}_EMAIL": "a@example.org"}
     shell = documents.Shell(workspace, env)
     try:
         for command in documents.commands(TEXTS[page]):

@@ -42,8 +42,8 @@ def engine(content: dict[str, bytes]) -> tuple[str, dict, bytes]:
     name = json.loads(content[MANIFEST])["serving"]["engine"]
     if name not in ENGINES or (ENGINES[name] or MANIFEST) not in content:
         raise BundleError(
-            f"the bundle's engine is {str(name)[:40]!r}, which this code does not know or which has "
-            "no file in the bundle; use the code of the bundle's commit"
+            f"the bundle's engine is {str(name)[:40]!r}, which this code does not know or which "
+            "has no file in the bundle; use the code of the bundle's commit"
         )
     return name, json.loads(content["encoding.json"]), content.get(ENGINES[name], b"")
 
