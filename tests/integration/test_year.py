@@ -1,4 +1,6 @@
-"""The year's machinery on some days of a small table: its clock, its traffic, its checks, and a planted model that goes back."""
+"""The year's machinery on some days of a small table: its clock, its traffic, its checks, and a
+planted model that goes back.
+"""
 
 import json
 import sqlite3
@@ -17,7 +19,7 @@ from clock import Clock
 from clone import HISTORY, Clone, YearError, shuffled
 from modelkeep.rollout import control
 from page import page, verdict
-from told import tell, wrong
+from results import evaluate, wrong
 
 ASKED = {"label": "late", "id_column": "key", "time_column": "when", "label_delay_days": 1}
 RULES = {"maturity_hours": {"wrong": 30}, "look_seconds": 21_600, "max_hours": 240, "bake_hours": 6}
@@ -53,7 +55,13 @@ def lived(table, tmp_path_factory):
             if days.controller is None and hashes:
                 name = "good" if "good" in hashes else "bad"
                 begun = control.start(place / "clone", hashes.pop(name), day, anyway=True)
-                days.happened(day, "planted" if name == "bad" else "turn", rollout=begun.spec.id, gate="worse", version=name)  # fmt: skip
+                days.happened(
+                    day,
+                    "planted" if name == "bad" else "update",
+                    rollout=begun.spec.id,
+                    gate="worse",
+                    version=name,
+                )
                 hashes = {k: v for k, v in hashes.items() if k == "bad"}
                 days.follow()
             days.day(day)
@@ -63,28 +71,30 @@ def lived(table, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(lived):
-    """What these days came to."""
-    return tell(lived.clone.root, lived.table, ASKED, lived.traffic, lived.first)
+def results(lived):
+    """The results of these days."""
+    return evaluate(lived.clone.root, lived.table, ASKED, lived.traffic, lived.first)
 
 
-def test_every_row_is_in_the_log_once_as_the_client_was_told_it(lived, told):
-    assert wrong(told) == {}
-    assert told.checks["rows asked"] == len(lived.table) == len(told.by)
-    assert 0.85 < told.checks["labels sent"] / len(lived.table) < 0.93  # the last day's are to come
-    assert lived.traffic.counts["label first"] == told.checks["labels sent"]
+def test_every_row_is_in_the_log_once_as_in_the_response(lived, results):
+    assert wrong(results) == {}
+    assert results.checks["rows requested"] == len(lived.table) == len(results.by)
+    assert (
+        0.85 < results.checks["labels sent"] / len(lived.table) < 0.93
+    )  # the last day's are to come
+    assert lived.traffic.counts["label first"] == results.checks["labels sent"]
 
 
-def test_the_good_one_is_promoted_and_the_planted_one_goes_back(lived, told):
-    assert [j.end for j in told.journals] == ["step_up", "roll_back"]
-    good, bad = told.journals
+def test_the_good_one_is_promoted_and_the_planted_one_goes_back(lived, results):
+    assert [j.end for j in results.journals] == ["step_up", "roll_back"]
+    good, bad = results.journals
     assert "`wrong` is worse" in bad.verdicts[-1].reason
     for found in (good, bad):  # they began and ended in the time of the year, at full looks
         assert "2020-03" in str(np.datetime64(found.spec.started, "us"))
         assert found.state.at % 21_600 < 2 or found.state.at % 21_600 > 21_598
-    by = told.by == bad.spec.canary["sha256"][:10]
-    assert by.sum() < len(told.by) / 10
-    assert told.days[by].max() <= np.datetime64(bad.upto, "us")
+    by = results.by == bad.spec.canary["sha256"][:10]
+    assert by.sum() < len(results.by) / 10
+    assert results.days[by].max() <= np.datetime64(bad.upto, "us")
 
 
 def test_answers_and_labels_are_of_the_time_of_the_year(lived):
@@ -99,14 +109,14 @@ def test_answers_and_labels_are_of_the_time_of_the_year(lived):
     assert np.allclose(late.dt.total_seconds(), year.DAY, atol=1)
 
 
-def test_quality_by_week_is_that_of_who_served(told):
-    assert len(told.starts) == 2
-    assert (told.served["auc"] > 0.6).all()
-    assert np.isfinite(told.gain("auc").value)
-    assert not np.array_equal(told.served["auc"], told.never["auc"])
+def test_quality_by_week_is_that_of_who_served(results):
+    assert len(results.starts) == 2
+    assert (results.served["auc"] > 0.6).all()
+    assert np.isfinite(results.gain("auc").value)
+    assert not np.array_equal(results.served["auc"], results.never["auc"])
 
 
-def test_a_row_that_is_lost_doubled_or_changed_is_found(lived, told):
+def test_a_row_that_is_lost_doubled_or_changed_is_found(lived, results):
     path = lived.clone.root / "data/log/predictions.db"
     with sqlite3.connect(path) as base:
         n, ids, said = base.execute(
@@ -118,25 +128,25 @@ def test_a_row_that_is_lost_doubled_or_changed_is_found(lived, told):
         base.execute(CHANGE, (changed[0], changed[1].encode(), n))
     base.close()
     try:
-        found = wrong(tell(lived.clone.root, lived.table, ASKED, lived.traffic, lived.first))
+        found = wrong(evaluate(lived.clone.root, lived.table, ASKED, lived.traffic, lived.first))
     finally:
         with sqlite3.connect(path) as base:
             base.execute(CHANGE, (ids, said, n))
         base.close()
-    assert found["asked and not in the log"] == 2
-    assert found["in the log and not asked"] == found["in the log twice"] == 1
-    assert found["told other than logged"] >= 2
-    assert found["not what the named model says"] >= 1
+    assert found["requested and not in the log"] == 2
+    assert found["in the log and not requested"] == found["in the log twice"] == 1
+    assert found["response differs from the log"] >= 2
+    assert found["differs from the named model"] >= 1
 
 
-def test_its_page_says_first_what_the_year_comes_to(lived, told):
+def test_its_page_says_first_what_the_year_comes_to(lived, results):
     made = {"short": "0" * 10, "changed": False}
-    text = page(told, lived.events, year.PARAMS, made, 60.0)
-    assert "rolled back after" in verdict(told, lived.events, 60.0).text
-    assert text.index('class="verdict') < text.index("<h2>")
+    text = page(results, lived.events, year.PARAMS, made, 60.0)
+    assert "rolled back after" in verdict(results, lived.events, 60.0).text
+    assert text.index('class="verdict') < text.index("<h2")
     assert text.count("<figure") <= 6 and "http" not in text.split("<svg")[0]
-    assert synthetic.said(verdict(told, lived.events, 60.0))
-    assert verdict(told, lived.events, 60.0).text.startswith("done")
+    assert synthetic.said(verdict(results, lived.events, 60.0))
+    assert verdict(results, lived.events, 60.0).text.startswith("done")
 
 
 def test_a_clock_never_tells_a_process_the_same_time_twice(tmp_path):

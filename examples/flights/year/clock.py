@@ -1,4 +1,6 @@
-"""A clock that one program moves and other processes read: eight bytes in a file that they share."""
+"""A clock that one program moves and other processes read: eight bytes in a file that they
+share.
+"""
 
 import mmap
 import struct
@@ -6,7 +8,7 @@ from pathlib import Path
 
 
 class Clock:
-    """Nanoseconds since 1970, as they were set last by any process."""
+    """Nanoseconds since 1970, as any process set them last."""
 
     def __init__(self, path: Path, at: float | None = None) -> None:
         if at is not None:
@@ -16,11 +18,13 @@ class Clock:
         self.last = 0
 
     def move(self, at: float) -> None:
-        """Let it be `at` seconds since 1970 for everybody."""
+        """Set the time of all processes to `at` seconds since 1970."""
         self.shared[:8] = struct.pack("<q", round(at * 1e9))
 
     def nanoseconds(self) -> int:
-        """The time, a microsecond later at least than this process was told before: answers are told apart by it."""
+        """The time, at least a microsecond after the last reading of this process, so that no two
+        are equal.
+        """
         self.last = max(struct.unpack("<q", self.shared[:8])[0], self.last + 1000)
         return self.last
 

@@ -1,4 +1,4 @@
-"""The scratch clone in which the year happens: a history of its own, commits, releases, and one bad model that is planted."""
+"""The scratch clone of the year: a history, commits, releases, and one planted bad model."""
 
 import json
 import os
@@ -24,7 +24,7 @@ class YearError(RuntimeError):
 
 
 class Clone:
-    """A clone of a repository; its commits and tags are of the time that the year has reached."""
+    """A clone of a repository; its commits and tags have the simulated time."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -32,11 +32,13 @@ class Clone:
         path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
         site = str(root / ".dvc" / "tmp" / "site")
         lib = os.pathsep.join([str(root / "lib"), *filter(None, [kept.get("PYTHONPATH")])])
-        self.env = {**kept, "PATH": path, "PYTHONPATH": lib, "DVC_SITE_CACHE_DIR": site}  # fmt: skip
+        self.env = {**kept, "PATH": path, "PYTHONPATH": lib, "DVC_SITE_CACHE_DIR": site}
         self.env |= {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
 
-    def make(self, source: Path, history: pd.DataFrame, params: Mapping[str, Mapping], at: float) -> None:  # fmt: skip
-        """Clone `source` here, with a history of its own and other values on some lines of its params."""
+    def make(
+        self, source: Path, history: pd.DataFrame, params: Mapping[str, Mapping], at: float
+    ) -> None:
+        """Clone `source` here, with another history and other values in params."""
         self.root.parent.mkdir(parents=True, exist_ok=True)
         command = ["git", "clone", "--quiet", str(source), str(self.root)]
         subprocess.run(command, check=True, env=self.env)
@@ -69,13 +71,17 @@ class Clone:
             files.write_text(path, text)
 
     def run(self, at: float, *command: str, fails: bool = False) -> str:
-        """What a command prints in the clone, at that time; YearError with its last words if it fails."""
+        """The output of a command in the clone at that time; YearError if it fails."""
         dated = {f"GIT_{who}_DATE": f"@{int(at)} +0000" for who in ("AUTHOR", "COMMITTER")}
         words = [sys.executable, "-m", *command] if command[0] == "modelkeep" else command
-        done = subprocess.run(words, cwd=self.root, env=self.env | dated, capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run(
+            words, cwd=self.root, env=self.env | dated, capture_output=True, text=True
+        )
         if done.returncode and not fails:
-            said = (done.stdout + done.stderr)[-3000:]
-            raise YearError(f"{' '.join(command)} ended with {done.returncode} at {moment(at)}: {said}")  # fmt: skip
+            output = (done.stdout + done.stderr)[-3000:]
+            raise YearError(
+                f"{' '.join(command)} ended with {done.returncode} at {moment(at)}: {output}"
+            )
         return done.stdout
 
     def commit(self, at: float, message: str) -> None:
@@ -84,39 +90,49 @@ class Clone:
         if self.run(at, "git", "status", "--porcelain").strip():
             self.run(at, "git", "commit", "--quiet", "--message", message)
 
-    def turn(self, at: float) -> dict:
-        """One unattended turn, as cron would have it."""
-        said = self.run(at, "modelkeep", "update", "--at", moment(at), fails=True).splitlines()
-        if len(said) < 2 or not said[-2].startswith("{"):
-            raise YearError(f"`modelkeep update --at {moment(at)}` did not say what it did: {said[-5:]}")  # fmt: skip
-        return json.loads(said[-2])
+    def update(self, at: float) -> dict:
+        """One unattended update, as from cron."""
+        lines = self.run(at, "modelkeep", "update", "--at", moment(at), fails=True).splitlines()
+        if len(lines) < 2 or not lines[-2].startswith("{"):
+            raise YearError(
+                f"`modelkeep update --at {moment(at)}` printed no JSON line: {lines[-5:]}"
+            )
+        return json.loads(lines[-2])
 
     def plant(self, at: float, seed: int = 0) -> tuple[str, str]:
-        """Train on shuffled labels, release it by force, and start it as canary; its version, and what the gate said."""
-        asked = workspace.params(self.root, "prepare")
-        before = {name: asked[name] for name in ("source", "as_of")}
-        rows = pd.concat(pd.read_parquet(p) for p in sorted((self.root / HISTORY).glob("*.parquet")))  # fmt: skip
-        self.keep(PLANTED, shuffled(rows, asked, at, seed), "shuffled.parquet", at)
+        """Train on shuffled labels, release by force, start as canary; the version and the gate's
+        verdict.
+        """
+        preparing = workspace.params(self.root, "prepare")
+        before = {name: preparing[name] for name in ("source", "as_of")}
+        rows = pd.concat(
+            pd.read_parquet(p) for p in sorted((self.root / HISTORY).glob("*.parquet"))
+        )
+        self.keep(PLANTED, shuffled(rows, preparing, at, seed), "shuffled.parquet", at)
         self.set({"prepare": {"source": PLANTED, "as_of": moment(at)}})
         self.run(at, "dvc", "repro", "--quiet", "prepare", "train", "evaluate")
         self.commit(at, "Planted: a candidate that learned from shuffled labels")
         done = releases.release(self.root, record.read(self.root), at, forced="planted")
-        said = json.loads((self.root / "verdicts" / "evaluate.json").read_text())
+        gate = json.loads((self.root / "verdicts" / "evaluate.json").read_text())
         control.start(self.root, done.version, at, reason="planted: its labels were shuffled")
         self.set({"prepare": before})
         self.commit(at, "Back to the true history")
-        return done.version, f"{said['state']}: {said['sentence']}"
+        return done.version, f"{gate['state']}: {gate['sentence']}"
 
 
-def shuffled(rows: pd.DataFrame, asked: Mapping, at: float, seed: int) -> pd.DataFrame:
-    """The rows with the labels shuffled among those that are learned from; those that the gate tests on stay true."""
-    last = np.datetime64(int(at), "s") - np.timedelta64(int(asked["test_days"]) + 2, "D")
-    old = (rows[asked["time_column"]] < last).to_numpy() & rows[asked["label"]].notna().to_numpy()
-    label = rows[asked["label"]].to_numpy(dtype=object, copy=True)
+def shuffled(rows: pd.DataFrame, preparing: Mapping, at: float, seed: int) -> pd.DataFrame:
+    """The rows with shuffled labels, except those of the gate's test."""
+    last = np.datetime64(int(at), "s") - np.timedelta64(int(preparing["test_days"]) + 2, "D")
+    old = (rows[preparing["time_column"]] < last).to_numpy() & rows[
+        preparing["label"]
+    ].notna().to_numpy()
+    label = rows[preparing["label"]].to_numpy(dtype=object, copy=True)
     label[old] = np.random.default_rng(seed).permutation(label[old])
-    return rows.assign(**{asked["label"]: pd.Series(label, rows.index).astype(rows[asked["label"]].dtype)})  # fmt: skip
+    return rows.assign(
+        **{preparing["label"]: pd.Series(label, rows.index).astype(rows[preparing["label"]].dtype)}
+    )
 
 
 def moment(at: float) -> str:
-    """A time as commands take it."""
+    """A time in the form of the commands."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S}"

@@ -1,4 +1,4 @@
-"""The page of a year: what happened, how good it was, and what was checked."""
+"""The page of a year: events, quality and checks."""
 
 from datetime import datetime
 
@@ -9,63 +9,95 @@ from modelkeep.core.markup import Html, count, number, several
 from modelkeep.evaluation import metrics
 from modelkeep.reports import figures, rollout
 from modelkeep.rollout.rollout_log import RolloutLog
-from told import Told, wrong
+from results import Results, wrong
 
 REASONS = {
     "source": "a folder that grows; the bundled example is one table of the whole year",
-    "entity_column": "one decision is about one flight; 900 a day are too few to wait for new aircraft",
-    "folds": "the year trains eleven models, and shall take minutes",
-    "permutations": "the year is looked at ten times, and shall take minutes",
-    "days": "the monitor looks at the answers since the turn before",
+    "entity_column": "one flight is one entity; 900 a day are too few to wait for new aircraft",
+    "folds": "the year trains eleven models, within minutes",
+    "permutations": "the year has ten updates, within minutes",
+    "days": "the monitor reads the predictions since the update before",
     "steps": "at 1 % of 900 flights a day the first step alone would take months",
-    "margins": "what 900 flights a day can refute within two weeks",
-    "floor": "the server fails almost nobody, so a share must be named that nobody would mind",
-    "maturity_hours": "the truth comes a day after the flight",
-    "look_seconds": "four looks a day",
+    "margins": "the limits that 900 flights a day can decide within two weeks",
+    "floor": "the server hardly ever fails, so a tolerated rate is stated",
+    "maturity_hours": "a label arrives a day after the flight",
+    "look_seconds": "four analyses a day",
     "dwell_minutes": "no step is shorter than a day, as hours of one day are alike",
-    "max_hours": "three weeks, so that a rollout has ended before the next turn",
-    "retrain": "every four weeks by the calendar, so that the year does not hang on the monitor",
+    "max_hours": "three weeks, so that a rollout ends before the next update",
+    "retrain": "every four weeks by the calendar, so that the year does not depend on the monitor",
     "every_days": "four weeks",
-    "shadow": "a shadow takes thirty days, longer than a turn; a candidate that the gate cannot tell is refused",
+    "shadow": "a shadow takes thirty days, longer than an update's interval; an inconclusive "
+    "candidate is refused",
 }
 
+ALL_EQUAL = (
+    "every prediction is in the log once, equal to the response and to the prediction of the named "
+    "model; no request was refused"
+)
 
-def page(told: Told, events: list[dict], params: dict, commit: str, spent: float) -> str:  # fmt: skip
+
+def page(results: Results, events: list[dict], params: dict, commit: str, spent: float) -> str:
     """The page as HTML; `commit` is that of the repository that was cloned."""
-    first, second = metrics.METRICS[told.task]
-    planted = _planted(told, events)
+    first, second = metrics.METRICS[results.task]
+    planted = _planted(results, events)
     parts = [
-        "<h1>The year: does the loop keep a model right, unattended?</h1>",
-        verdict(told, events, spent).markup,
+        "<h1>The year: do unattended updates keep a model accurate?</h1>",
+        verdict(results, events, spent).markup,
         _text(
-            "A model of the flights of January to March 2013 is released on the first day. From then on a real server answers each flight before it departs, at a clock that runs fast; a day later what came true is posted, of two in a hundred never. Every four weeks `modelkeep update` takes one turn: it adds the flights that came true to the history, trains a candidate on it, asks the gate, and lets what passes answer a few flights as a canary, until the evidence says more or back. Nobody looks at it, except that once a bad model is let past the gate by force."
+            "A model of the flights of January to March 2013 is released on the first day. From "
+            "then on a real server predicts each flight before it departs, on a fast clock. Its "
+            "label is posted a day later, except for two in a hundred. Every four weeks "
+            "`modelkeep update` runs one cycle: it adds labelled flights to the history, trains a "
+            "candidate, and applies the gate. A candidate that passes serves a few flights as a "
+            "canary, until the evidence promotes it or rolls it back. No person acts, except that "
+            "one bad model is forced past the gate."
         ),
-        markup.provenance(_facts(told, commit)).markup,
-        "<h2>What happened, turn by turn?</h2>",
-        _text("The gate compares each candidate with the champion on the newest thirty days, which neither has learned from. What it cannot tell from no difference is refused as well."),
-        markup.table(_acts(told, events)).markup,
-        "<h2>Who answered?</h2>",
-        _who(told, planted)._repr_html_(),
+        markup.provenance(_facts(results, commit)).markup,
+        "<h2>Which updates promoted a model?</h2>",
+        _text(
+            "The gate compares each candidate with the champion on the newest thirty days, which "
+            "neither has learned from. An inconclusive candidate is refused, too."
+        ),
+        markup.table(_acts(results, events)).markup,
+        "<h2>Which version predicted?</h2>",
+        _who(results, planted)._repr_html_(),
         "<h2>Was it worth it?</h2>",
-        _text("Blue is what was served, whoever answered. Dotted grey is the model of the first day on the same flights, as if nobody had ever updated. All that ever came true is counted, also where the server was not told."),
-        _course(told, first)._repr_html_(),
-        _course(told, second)._repr_html_(),
-        "<h2>How was the planted model found out?</h2>",
-        _text("Its labels were shuffled before it learned, so that it knows nothing; the gate said so, and it was released by force. The judge sees only counts: how often the canary and the champion failed, were slow, or were wrong."),
+        _text(""),
+        _course(results, first)._repr_html_(),
+        _course(results, second)._repr_html_(),
+        "<h2>How was the planted model detected?</h2>",
+        _text(
+            "It was trained on shuffled labels, so it has no skill. The gate refused it, and it "
+            "was released by force. The judge reads counts alone: errors, slow responses and "
+            "wrong predictions of canary and champion."
+        ),
         _evidence(planted, "worse"),
-        "<h2>How did a good one get through?</h2>",
-        _text("Each step is left once it is refuted that the canary is worse by the step's margin; then the evidence begins anew."),
-        *[_evidence(j, "harmless") for j in _promoted(told)[:1]],
+        "<h2>How was a good one promoted?</h2>",
+        _text(
+            "A step ends when the evidence refutes that the canary is worse by its margin; then "
+            "the evidence starts again."
+        ),
+        *[_evidence(j, "harmless") for j in _promoted(results)[:1]],
         "<h2>How did each rollout go?</h2>",
-        markup.table(_rollouts(told), "There was no rollout.").markup,
-        "<h2>What does the record say?</h2>",
-        f"<pre>{_escaped(told.record['text'])}</pre>",
+        markup.table(_rollouts(results), "There was no rollout.").markup,
+        "<h2>What is on record?</h2>",
+        f"<pre>{_escaped(results.record['text'])}</pre>",
         "<h2>What was checked?</h2>",
-        _text("Every flight was compared in three places: what the client was told, what the log holds, and what the model says that the answer names. A difference would be an answer of two models mixed, a lost row or one counted twice."),
-        markup.table([{"": k, "number": v} for k, v in told.checks.items()]).markup,
-        "<h2>Which rules were not the usual ones?</h2>",
-        markup.table([{"value": f"{stage}: {k}", "in this year": _value(v), "why": REASONS.get(k, "")} for stage, values in params.items() for k, v in values.items()]).markup,
-    ]  # fmt: skip
+        _text(
+            "Every flight was compared in three places: the response, the log, and the prediction "
+            "of the named model. A difference would be a response of two mixed models, a lost row "
+            "or a row counted twice."
+        ),
+        markup.table([{"": k, "number": v} for k, v in results.checks.items()]).markup,
+        "<h2>Which parameters differ from the defaults?</h2>",
+        markup.table(
+            [
+                {"value": f"{stage}: {k}", "in this year": _value(v), "reason": REASONS.get(k, "")}
+                for stage, values in params.items()
+                for k, v in values.items()
+            ]
+        ).markup,
+    ]
     return pages.page("The year · Modelkeep", "\n".join(parts), current=None)
 
 
@@ -86,44 +118,49 @@ def _value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _promoted(told: Told) -> list[RolloutLog]:
-    return [j for j in told.journals if j.end == "step_up"]
+def _promoted(results: Results) -> list[RolloutLog]:
+    return [j for j in results.journals if j.end == "step_up"]
 
 
-def _planted(told: Told, events: list[dict]) -> RolloutLog | None:
+def _planted(results: Results, events: list[dict]) -> RolloutLog | None:
     ids = {e["rollout"] for e in events if e["what"] == "planted"}
-    return next((j for j in told.journals if j.spec.id in ids), None)
+    return next((j for j in results.journals if j.spec.id in ids), None)
 
 
-def verdict(told: Told, events: list[dict], spent: float) -> Html:
-    """What the year comes to in one sentence, and why; `done` or `failed`."""
-    planted, bad = _planted(told, events), wrong(told)
-    turns = [e for e in events if e["what"] == "turn"]
-    refused = [e for e in turns if _refused(e)]
-    first = metrics.METRICS[told.task][1]
-    ours, alone = np.nanmean(told.served[first]), np.nanmean(told.never[first])
-    missing = _missing(told, planted, refused)
-    rows = len(told.by)
+def verdict(results: Results, events: list[dict], spent: float) -> Html:
+    """The conclusion in one sentence, with reasons; `done` or `failed`."""
+    planted, bad = _planted(results, events), wrong(results)
+    updates = [e for e in events if e["what"] == "update"]
+    refused = [e for e in updates if _refused(e)]
+    first = metrics.METRICS[results.task][1]
+    ours, alone = np.nanmean(results.served[first]), np.nanmean(results.never[first])
+    missing = _missing(results, planted, refused)
+    rows = len(results.by)
     sentence = (
-        f"In {count(len(told.starts), 'week')} {count(len(turns), 'turn')} and {count(rows, 'flight')} the loop promoted {count(len(_promoted(told)), 'candidate')} by canary, "
-        f"its gate refused {len(refused)}, and the model planted past the gate was {'rolled back' if planted and planted.end == 'roll_back' else 'NOT rolled back'}"
-        f"{_after(planted)}: {metrics.NAMES[first]} {number(float(ours))} by week on average, {number(float(alone))} if nobody had ever updated."
+        f"In {count(len(results.starts), 'week')}, {count(len(updates), 'update')} and "
+        f"{count(rows, 'flight')}, {count(len(_promoted(results)), 'candidate')} passed the "
+        "canary, "
+        f"the gate refused {len(refused)}, and the model planted past the gate was "
+        f"{'rolled back' if planted and planted.end == 'roll_back' else 'NOT rolled back'}"
+        f"{_after(planted)}: {metrics.NAMES[first]} {number(float(ours))} by week on average, "
+        f"{number(float(alone))} without updates."
     )
-    gain = told.gain(first)
+    gain = results.gain(first)
     reasons = [
         *missing,
-        f"{several([f'{k}: {v:,}' for k, v in bad.items()], 9) if bad else 'every answer is in the log once, as the client was told it and as the model says that it names; nobody was refused'}",
-        f"the gain in {metrics.NAMES[first]} over never updating is {number(gain.value)} ({number(gain.low)} to {number(gain.high)}), by week on average",
-        f"the planted model gave {_exposed(told, planted):,} answers of {rows:,}",
+        several([f"{k}: {v:,}" for k, v in bad.items()], 9) if bad else ALL_EQUAL,
+        f"the gain in {metrics.NAMES[first]} over never updating is {number(gain.value)} "
+        f"({number(gain.low)} to {number(gain.high)}), by week on average",
+        f"the planted model gave {_exposed(results, planted):,} predictions of {rows:,}",
         f"it took {spent / 60:.0f} minutes",
     ]
     return markup.verdict("failed" if missing or bad else "done", sentence, reasons)
 
 
-def _missing(told: Told, planted: RolloutLog | None, refused: list[dict]) -> list[str]:
-    """What a year is to show, and this one did not."""
+def _missing(results: Results, planted: RolloutLog | None, refused: list[dict]) -> list[str]:
+    """The expected events that are missing."""
     shown = {
-        "no candidate was promoted by canary": _promoted(told),
+        "no candidate was promoted by canary": _promoted(results),
         "no candidate was refused by the gate": refused,
         "the planted model was not rolled back": planted and planted.end == "roll_back",
     }
@@ -148,24 +185,24 @@ def _day(text: str) -> str:
     return f"{at.day}\N{NO-BREAK SPACE}{at:%b}"
 
 
-def _exposed(told: Told, planted: RolloutLog | None) -> int:
-    return int((told.by == planted.spec.canary["sha256"][:10]).sum()) if planted else 0
+def _exposed(results: Results, planted: RolloutLog | None) -> int:
+    return int((results.by == planted.spec.canary["sha256"][:10]).sum()) if planted else 0
 
 
-def _facts(told: Told, commit: str) -> dict[str, object]:
-    said = told.record["json"]
+def _facts(results: Results, commit: str) -> dict[str, object]:
+    known = results.record["json"]
     return {
         "code": f"commit {commit}",
-        "flights": f"{len(told.by):,}, of {told.days.min()} to {told.days.max()}",
-        "labels sent": f"{told.checks['labels sent']:,}",
-        "versions": several([v["version"] for v in reversed(said["versions"])], 20),
-        "changes of champion": f"{len(said['terms'])}",
+        "flights": f"{len(results.by):,}, of {results.days.min()} to {results.days.max()}",
+        "labels sent": f"{results.checks['labels sent']:,}",
+        "versions": several([v["version"] for v in reversed(known["versions"])], 20),
+        "changes of champion": f"{len(known['terms'])}",
     }
 
 
-def _acts(told: Told, events: list[dict]) -> list[dict]:
-    """A row for each turn, and for what was planted."""
-    ends = {j.spec.id: j for j in told.journals}
+def _acts(results: Results, events: list[dict]) -> list[dict]:
+    """A row for each update, and for the planted model."""
+    ends = {j.spec.id: j for j in results.journals}
     rows = []
     for e in events:
         if e["what"] == "rollout":
@@ -175,26 +212,28 @@ def _acts(told: Told, events: list[dict]) -> list[dict]:
         rows.append(
             {
                 "day": _day(e["at"]),
-                "what": "a turn" if e["what"] == "turn" else "planted by force",
+                "event": "update" if e["what"] == "update" else "planted by force",
                 "gate": gate,
                 "version": e.get("version", "–"),
-                "what came of it": _came(e, found),
+                "result": _result(e, found),
             }
         )
     return rows
 
 
-def _came(event: dict, found: RolloutLog | None) -> str:
+def _result(event: dict, found: RolloutLog | None) -> str:
     if found is None:
         return "refused: the champion stays" if _refused(event) else event.get("sentence", "")
-    word = {"step_up": "promoted", "roll_back": "rolled back"}.get(found.end, found.end or "goes on")  # fmt: skip
+    word = {"step_up": "promoted", "roll_back": "rolled back"}.get(
+        found.end, found.end or "goes on"
+    )
     return f"{word} after {_days(found)}"
 
 
-def _rollouts(told: Told) -> list[dict]:
+def _rollouts(results: Results) -> list[dict]:
     """A row for each step of each rollout."""
     rows = []
-    for j in told.journals:
+    for j in results.journals:
         shares = [j.rules.shares[0], *[v.share for v in j.verdicts]]
         steps = [f"{s:.0%}" for i, s in enumerate(shares) if i == 0 or s != shares[i - 1]]
         last = j.verdicts[-1] if j.verdicts else None
@@ -202,11 +241,11 @@ def _rollouts(told: Told) -> list[dict]:
             {
                 "began": _day(rollout.facts(j)["began"][:10]),
                 "canary": j.spec.canary["version"],
-                "against": j.spec.champion["version"],
+                "champion": j.spec.champion["version"],
                 "shares": " → ".join(steps),
-                "looks": len(j.verdicts),
+                "analyses": len(j.verdicts),
                 "took": _days(j),
-                "the last word": f"{last.word.replace('_', ' ')}: {last.reason.replace('`', '')}"
+                "last verdict": f"{last.word.replace('_', ' ')}: {last.reason.replace('`', '')}"
                 if last
                 else "–",
             }
@@ -214,8 +253,8 @@ def _rollouts(told: Told) -> list[dict]:
     return rows
 
 
-def _who(told: Told, planted: RolloutLog | None) -> figures.Figure:
-    by, role = told.by, told.role
+def _who(results: Results, planted: RolloutLog | None) -> figures.Figure:
+    by, role = results.by, results.role
     bad = planted.spec.canary["sha256"][:10] if planted else ""
     first = by[0]
     parts = {
@@ -224,28 +263,46 @@ def _who(told: Told, planted: RolloutLog | None) -> figures.Figure:
         "canaries": (role == "canary") & (by != bad),
         "the planted one": by == bad,
     }
-    week = (told.days - told.starts[0]).astype(int) // 7
-    n = {k: np.bincount(week[v], minlength=len(told.starts))[: len(told.starts)] for k, v in parts.items()}  # fmt: skip
-    each = [f"{told.names.get(m, m)} {int((by == m).sum()):,}" for m in dict.fromkeys(by)]
+    week = (results.days - results.starts[0]).astype(int) // 7
+    n = {
+        k: np.bincount(week[v], minlength=len(results.starts))[: len(results.starts)]
+        for k, v in parts.items()
+    }
+    each = [f"{results.names.get(m, m)} {int((by == m).sum()):,}" for m in dict.fromkeys(by)]
     return figures.timeline(
-        told.starts, n, title="Who answered, week by week?", caption=f"Answers by version: {', '.join(each)}."
-    )  # fmt: skip
+        results.starts,
+        n,
+        title="Which version predicted, week by week?",
+        caption=f"Predictions by version: {', '.join(each)}.",
+    )
 
 
-def _course(told: Told, metric: str) -> figures.Figure:
-    ours, alone = told.served[metric], told.never[metric]
+def _course(results: Results, metric: str) -> figures.Figure:
+    ours, alone = results.served[metric], results.never[metric]
     ends = {"step_up": "promoted", "roll_back": "rolled back"}
     marks = {}
     for word in ends:
-        at = [np.datetime64(j.upto, "us") for j in told.journals if j.end == word]
-        marks[ends[word]] = np.isin(np.arange(len(ours)), [int((t - told.starts[0]) / np.timedelta64(7, "D")) for t in at])  # fmt: skip
-    name, gain = metrics.NAMES[metric], told.gain(metric)
+        at = [np.datetime64(j.upto, "us") for j in results.journals if j.end == word]
+        marks[ends[word]] = np.isin(
+            np.arange(len(ours)),
+            [int((t - results.starts[0]) / np.timedelta64(7, "D")) for t in at],
+        )
+    name, gain = metrics.NAMES[metric], results.gain(metric)
     better = "higher" if metric in metrics.HIGHER_IS_BETTER else "lower"
     caption = (
-        f"{len(ours)} weeks; {better} is better. On average {number(float(np.nanmean(ours)))} served and {number(float(np.nanmean(alone)))} without an update; "
-        f"the gain is {number(gain.value)} ({number(gain.low)} to {number(gain.high)}, stretches of four weeks)."
+        f"{len(ours)} weeks; {better} is better. On average {number(float(np.nanmean(ours)))} "
+        f"served and {number(float(np.nanmean(alone)))} without updates; "
+        f"the gain is {number(gain.value)} ({number(gain.low)} to {number(gain.high)}, blocks of "
+        "four weeks)."
     )
-    return figures.courses(told.starts, {"served": ours, "never updated": alone}, marks, name=name, title=f"How good was {name}, week by week?", caption=caption)  # fmt: skip
+    return figures.courses(
+        results.starts,
+        {"served": ours, "never updated": alone},
+        marks,
+        name=name,
+        title=f"How good was {name}, week by week?",
+        caption=caption,
+    )
 
 
 def _evidence(found: RolloutLog | None, question: str) -> str:

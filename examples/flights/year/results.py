@@ -1,4 +1,4 @@
-"""What a year comes to: every answer in the log checked against what was asked and told, and quality by week."""
+"""The results of a year: the log compared with requests and responses, and quality by week."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,15 +18,17 @@ from modelkeep.rollout import control, rollout_log
 from modelkeep.rollout.rollout_log import RolloutLog
 from modelkeep.training import bundle
 
-NEAR = 1e-5  # how far an answer may be from what the model says that it names
+NEAR = 1e-5  # tolerance between a logged prediction and its model's own
 WEEK = np.timedelta64(7, "D")
 
 
 @dataclass(frozen=True)
-class Told:
-    """The year's answers in the order of time, quality by week of what was served and of the first model left alone, and what was checked."""
+class Results:
+    """The year's predictions in order of time, weekly quality served and without updates, and
+    checks.
+    """
 
-    by: np.ndarray  # the short name of the model that answered each row
+    by: np.ndarray  # the short name of each row's model
     role: np.ndarray
     days: np.ndarray
     task: str
@@ -36,88 +38,98 @@ class Told:
     checks: dict[str, int | float]
     journals: list[RolloutLog]
     names: dict[str, str]  # the version of each released model, by its short name
-    record: dict  # what `modelkeep history` says
+    record: dict  # the content of `modelkeep history`
 
     def gain(self, metric: str) -> frontier.Interval:
-        """By how much what was served is better than never updating, by week on average."""
+        """The mean weekly gain of the served models over never updating."""
         block = min(4, len(self.starts))
-        drawn = frontier.bootstrap_weeks(len(self.starts), block, 2000, 0)
-        return frontier.interval(frontier.gains(metric, self.served[metric], self.never[metric]), drawn)  # fmt: skip
+        samples = frontier.bootstrap_weeks(len(self.starts), block, 2000, 0)
+        return frontier.interval(
+            frontier.gains(metric, self.served[metric], self.never[metric]), samples
+        )
 
 
-def tell(root: Path, table: pd.DataFrame, asked: Mapping, seen, first: str) -> Told:
-    """Read the log of the clone at `root` and check it; `seen` is the traffic as its clients saw it, `first` the SHA-256 of the first champion."""
+def evaluate(root: Path, table: pd.DataFrame, preparing: Mapping, traffic, first: str) -> Results:
+    """Read and check the log of the clone at `root`.
+
+    `traffic`: requests and responses of the clients. `first`: SHA-256 of the first champion.
+    """
     models = {p.name[:10]: bundle.load(p) for p in sorted((root / "serving" / "bundles").glob("*"))}
-    of = models[first[:10]].schema
+    schema = models[first[:10]].schema
     with_log = control.open_log(root)
     batches = list(with_log.read(0, log.END))
     with_log.close()
-    rows, _ = frames.logged(batches, of)
+    rows = frames.logged(batches, schema).rows
     raw = pd.concat([b.select(["id", "model", "role", "label"]).to_pandas() for b in batches])
-    truth = pd.Series(as_text(table[of.label]).to_numpy(), table[of.id].to_numpy())
-    checks = _once(raw, seen) | _same(rows, of, models, seen)
-    checks |= _labels(raw, truth, seen) | _history(root, rows, asked, truth, of)
-    said = frames.predictions(rows, of)
-    role = raw.drop_duplicates("id").set_index("id")["role"].reindex(rows[of.id]).to_numpy()
-    rows[of.label] = truth.reindex(rows[of.id]).to_numpy()  # also of those whose label never came
+    truth = pd.Series(as_text(table[schema.label]).to_numpy(), table[schema.id].to_numpy())
+    checks = _once(raw, traffic) | _same(rows, schema, models, traffic)
+    checks |= _labels(raw, truth, traffic) | _history(root, rows, preparing, truth, schema)
+    predictions = frames.predictions(rows, schema)
+    role = raw.drop_duplicates("id").set_index("id")["role"].reindex(rows[schema.id]).to_numpy()
+    # also labels that were never sent
+    rows[schema.label] = truth.reindex(rows[schema.id]).to_numpy()
     alone = models[first[:10]].answer(rows)
-    starts, week = _weeks(rows[of.time])
+    starts, week = _weeks(rows[schema.time])
     journals = [rollout_log.read(p) for p in sorted((root / "rollouts").glob("*.jsonl"))]
-    days = rows[of.time].to_numpy().astype("datetime64[D]")
-    quality = [_quality(rows, each, of, week, len(starts)) for each in (said, alone)]
+    days = rows[schema.time].to_numpy().astype("datetime64[D]")
+    quality = [_quality(rows, each, schema, week, len(starts)) for each in (predictions, alone)]
     by = rows[frames.ANSWERED_BY].to_numpy()
-    return Told(by, role, days, of.task, starts, *quality, checks, journals, *_record(root))
+    return Results(by, role, days, schema.task, starts, *quality, checks, journals, *_record(root))
 
 
-def _once(raw: pd.DataFrame, seen) -> dict[str, int]:
-    """Whether each row that was asked about is in the log exactly once."""
-    ids, asked = raw["id"], set(seen.rows[seen.id].iloc[: seen.counts["asked"]])
+def _once(raw: pd.DataFrame, traffic) -> dict[str, int]:
+    """Whether each requested row is in the log exactly once."""
+    ids, requested = raw["id"], set(traffic.rows[traffic.id].iloc[: traffic.counts["requested"]])
     return {
-        "rows asked": seen.counts["asked"],
-        "rows without an answer": seen.counts["failed"],
-        "asked and not in the log": len(asked - set(ids)),
-        "in the log and not asked": len(set(ids) - asked),
+        "rows requested": traffic.counts["requested"],
+        "rows without a prediction": traffic.counts["failed"],
+        "requested and not in the log": len(requested - set(ids)),
+        "in the log and not requested": len(set(ids) - requested),
         "in the log twice": int(ids.duplicated().sum()),
     }
 
 
-def _same(rows: pd.DataFrame, of: Schema, models: Mapping, seen) -> dict[str, int | float]:
-    """Whether the log holds what clients were told, and whether that is what the named model says."""
-    said, by = frames.predictions(rows, of), rows[frames.ANSWERED_BY].to_numpy()
-    told = [seen.given.get(i, ("", [np.nan] * said.shape[1])) for i in rows[of.id]]
-    other = np.array([model for model, _ in told]) != by
-    other |= np.abs(np.array([answer for _, answer in told]) - said).max(axis=1) > NEAR
+def _same(rows: pd.DataFrame, schema: Schema, models: Mapping, traffic) -> dict[str, int | float]:
+    """Whether the log equals the responses, and the predictions of the model that it names."""
+    predictions, by = frames.predictions(rows, schema), rows[frames.ANSWERED_BY].to_numpy()
+    responses = [
+        traffic.responses.get(i, ("", [np.nan] * predictions.shape[1])) for i in rows[schema.id]
+    ]
+    other = np.array([model for model, _ in responses]) != by
+    other |= np.abs(np.array([answer for _, answer in responses]) - predictions).max(axis=1) > NEAR
     apart = np.zeros(len(rows))
     for name, model in models.items():
         mine = by == name
-        apart[mine] = np.abs(model.answer(rows[mine]) - said[mine]).max(axis=1, initial=0)
+        apart[mine] = np.abs(model.answer(rows[mine]) - predictions[mine]).max(axis=1, initial=0)
     return {
-        "told other than logged": int(other.sum()),
-        "not what the named model says": int((apart > NEAR).sum()),
+        "response differs from the log": int(other.sum()),
+        "differs from the named model": int((apart > NEAR).sum()),
         "largest difference from the named model": float(apart.max(initial=0)),
     }
 
 
-def _labels(raw: pd.DataFrame, truth: pd.Series, seen) -> dict[str, int]:
+def _labels(raw: pd.DataFrame, truth: pd.Series, traffic) -> dict[str, int]:
     """Whether the log has the labels that were sent, and no other."""
     known = raw[raw["label"].notna()]
     wrong = known["label"].to_numpy() != truth.reindex(known["id"]).to_numpy()
     return {
-        "labels sent": seen.counts["labels"],
-        "labels lost": seen.counts["labels"] - len(known),
-        "labels other than the truth": int(wrong.sum()),
+        "labels sent": traffic.counts["labels"],
+        "labels lost": traffic.counts["labels"] - len(known),
+        "labels unlike the table": int(wrong.sum()),
     }
 
 
-def _history(root: Path, rows: pd.DataFrame, asked: Mapping, truth: pd.Series, of: Schema) -> dict[str, int]:  # fmt: skip
+def _history(
+    root: Path, rows: pd.DataFrame, preparing: Mapping, truth: pd.Series, schema: Schema
+) -> dict[str, int]:
     """Whether history has each of its rows once, with the true label."""
     parts = [pd.read_parquet(p) for p in sorted((root / HISTORY).glob("*.parquet"))]
     kept = pd.concat(parts, ignore_index=True)
-    grown = kept[kept[of.id].isin(rows[of.id])]
-    same = as_text(grown[of.label]).to_numpy() == truth.reindex(grown[of.id]).to_numpy()
+    grown = kept[kept[schema.id].isin(rows[schema.id])]
+    same = as_text(grown[schema.label]).to_numpy() == truth.reindex(grown[schema.id]).to_numpy()
     return {
         "served rows in history": len(grown),
-        "in history twice": int(kept[of.id].duplicated().sum()),
+        "in history twice": int(kept[schema.id].duplicated().sum()),
         "in history with another label": int((~same).sum()),
     }
 
@@ -129,15 +141,20 @@ def _weeks(times: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     return days.min() + WEEK * np.arange(whole), ((days - days.min()) / WEEK).astype(int)
 
 
-def _quality(rows: pd.DataFrame, said: np.ndarray, of: Schema, week: np.ndarray, weeks: int) -> dict[str, np.ndarray]:  # fmt: skip
-    by_week = [point_in_time.realised(rows[week == w], said[week == w], of) for w in range(weeks)]
-    return {m: np.array([each[m] for each in by_week]) for m in metrics.METRICS[of.task]}
+def _quality(
+    rows: pd.DataFrame, predictions: np.ndarray, schema: Schema, week: np.ndarray, weeks: int
+) -> dict[str, np.ndarray]:
+    by_week = [
+        point_in_time.realised(rows[week == w], predictions[week == w], schema)
+        for w in range(weeks)
+    ]
+    return {m: np.array([each[m] for each in by_week]) for m in metrics.METRICS[schema.task]}
 
 
-def wrong(told: Told) -> dict[str, int]:
+def wrong(results: Results) -> dict[str, int]:
     """The checks that must be 0, and are not."""
-    counts = ("rows asked", "labels sent", "served rows in history")
-    zero = {k: v for k, v in told.checks.items() if k not in counts and isinstance(v, int)}
+    counts = ("rows requested", "labels sent", "served rows in history")
+    zero = {k: v for k, v in results.checks.items() if k not in counts and isinstance(v, int)}
     return {k: v for k, v in zero.items() if v}
 
 
