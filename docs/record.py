@@ -1,6 +1,7 @@
 """Bring README.md up to the last run: the sentences of the stages, and docs/pages.png.
 
-Run: python docs/record.py. Needs Chromium. Run `make run` first, so that both show what the code of now says.
+Run: python docs/record.py. Needs Chromium. Run `make run` first, so that both show what the code of
+now says.
 """
 
 import re
