@@ -238,7 +238,7 @@ def _monitor(turn: Cycle) -> str:
         version=version,
         sha256=evidence["hashes"]["bundle"],
         began=turn.at,
-        asked=turn.now,
+        requested=turn.now,
         days=int(workspace.params(root, "collect")["days"]),
     )
     address = investigations.reached(str(workspace.params(root, "serve")["log"]), root)

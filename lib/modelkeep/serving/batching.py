@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring.exporter import Telemetry
 from modelkeep.predictions.log import PredictionLog
 from modelkeep.predictions.records import Group, LogError
@@ -23,7 +24,7 @@ FEW, FEW_REQUESTS = 64, 4
 RETRY = 1  # seconds after which a client that was refused may come back
 
 
-class Busy(RuntimeError):
+class Busy(ModelkeepError, RuntimeError):
     """Too many rows wait, or the log cannot be written; try again after `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: int = RETRY) -> None:
