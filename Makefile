@@ -28,7 +28,7 @@ year: .venv/made  ## nine months of flights in a scratch clone: real server, log
 	python examples/flights/year/year.py
 
 test: .venv/made  ## the tests of CI
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 serve: .venv/made  ## the prediction server (params/serve.yaml)
 	modelkeep serve

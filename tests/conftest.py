@@ -11,17 +11,21 @@ import synthetic
 # Files that take minutes, the longest first: two workers that meet them last wait for each other.
 LONG = (
     "versions",
-    "control",
+    "docs",
     "alerts",
-    "alarms",
-    "releases",
     "update",
+    "control",
+    "releases",
+    "alarms",
+    "app",
+    "workflow",
+    "guarded",
     "replay",
+    "investigate",
+    "year",
+    "backtest",
     "sweep",
-    "parents",
 )
-
-
 SERVER_FOLDERS = ("integration", "ops", "registry", "rollout")
 SERVER_FILES = ("app", "postgres", "runner", "alerts", "versions", "workflow")
 

@@ -218,6 +218,7 @@ def test_calm_days_raise_no_alert(world):
     assert evidence and max(evidence.values()) < monitors.CONTRACT.settings["e_value"]
 
 
+@pytest.mark.slow
 def test_a_slow_log_is_a_slow_model(world):
     world.clients.start(6)
     with closing(sqlite3.connect(world.root / "data/log/predictions.db", timeout=10)) as held:
@@ -234,6 +235,7 @@ def test_a_slow_log_is_a_slow_model(world):
     world.clear("ModelkeepSlow")
 
 
+@pytest.mark.slow
 def test_an_error_burst(world):
     """The disk is full for the server, so what it cannot log it refuses."""
     server, size = world.server.process.pid, resource.RLIMIT_FSIZE
@@ -245,6 +247,7 @@ def test_an_error_burst(world):
     world.clear("ModelkeepErrors", "ModelkeepSlow", "ModelkeepLog")
 
 
+@pytest.mark.slow
 def test_a_quality_drop(world):
     world.say(world.wrong)
     world.plant("ModelkeepQuality")
@@ -252,6 +255,7 @@ def test_a_quality_drop(world):
     world.clear("ModelkeepQuality")
 
 
+@pytest.mark.slow
 def test_silence_of_the_labels(world):
     world.clients.labels = False
     world.plant("ModelkeepNoLabels")
@@ -259,6 +263,7 @@ def test_silence_of_the_labels(world):
     world.clear("ModelkeepNoLabels")
 
 
+@pytest.mark.slow
 def test_silence(world):
     world.clients.traffic = False
     world.plant("ModelkeepNoTraffic")
