@@ -35,7 +35,7 @@ class Clip(TransformerMixin, BaseEstimator):
 
 def estimator(schema, params):
     kind = HistGradientBoostingClassifier if schema.classes else HistGradientBoostingRegressor
-    names = [c.name for c in schema.columns if c.kind == "number"] + ["ratio"]
+    names = [c.name for c in schema.columns if c.kind == "number"]  # with the new one
     pick = pipelines.ColumnTransformer([("numbers", "passthrough", names)])
     return Pipeline([("pick", pick), ("clip", Clip()), ("trees", kind(max_iter=10, random_state=0))])
 
@@ -154,3 +154,23 @@ def test_features_that_look_at_other_rows_are_refused(tmp_path, parts):
     unfitted = custom.estimator(tmp_path, part.schema, {"model": "boosting"})
     with pytest.raises(CustomError, match="'rank' of row .* another value alone"):
         custom.check(unfitted, part.train, part.schema)
+
+
+def test_a_new_feature_reaches_the_shipped_kinds(parts):
+    """A column that `features` adds is one more of the model's inputs, and one that it drops none."""
+    schema, rows = parts["binary"].schema, parts["binary"].train
+    own = custom.ModuleType("own")
+    own.features = lambda frame: frame.assign(double=frame["size"] * 2).drop(columns="weight")
+    for kind in pipelines.KINDS:
+        unfitted = custom.made(own, schema, {"model": kind, "trees": 5})
+        fitted = pipelines.fit(unfitted, rows, schema)
+        names = [name for _, _, names in fitted["columns"].transformers for name in names]
+        assert "double" in names and "weight" not in names
+        assert len(pipelines.predict(fitted, rows, schema)) == len(rows)
+
+
+def test_a_new_feature_of_text_is_refused(parts):
+    own = custom.ModuleType("own")
+    own.features = lambda frame: frame.assign(word="a")
+    with pytest.raises(CustomError, match="adds 'word' as text"):
+        custom.made(own, parts["binary"].schema, {"model": "boosting"})

@@ -61,7 +61,13 @@ def params(root: Path, stage: str) -> dict[str, object]:
     path = root / "params" / f"{stage}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise BadParams(f"params/{stage}.yaml is not there{meant(stage, known)}; write it")
+        hint = meant(stage, known) or "; write it"
+        if (root / "notebooks" / f"{stage}.ipynb").is_file():
+            hint = (
+                f"; notebooks/{stage}.ipynb takes no parameters and is no stage: open it with "
+                f"`make lab`, or `jupyter nbconvert --to html --execute notebooks/{stage}.ipynb`"
+            )
+        raise BadParams(f"params/{stage}.yaml is not there{hint}")
     values = _yaml(path) or {}
     if not isinstance(values, dict):
         raise BadParams(f"params/{stage}.yaml must be lines of `name: value`, not {values!r}")

@@ -151,6 +151,8 @@ def _numbers(values: pd.Series) -> list[Doubt]:
     strip = around.pop() if len(around) == 1 else "".join(sorted(set("".join(around))))
     plain = core[1].dropna()
     for decimal, thousands in ((".", ""), *MARKS):
+        if thousands and plain.str.match(rf"[+-]?0{re.escape(thousands)}").any():
+            continue  # 0,496 has no group of thousands: the comma is its decimal mark
         if _share(plain.str.fullmatch(number_pattern(decimal, thousands))) >= ENOUGH:
             break
     else:
@@ -162,7 +164,7 @@ def _numbers(values: pd.Series) -> list[Doubt]:
         else {}
     )
     rule |= {"strip": strip} if strip else {}
-    sure = not plain.str.fullmatch(r"[+-]?\d{1,3},\d{3}").all()
+    sure = decimal == "," or not plain.str.fullmatch(r"[+-]?\d{1,3},\d{3}").all()
     how = "" if sure else "; if 1,234 is a little more than one, it is the decimal mark"
     sentence = f"numbers written as text ({_example(text)}){how}"
     return [Doubt(name, sentence, {"rules": {name: rule}}, safe=sure)] if rule else []

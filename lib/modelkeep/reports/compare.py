@@ -32,9 +32,11 @@ class Comparison:
 def compare(root: Path, names: Sequence[str], out: Path) -> Comparison:
     """Write the page `out` (below `root`) on `names`: experiments, revisions, or `workspace`.
 
-    The first is what the others are compared with; a single one is compared with HEAD.
+    The first is what the others are compared with; a single one is compared with HEAD, and HEAD
+    itself with the workspace.
     """
     names = list(dict.fromkeys(names if len(names) > 1 else (HEAD, *names)))
+    names = names if len(names) > 1 else [*names, experiments.WORKSPACE]
     runs = [experiments.read(root, name) for name in names]
     title = f"{several(names)}, side by side"
     results = [paired.compare(runs[0], run) for run in runs[1:]]

@@ -7,7 +7,8 @@ the stated one: nothing in a bundle decides what is trusted.
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from modelkeep.core import git, workspace
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.data.columns import Column
 from modelkeep.data.schema import Schema
 from modelkeep.training import pipelines
 
@@ -66,13 +68,13 @@ def estimator(root: Path, schema: Schema, params: Mapping) -> Pipeline:
     """The unfitted pipeline of lib/pipeline.py for params/train.yaml (without it:
     `pipelines.pipeline`).
     """
-    module = current(root)
-    return made(module, schema, params)
+    return made(current(root), schema, params)
 
 
 def made(module: ModuleType | None, schema: Schema, params: Mapping) -> Pipeline:
     """The unfitted pipeline of a module of lib/pipeline.py, its features first."""
-    build = getattr(module, "estimator", None)
+    build, own = getattr(module, "estimator", None), getattr(module, "features", None)
+    schema = schema if own is None else with_features(own, schema)
     unfitted = build(schema, dict(params)) if build else pipelines.pipeline(schema, **params)
     if not isinstance(unfitted, BaseEstimator) and not hasattr(unfitted, "fit"):
         raise CustomError(
@@ -85,10 +87,35 @@ def made(module: ModuleType | None, schema: Schema, params: Mapping) -> Pipeline
             "probabilities; wrap it in sklearn.calibration.CalibratedClassifierCV"
         )
     steps = unfitted.steps if isinstance(unfitted, Pipeline) else [("model", unfitted)]
-    own = getattr(module, "features", None)
     if own is None:
         return unfitted if isinstance(unfitted, Pipeline) else Pipeline(steps)
     return Pipeline([("features", FunctionTransformer(own)), *steps])
+
+
+def with_features(own: Callable, schema: Schema) -> Schema:
+    """The schema of what `features` returns: its new columns are numbers, dropped ones are gone.
+
+    Learned from one row with 0 for each number and the first category of each other column.
+    """
+    row = {
+        c.name: [0.0]
+        if c.kind == "number"
+        else pd.Series([*c.categories[:1], np.nan][:1], dtype=object)
+        for c in schema.columns
+    }
+    frame = own(pd.DataFrame(row))
+    if not isinstance(frame, pd.DataFrame):
+        raise CustomError(f"{FILE}: features(frame) returns {type(frame).__name__}, no DataFrame")
+    known = {c.name: c for c in schema.columns}
+    added = [name for name in frame.columns if name not in known]
+    texts = [n for n in added if not pd.api.types.is_numeric_dtype(frame[n].dtype)]
+    if texts:
+        raise CustomError(
+            f"{FILE}: features(frame) adds {', '.join(map(repr, texts))} as text; a new column must "
+            "be a number or true and false: encode it there"
+        )
+    columns = [known.get(name) or Column(name, "number") for name in frame.columns]
+    return replace(schema, columns=tuple(columns))
 
 
 def trusted(type_name: str, root: Path | None = None) -> bool:
