@@ -181,7 +181,10 @@ def remedy(
             reason += f" and make {split.unlike.value / drop.value:.0%} of the drop"
         return Remedy("collect labels", _where(bins, before, now, odds[1]), reason)
     if choice is not None and choice.kind in ("level", "level and slope"):
-        return Remedy("recalibrate", "", f"a new {choice.kind} of the predictions is enough")
+        reason = f"a new {choice.kind} of the predictions is enough"
+        if drop.value <= 0:
+            reason = f"quality has not fallen; a new {choice.kind} of the predictions improves it"
+        return Remedy("recalibrate", "", reason)
     if choice is not None and choice.kind == "refit":
         reason = f"the relation of inputs to labels has changed, most for {choice.strongest}"
         return Remedy("retrain", found[0].condition if found else "", reason)

@@ -47,6 +47,11 @@ def verdict(seen: MonitoringResult) -> Verdict:
         sentence = (
             "Keep the model in service and investigate: too few labels have come to judge it."
         )
+    elif decision.state == "ok" and (seen.drift_path >= seen.limit).any():
+        sentence = (
+            "Leave the model in service: quality has not declined. Inputs have drifted, but in "
+            "columns that follow the calendar (see the reasons)."
+        )
     return Verdict("monitor", decision.state, sentence, decision.reasons, stage_metrics(seen))
 
 
