@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock
+
 from modelkeep.core import files, git, workspace
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import count, several
@@ -179,7 +181,10 @@ def fetch(root: Path, target: Tag, said: dict) -> None:
     place, sha256 = folder(root), said["hashes"]["bundle"]
     if _whole(place, sha256):
         return
-    with tempfile.TemporaryDirectory() as beside:
+    # DVC's index of a commit may be read half written: one process at a time builds it
+    with tempfile.TemporaryDirectory() as beside, FileLock(git.folder(root) / "fetch.lock"):
+        if _whole(place, sha256):
+            return
         copy = Path(beside) / "bundle"
         _download(root, target, copy)
         found = (
@@ -191,10 +196,8 @@ def fetch(root: Path, target: Tag, said: dict) -> None:
                 "its copy was changed: `dvc fetch` it anew from a remote that is sound, or promote another version"
             )
         manifests.verify(copy)
-        with git.lock(root):  # others may bring it at the same time
-            if not _whole(place, sha256):
-                shutil.rmtree(store.path(place, sha256), ignore_errors=True)
-                store.add(place, copy)
+        shutil.rmtree(store.path(place, sha256), ignore_errors=True)
+        store.add(place, copy)
 
 
 def _whole(place: Path, sha256: str) -> bool:
