@@ -20,6 +20,7 @@ PACKAGES = (  # from low to high; a package imports only from packages below it
     "reports",
     "analyst",
     "ops",
+    "notifications",
     "cli",
 )
 LEVEL = {name: level for level, name in enumerate(PACKAGES)}

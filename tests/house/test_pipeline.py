@@ -16,7 +16,14 @@ EVERYWHERE = {"requirements.lock"}
 STAGES = workspace.stages(ROOT)
 NOTEBOOKS = list(STAGES)
 OTHER_NOTEBOOKS = {"explore", "rollout"}  # no stages: a person asks, a rollout has ended
-PROGRAMS = {"guards", "investigate", "rollout", "serve", "update"}  # what runs beside the stages
+PROGRAMS = {
+    "guards",
+    "investigate",
+    "notify",
+    "rollout",
+    "serve",
+    "update",
+}  # what runs beside the stages
 
 
 def named(entries: list | None) -> list[str]:

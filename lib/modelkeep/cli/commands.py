@@ -28,10 +28,14 @@ class Output:
 
 
 class Command(click.Command):
-    """A command in a workspace; its function takes `root` and returns an Output."""
+    """A command in a workspace; its function takes `root` and returns an Output.
 
-    def __init__(self, *args: object, **settings: object) -> None:
+    `notifies`: it may leave events of which people are to be notified.
+    """
+
+    def __init__(self, *args: object, notifies: bool = False, **settings: object) -> None:
         super().__init__(*args, **settings)
+        self.notifies = notifies
         self.params.append(click.Option(["--json"], is_flag=True, help="Print JSON."))
 
     def invoke(self, ctx: click.Context) -> None:
@@ -49,6 +53,10 @@ class Command(click.Command):
                 print(json.dumps({"state": "failed", "error": str(error), **made}, indent=1))
             print(f"modelkeep: {error}", file=sys.stderr)
             ctx.exit(FAILED if page else BAD_INPUT)
+        if self.notifies:
+            from modelkeep.notifications import delivery
+
+            delivery.begin(root)
         print(json.dumps(output.data, indent=1) if as_json else output.text)
         ctx.exit(output.code)
 

@@ -42,7 +42,7 @@ def group() -> Sections:
             versions.sync,
         ],
         "Rollout": [rollout.rollout],
-        "Automation": [automation.update],
+        "Automation": [automation.update, automation.notify],
     }
     return Sections(sections, name="modelkeep", help=modelkeep.__doc__, epilog="\b\n" + COMPLETION)
 

@@ -18,9 +18,10 @@ def rollout() -> None:
     """Try a model on few entities: canary or shadow."""
 
 
-def action(example: str) -> Callable:
+def action(example: str, notifies: bool = False) -> Callable:
     """A decorator: the function is an action of `modelkeep rollout`."""
-    return rollout.command(cls=commands.Command, epilog=f"Example: modelkeep rollout {example}")
+    epilog = f"Example: modelkeep rollout {example}"
+    return rollout.command(cls=commands.Command, epilog=epilog, notifies=notifies)
 
 
 def takes_id(function: Callable) -> Callable:
@@ -94,7 +95,7 @@ def resume(root: Path, id: str, reason: str) -> Output:
     return _noted(root, "resume", id, reason)
 
 
-@action("abort --reason 'the wrong model'")
+@action("abort --reason 'the wrong model'", notifies=True)
 @takes_id
 @takes_reason
 def abort(root: Path, id: str, reason: str) -> Output:
@@ -102,7 +103,7 @@ def abort(root: Path, id: str, reason: str) -> Output:
     return _noted(root, "abort", id, reason)
 
 
-@action("run --once")
+@action("run --once", notifies=True)
 @click.option("--once", is_flag=True, help="One analysis if it is due, as from cron.")
 @takes_id
 def run(root: Path, once: bool, id: str) -> Output:

@@ -20,9 +20,10 @@ def serve(root: Path, parameters: tuple) -> Output:
 @commands.parameters
 def investigate(root: Path, parameters: tuple) -> Output:
     """Take alerts from Alertmanager, and make a report for each."""
+    from modelkeep.notifications import delivery
     from modelkeep.ops import investigate
 
-    investigate.run(root, investigate.settings(root, dict(parameters)))
+    investigate.run(root, investigate.settings(root, dict(parameters)), delivery.begin)
     return Output("Stopped; what waits is made at the next start.", {"state": "done"})
 
 

@@ -9,7 +9,7 @@ from modelkeep.cli import commands
 from modelkeep.cli.commands import Output
 
 
-@commands.command("release")
+@commands.command("release", notifies=True)
 @click.argument("version", type=commands.Version(), default="", metavar="[VERSION]")
 @click.option("--force", metavar="REASON", default="", help="Let a failed gate through.")
 def release(root: Path, version: str, force: str) -> Output:
@@ -22,7 +22,7 @@ def release(root: Path, version: str, force: str) -> Output:
     return _done(releases.release(root, record.read(root), time.time(), version, force))
 
 
-@commands.command("promote v1.2.0 --reason 'two weeks in shadow'")
+@commands.command("promote v1.2.0 --reason 'two weeks in shadow'", notifies=True)
 @click.argument("version", type=commands.Version(), metavar="VERSION")
 @click.option("--reason", metavar="WHY", default="", help="Goes on record.")
 @click.option("--other-schema", is_flag=True, help="Clients send its columns now.")
@@ -35,7 +35,7 @@ def promote(root: Path, version: str, reason: str, other_schema: bool) -> Output
     return _done(releases.promote(root, at, now, version, reason, other_schema, load=models.load))
 
 
-@commands.command("rollback --reason 'calls from EWR'")
+@commands.command("rollback --reason 'calls from EWR'", notifies=True)
 @click.argument("version", type=commands.Version(), default="", metavar="[VERSION]")
 @click.option("--reason", metavar="WHY", default="", help="Goes on record.")
 def rollback(root: Path, version: str, reason: str) -> Output:
@@ -88,7 +88,7 @@ def status(root: Path) -> Output:
     return _printed(status.status(root))
 
 
-@commands.command("sync")
+@commands.command("sync", notifies=True)
 def sync(root: Path) -> Output:
     """Serve here what the record says."""
     from modelkeep.ops import status
@@ -96,7 +96,7 @@ def sync(root: Path) -> Output:
     return _printed(status.sync(root))
 
 
-@commands.command("ship")
+@commands.command("ship", notifies=True)
 @click.argument("version", type=commands.Version(), default="", metavar="[VERSION]")
 @click.option("--force", metavar="REASON", default="", help="Let a failed gate through.")
 @click.option("--anyway", is_flag=True, help="Start also where the plan cannot finish.")

@@ -68,8 +68,10 @@ class App:
         known: Mapping[str, Mapping],
         token: str = "",
         clock: Callable[[], float] = time.time,
+        made: Callable[[Path], None] = lambda root: None,
     ) -> None:
         self.settings, self.root, self.known, self.clock = settings, root, known, clock
+        self.made = made  # called with the workspace after each report
         self.access = Access("labels", settings.host, Tokens({TOKEN: token}))
         self.book = Book(root)
         self.wake = asyncio.Event()
@@ -208,6 +210,7 @@ class App:
             for case in self.book.waiting[:1]:
                 try:
                     await self.make(case)
+                    await asyncio.to_thread(self.made, self.root)
                     self.book.sweep(self.settings.keep)
                 except Exception as error:  # the next one is made all the same
                     print(f"modelkeep: {case.id}: {type(error).__name__}: {error}", flush=True)
@@ -274,13 +277,13 @@ def settings(root: Path, overrides: dict[str, object]) -> Settings:
     return Settings(**parameters.program(root, "investigate", Settings, overrides))
 
 
-def run(root: Path, chosen: Settings) -> None:
-    """Receive alerts until SIGTERM or SIGINT."""
+def run(root: Path, chosen: Settings, made: Callable[[Path], None] = lambda root: None) -> None:
+    """Receive alerts until SIGTERM or SIGINT; `made` is called with the workspace after each report."""
     path = root / investigations.FOLDER / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=0):
-            _run(root, chosen)
+            _run(root, chosen, made)
     except Timeout:
         raise InvestigateError(
             f"{investigations.FOLDER} is in use: another `modelkeep investigate` runs here; "
@@ -288,10 +291,10 @@ def run(root: Path, chosen: Settings) -> None:
         ) from None
 
 
-def _run(root: Path, chosen: Settings) -> None:
+def _run(root: Path, chosen: Settings, made: Callable[[Path], None]) -> None:
     token = os.environ.get(TOKEN, "")
     known = rules.described(contract.read(root / contract.FILE))
-    app = App(chosen, root, known, token)
+    app = App(chosen, root, known, token, made=made)
     server, bound = listen(app, chosen.host, chosen.port, drain_seconds=5)
     host, port = bound.getsockname()[:2]
     waiting = f"; {len(app.book.waiting)} reports wait" if app.book.waiting else ""

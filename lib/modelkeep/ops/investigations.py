@@ -58,6 +58,11 @@ class Case:
         return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} (UTC)"
 
 
+def cases(root: Path) -> list[Case]:
+    """What is known of each report of a workspace, in no order."""
+    return [case for path in (root / FOLDER).glob("*.json") if (case := _read(path))]
+
+
 @dataclass
 class Book:
     """The reports of a workspace by their id; each change is on disk before it counts."""
@@ -66,10 +71,7 @@ class Book:
     cases: dict[str, Case] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for path in self.folder.glob("*.json"):
-            case = _read(path)
-            if case:
-                self.cases[case.id] = case
+        self.cases |= {case.id: case for case in cases(self.root)}
         for left in self.folder.glob(".work-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
 
