@@ -24,6 +24,7 @@ _MODULES = {
     "predict": "analyst.quality",
     "rate": "analyst.columns",
     "score": "analyst.quality",
+    "trace": "analyst.predictions",
     "what_if": "analyst.quality",
 }
 

@@ -17,6 +17,7 @@ PACKAGES = (  # from low to high; a package imports only from packages below it
     "serving",
     "rollout",
     "backtest",
+    "jobs",
     "reports",
     "analyst",
     "ops",

@@ -134,7 +134,7 @@ def test_a_full_disk_is_told_and_the_log_goes_on_by_itself(server, log):
 
 def test_another_format_is_refused(server, log):
     run(server, "UPDATE modelkeep.format SET format = 7")
-    with pytest.raises(LogError, match="has format 7, and this code knows 3; use the code"):
+    with pytest.raises(LogError, match="has format 7, and this code knows 4; use the code"):
         open_log(server.url())
 
 

@@ -148,7 +148,7 @@ def test_who_holds_the_file_is_waited_for_and_then_told_of(path, monkeypatch):
 def test_another_format_is_refused(log, path):
     log.close()
     asked(path, "PRAGMA user_version = 7")
-    with pytest.raises(LogError, match=r"has format 7, and this code knows 3; use the code"):
+    with pytest.raises(LogError, match=r"has format 7, and this code knows 4; use the code"):
         open_log(f"sqlite:///{path}")
 
 

@@ -8,6 +8,8 @@ import pandas as pd
 
 from modelkeep.analyst import models, tables
 from modelkeep.core import workspace
+from modelkeep.jobs import trace as tracing
+from modelkeep.jobs.trace import Trace
 from modelkeep.monitoring import sources
 from modelkeep.predictions.log import open_log
 from modelkeep.training.bundle import Bundle
@@ -51,3 +53,11 @@ class PredictionLog:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"
+
+
+def trace(id: str, *, root: Path | None = None) -> list[Trace]:
+    """The predictions of a row's id, oldest first, each with all that it rests on.
+
+    Row, notes, role, model, version, evidence, labels; the bundle in the store predicts it again.
+    """
+    return tracing.trace(root or workspace.root(), id)

@@ -29,7 +29,7 @@ def group() -> Sections:
             pipeline.index,
             pipeline.clean,
         ],
-        "Serving": [serving.serve, serving.investigate, serving.monitoring],
+        "Serving": [serving.serve, serving.trace, serving.investigate, serving.monitoring],
         "Versions": [
             versions.status,
             versions.ship,

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import click
+
 from modelkeep.cli import commands
 from modelkeep.cli.commands import Output
 
@@ -34,3 +36,18 @@ def monitoring(root: Path) -> Output:
 
     changed = generate.write(root)
     return Output("\n".join(changed) or "monitoring/ was as metrics.yaml has it.", changed)
+
+
+@commands.command("trace UA1545-2013-06-01")
+@click.argument("id", metavar="ID")
+def trace(root: Path, id: str) -> Output:
+    """Trace a prediction: row, model, evidence, label.
+
+    The model bundle in the store predicts the row again. The exit code is 1 where a byte differs.
+    """
+    from modelkeep.jobs import trace
+
+    found = trace.trace(root, id)
+    text = "\n\n".join(map(repr, found))
+    code = 0 if all(each.holds for each in found) else commands.FAILED
+    return Output(text, [each.as_dict() for each in found], code)

@@ -16,6 +16,7 @@ from modelkeep.predictions.records import (
     LogError,
     LogMissing,
     PredictionRecord,
+    TracedPrediction,
 )
 from modelkeep.predictions.sqlite import Sqlite
 
@@ -33,6 +34,7 @@ __all__ = [
     "LogMissing",
     "PredictionLog",
     "PredictionRecord",
+    "TracedPrediction",
     "open_log",
 ]
 DURABILITY = ("full", "normal")
@@ -115,6 +117,13 @@ class PredictionLog:
                 arrived = run(sql.labels, items=items, known=known, upto=newest_label)
                 yield _batch(records.joined(rows, arrived))
 
+    def find(self, id: str) -> list[TracedPrediction]:
+        """The predictions of an id in all roles, the oldest first, and the labels that came."""
+        with self._store.snapshot() as run:
+            rows = run(run.statements.traced, items=_texts([id, records.batch(id)]))
+            labels = run(run.statements.arrived, items=_texts([id]))
+        return records.traced(id, rows, labels)
+
     def calls(self, start: int, end: int) -> list[Call]:
         """The calls with start <= at < end, in their order."""
         with self._store.snapshot() as run:
@@ -141,7 +150,7 @@ class PredictionLog:
 def _write(groups: Sequence[Group], ids: Sequence[str], batch: str, run) -> list[LabelOutcome]:
     sql = run.statements
     for group in groups:
-        ((n,),) = run.insert(sql.append, group)
+        ((n,),) = run.insert(sql.append, (*group, records.digest(group)))
         if batch:
             run.many(sql.batch, [(batch, n, records.WHOLE_BATCH)])
         else:
@@ -161,7 +170,7 @@ def _label(labels: Sequence[Label], run) -> list[LabelOutcome]:
         names = _texts([*some, *map(records.batch, some)])
         predictions += records.picked(run(sql.predictions, items=names), some)
     previous = run(sql.labels, items=_texts(ids), known=END, upto=END)
-    run.many(sql.label, labels)
+    run.many(sql.label, [(*label, records.digest(label)) for label in labels])
     return records.labelled(labels, predictions, previous)
 
 

@@ -187,6 +187,8 @@ def _prepare(connection: psycopg.Connection, create: bool, address: str) -> None
             connection.execute(statement)
     found = connection.execute(f"SELECT max(format) FROM {SCHEMA}.format").fetchone()[0]
     if found in KNOWN and found < FORMAT:  # who may only read can open what is of now
+        for statement in statements("postgresql").upgrade:
+            connection.execute(statement)
         connection.execute(f"UPDATE {SCHEMA}.format SET format = {FORMAT}")
     connection.commit()
     if found not in KNOWN:

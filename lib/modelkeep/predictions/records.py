@@ -1,5 +1,6 @@
 """The records of the prediction log: predictions, labels, and what a new label changes."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -65,6 +66,22 @@ class Label(NamedTuple):
     id: str
     value: str  # a class, or `repr` of a number
     at: int
+
+
+class TracedPrediction(NamedTuple):
+    """One prediction, with all rows that the same call of the model predicted."""
+
+    batch: list[PredictionRecord]
+    position: int  # of the prediction in `batch`
+    share: float | None  # of the canary at that time; None if it is not known
+    labels: tuple[Label, ...]  # all that arrived, the oldest first
+    unchanged: bool | None  # whether the log has the call as it was written; None: of format 3
+    labels_unchanged: bool | None
+
+    @property
+    def record(self) -> PredictionRecord:
+        """The prediction."""
+        return self.batch[self.position]
 
 
 class LabelledPrediction(NamedTuple):
@@ -200,6 +217,41 @@ def picked(rows: Iterable[tuple], ids: Iterable[str]) -> Iterator[tuple]:
             continue
         by_id = dict(zip(decode(batch_ids), parts, strict=True))
         yield from ((id, *shared, by_id[id]) for id in of_batch[name] if id in by_id)
+
+
+def traced(id: str, rows: Iterable[tuple], labels: Iterable[tuple]) -> list[TracedPrediction]:
+    """The predictions of an id, the oldest first.
+
+    `rows` of the index are (position, fields of a group, digest), `labels` (id, value, at, digest),
+    oldest first.
+    """
+    arrived, whole, predictions = [], [], []
+    for *label, written in labels:
+        arrived.append(Label(*label))
+        whole.append(_unchanged(label, written))
+    for position, *fields, written in rows:
+        group = Group(*fields)
+        records = [*ungrouped(*group[:3], *group[6:])]
+        places = [position]
+        if position == WHOLE_BATCH:
+            places = [i for i, record in enumerate(records) if record.id == id]
+        state = tuple(arrived), _unchanged(group, written), _together(whole)
+        predictions += [TracedPrediction(records, i, group.share, *state) for i in places]
+    return predictions
+
+
+def digest(values: Sequence) -> bytes:
+    """16 bytes of BLAKE2 over the fields of a group or of a label, by which a change is seen."""
+    parts = [each if type(each) is bytes else str(each).encode() for each in values]
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
+
+
+def _unchanged(values: Sequence, written: bytes | None) -> bool | None:
+    return None if written is None else digest(values) == written
+
+
+def _together(whole: Sequence[bool | None]) -> bool | None:
+    return False if False in whole else None if None in whole else True
 
 
 def batch(id: str) -> str:

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from modelkeep.predictions.records import LogError, LogMissing
-from modelkeep.predictions.tables import FORMAT, KNOWN, Statement, statements
+from modelkeep.predictions.tables import DIGEST, FORMAT, KNOWN, Statement, statements
 
 OURS = 0x4D4B4C47  # "MKLG": what `file` and SQLite call the application id
 WAIT = 5.0  # seconds to wait for another process that writes
@@ -190,6 +190,10 @@ def _prepare(connection: sqlite3.Connection, address: str) -> None:
         for statement in statements("sqlite").create:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {OURS}")
+    columns = connection.execute("SELECT name FROM pragma_table_info('answers')").fetchall()
+    if (DIGEST,) not in columns:
+        for statement in statements("sqlite").upgrade:
+            connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {FORMAT}")
     connection.execute("COMMIT")
 

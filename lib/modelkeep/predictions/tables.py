@@ -33,8 +33,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.expression import ClauseElement, TableValuedAlias
 
-FORMAT = 3  # raise it when a table changes
-KNOWN = (2, 3)  # formats that can be read, and added to
+FORMAT = 4  # raise it when a table changes
+KNOWN = (2, 3, 4)  # formats that can be read, and added to
+DIGEST = "digest"  # a column that tables of before 4 lack
 
 
 class Statement(NamedTuple):
@@ -60,11 +61,14 @@ class Statements(NamedTuple):
     batch: Statement  # one index entry
     label: Statement
     predictions: Statement  # of the ids or batches in `items`
+    traced: Statement  # the groups that hold the ids or batches in `items`
     labels: Statement  # of the ids in `items`, before `known`
     newest: Statement  # the last n of predictions and of labels
     newest_at: Statement
     window: Statement  # a page of groups
     calls: Statement
+    arrived: Statement  # all labels of the ids in `items`, with their digest
+    upgrade: tuple[str, ...]  # adds what tables of an older format lack
 
 
 @cache
@@ -85,7 +89,10 @@ def statements(database: str) -> Statements:
     create = [str(CreateTable(table).compile(dialect=dialect)) for table in tables]
     indexes = [index for table in tables for index in sorted(table.indexes, key=lambda i: i.name)]
     create += [str(CreateIndex(index).compile(dialect=dialect)) for index in indexes]
-    return Statements(tuple(create), **compiled)
+    kind = "BLOB" if database == "sqlite" else "bytea"
+    there = "" if database == "sqlite" else "IF NOT EXISTS "
+    upgrade = [f"ALTER TABLE {t} ADD COLUMN {there}{DIGEST} {kind}" for t in ("answers", "labels")]
+    return Statements(tuple(create), upgrade=tuple(upgrade), **compiled)
 
 
 def _tables() -> tuple[Table, Table, Table]:
@@ -104,6 +111,7 @@ def _tables() -> tuple[Table, Table, Table]:
         Column("failed", Text),
         *(Column(name, Text, nullable=False) for name in ("ids", "entities", "times")),
         *(Column(name, LargeBinary, nullable=False) for name in ("features", "answers")),
+        Column(DIGEST, LargeBinary),
         **strict,
     )
     Index("answers_by_time", answers.c.at, answers.c.n)
@@ -124,6 +132,7 @@ def _tables() -> tuple[Table, Table, Table]:
         Column("id", Text, nullable=False),
         Column("value", Text, nullable=False),
         Column("at", whole, nullable=False),
+        Column(DIGEST, LargeBinary),
         **strict,
     )
     Index("labels_by_id", labels.c.id)
@@ -147,13 +156,19 @@ def _queries(
         "ids": insert(ids).from_select(["id", "n", "place"], select(item.value, n, position)),
         "batch": insert(ids).values({c.name: bindparam(c.name) for c in entry}),
         "label": insert(labels).values(
-            {name: bindparam(name) for name in ("id", "value", "at")}
+            {name: bindparam(name) for name in ("id", "value", "at", DIGEST)}
         ),
         "predictions": select(entry.id, a.at, a.model, a.role, a.answers, a.ids, entry.place)
         .select_from(found)
         .order_by(a.at, entry.n, entry.place),
+        "traced": select(entry.place, *(column for column in a if column.name != "n"))
+        .select_from(found)
+        .order_by(a.at, entry.n, entry.place),
         "labels": select(labels.c.id, labels.c.value, labels.c.at)
         .select_from(items.join(labels, (labels.c.id == item.value) & known))
+        .order_by(labels.c.at, labels.c.n),
+        "arrived": select(*(labels.c[name] for name in ("id", "value", "at", DIGEST)))
+        .select_from(items.join(labels, labels.c.id == item.value))
         .order_by(labels.c.at, labels.c.n),
         "newest": select(
             select(func.max(a.n)).scalar_subquery(),
