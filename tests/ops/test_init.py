@@ -2,6 +2,7 @@
 too.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -128,3 +129,56 @@ def test_what_cannot_be_pointed_at(root, tmp_path):
 def test_a_time_that_was_not_named_is_a_doubt(root, tmp_path):
     planned = init.plan(root, put(tmp_path, synthetic.table()), Roles("late", id="key"), yes=True)
     assert any("give it as --time" in doubt.sentence for doubt in planned.left)
+
+
+def odd_table():
+    """Times, numbers and codes as text: three doubts with a line each."""
+    table = synthetic.table()
+    table["when"] = table["when"].dt.strftime("%d.%m.%Y %H:%M")
+    draws = np.random.default_rng(0)
+    table["price"] = [f"{x:.2f}".replace(".", ",") for x in draws.gamma(2, 900, len(table))]
+    table["zip"] = [f"{x:05d}" for x in draws.integers(0, 90, len(table))]
+    return table
+
+
+def test_windows_fit_the_table_before_its_doubts_are_settled(root, tmp_path):
+    path, roles = put(tmp_path, odd_table()), Roles("late", "when", "key")
+    unsettled, settled = (init.plan(root, path, roles, yes=yes) for yes in (False, True))
+    assert unsettled.problem and not settled.problem
+    for file in ("monitor", "collect", "backtest", "train"):
+        assert unsettled.settings[file] == settled.settings[file], file
+    keys = ("as_of", "test_days")
+    assert all(unsettled.settings["prepare"][k] == settled.settings["prepare"][k] for k in keys)
+    assert unsettled.settings["prepare"]["rules"] == {}
+    assert "Before `dvc repro`" in unsettled.next and settled.next.startswith("`dvc repro` runs")
+
+
+def test_running_it_again_keeps_the_lines_that_a_person_has_settled(root, tmp_path):
+    path, roles = put(tmp_path, odd_table()), Roles("late", "when", "key")
+    init.write(root, init.plan(root, path, roles))
+    lines = {"date_format": "%d.%m.%Y %H:%M", "rules": {"zip": {"kind": "category"}}, "drop": []}
+    workspace.set_params(root, "prepare", lines)
+    again = init.plan(root, path, roles)
+    assert [d.column for d in again.left] == ["price"] and again.problem == ""
+    init.write(root, again)
+    assert lines.items() <= workspace.params(root, "prepare").items()
+    init.write(root, init.plan(root, path, roles, yes=True))
+    stated = workspace.params(root, "prepare")
+    assert set(stated["rules"]) == {"zip", "price"} and prepared(root).counts["train"]
+    workspace.set_params(root, "prepare", {"drop": ["price"], "rules": {}})
+    other = init.plan(root, path, roles)
+    assert [d.column for d in other.left] == ["zip"] and other.settings["prepare"]["drop"]
+
+
+def test_another_table_gets_none_of_the_lines_before(root, tmp_path):
+    workspace.set_params(root, "prepare", {"drop": ["temp"], "label_delay_days": 9})
+    planned = init.plan(root, put(tmp_path, synthetic.table()), Roles("late", "when", "key"))
+    assert planned.settings["prepare"]["drop"] == []
+    assert planned.settings["prepare"]["label_delay_days"] == 1
+
+
+def test_examples_in_text_are_quoted_and_doubts_of_one_parameter_come_as_one_line(root, tmp_path):
+    text = str(init.plan(root, put(tmp_path, odd_table()), Roles("late", "when", "key")))
+    assert re.search(r'price +\? +"[\d,]+", "', text) and re.search(r"late +label +\d, \d", text)
+    rules = '{"price": {"decimal": ","}, "zip": {"kind": "category"}}'
+    assert f"together: rules: {rules}" in text

@@ -58,7 +58,7 @@ def init(root: Path, table: Path, name: str, yes: bool, dry_run: bool, **stated:
     planned = init.plan(root, table, roles, name=name, yes=yes, **stated)
     done = [] if dry_run else init.write(root, planned)
     lines = [str(planned), "", *(f"wrote {each}" for each in done)]
-    lines += [] if dry_run else ["", "`dvc repro` runs the pipeline."]
+    lines += [] if dry_run else ["", planned.next]
     data = {"settings": planned.settings, "problem": planned.problem, "wrote": done}
     data["doubts"] = [vars(doubt) for doubt in planned.left]
     return Output("\n".join(lines), data)

@@ -2,6 +2,7 @@
 remedy.
 """
 
+import json
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -54,16 +55,38 @@ class Plan:
             for doubt in doubts:
                 lines.append(f"  {doubt.column}: {doubt.sentence}")
                 lines += [f"      params/prepare.yaml: {doubt.line}"] if doubt.line else []
+        lines += self._together()
         if self.problem:
-            lines += ["", f"prepare will fail: {self.problem}"]
+            lines += ["", f"prepare will fail with these settings: {self.problem}"]
         elif c := self.counts:
             lines += [
                 "",
-                f"{c['rows_in']:,} rows are known: {c['train']:,} for training, {c['test']:,} for testing, "
+                f"{c['rows_in']:,} rows are known: {c['train']:,} for training, "
+                f"{c['test']:,} for testing, "
                 f"{c['unlabelled']:,} without a label, {c['quarantined']:,} quarantined; "
                 f"{c['later']:,} later ones for a replay of service",
             ]
         return "\n".join(lines)
+
+    def _together(self) -> list[str]:
+        """One line for all doubts that the same parameter settles."""
+        names = [name for doubt in self.left for name in doubt.settings]
+        twice = {name for name in names if names.count(name) > 1}
+        joined = {k: v for k, v in inspect.merged(self.left).items() if k in twice}
+        return [f"  together: {Doubt('', '', {k: v}).line}" for k, v in joined.items()]
+
+    @property
+    def next(self) -> str:
+        """What to do after the settings are written."""
+        again = "run the same `modelkeep init` again: it keeps the lines of yours"
+        if self.problem:
+            settle = "give it --yes, or write" if any(d.safe for d in self.left) else "write"
+            if self.left:
+                return f"Before `dvc repro`: {settle} the lines above that fit, and {again}."
+            return f"Before `dvc repro`: mend what prepare would fail of, and {again}."
+        if self.left:
+            return f"`dvc repro` runs the pipeline. After a change of a line above, {again}."
+        return "`dvc repro` runs the pipeline."
 
 
 def plan(
@@ -72,7 +95,8 @@ def plan(
     """Read a table and settle what is known about it; nothing is written.
 
     `yes` takes the safe choice of each doubt that has one; without it every doubt is left to a
-    person, but for what nothing can be read without. `reading`: parameters of `data.io.read`.
+    person, but for what nothing can be read without. What a person has written to
+    params/prepare.yaml since the last time stays. `reading`: parameters of `data.io.read`.
     """
     table = table.resolve()
     if not table.exists():
@@ -81,18 +105,22 @@ def plan(
     file = "" if table.is_dir() else f"/{table.name}"
     source = table.relative_to(root.resolve()).as_posix() if inside else f"{PLACE}{file}"
     source = source if inside else PLACE
-    raw = io.read(table.name, table.parent, raw=True, **_stated(reading))
+    kept = _kept(root, source, table, roles)
+    reading = {key: value for key, value in reading.items() if value}
+    raw = io.read(table.name, table.parent, raw=True, **_stated(kept | reading))
     for role, column in vars(roles).items():
         if column and column not in raw.columns:
             near = io.did_you_mean(column, raw.columns)
             raise InitError(f"--{role}: {table.name} has no column {column!r}{near}")
     doubts = [*_times(raw, roles), *inspect.doubts(raw, roles)]
-    taken = [doubt for doubt in doubts if doubt.settings and yes and doubt.safe]
+    doubts = [doubt for doubt in doubts if not _is_settled(doubt, kept)]
+    safe = [doubt for doubt in doubts if doubt.settings and doubt.safe]
+    taken = safe if yes else []
     left = [doubt for doubt in doubts if doubt not in taken]
-    prepare = {"source": source, **_roles(roles), **_EMPTY, **inspect.merged(taken), **reading}
-    settings = {"prepare": prepare, "serve": {"name": name or _slug(table.name)}}
+    prepare = {"source": source, **_roles(roles), **_EMPTY, **kept, **reading}
+    settings = {"prepare": _joined(prepare, taken), "serve": {"name": name or _slug(table.name)}}
     found = Plan(table, source, settings["serve"]["name"], settings, taken, left)
-    return _tried(found, raw, roles)
+    return _tried(found, raw, roles, _joined(prepare, safe))
 
 
 _EMPTY = {
@@ -100,6 +128,34 @@ _EMPTY = {
     **{"date_format": "", "decimal": ".", "thousands": "", "encoding": "", "separator": ""},
     **{"label_delay_days": 1, "history_days": 0, "test_share": 0.2, "shuffle": True, "seed": 0},
 }
+
+
+def _kept(root: Path, source: str, table: Path, roles: Roles) -> dict[str, object]:
+    """The lines of params/prepare.yaml that a person may have changed, where they are of this
+    table and label.
+    """
+    if not (root / "params" / "prepare.yaml").is_file():
+        return {}
+    stated = workspace.params(root, "prepare")
+    copied = table if table.is_relative_to(root.resolve()) else root / PLACE / table.name
+    here = copied.exists() or (table.is_dir() and (root / PLACE).is_dir())
+    same = (stated.get("source"), stated.get("label")) == (source, roles.label)
+    return {key: stated[key] for key in _EMPTY if key in stated} if same and here else {}
+
+
+def _is_settled(doubt: Doubt, kept: dict) -> bool:
+    """Whether a person has settled a doubt by a line of params/prepare.yaml."""
+    if doubt.column in kept.get("drop", []):
+        return True
+    if "rules" in doubt.settings or "drop" in doubt.settings:
+        return doubt.column in kept.get("rules", {})
+    return any(kept.get(key, _EMPTY.get(key)) != _EMPTY.get(key) for key in doubt.settings)
+
+
+def _joined(prepare: dict, doubts: list[Doubt]) -> dict[str, object]:
+    """Settings of prepare, with those of doubts added."""
+    stated = {key: prepare[key] for key in ("rules", "drop", "na_values")}
+    return prepare | inspect.merged([Doubt("", "", stated), *doubts])
 
 
 def _stated(reading: dict) -> dict:
@@ -126,24 +182,34 @@ def _times(raw: pd.DataFrame, roles: Roles) -> list[Doubt]:
     return [Doubt(name, sentence, {"time_column": name}) for name in found]
 
 
-def _tried(found: Plan, raw: pd.DataFrame, roles: Roles) -> Plan:
-    """The plan with the other settings, the kinds of columns, and the rows that prepare gets."""
-    prepare = found.settings["prepare"]
+def _tried(found: Plan, raw: pd.DataFrame, roles: Roles, safe: dict[str, object]) -> Plan:
+    """The plan with the other settings, the kinds of columns, and the rows that prepare gets.
+
+    `safe`: the settings with each safe choice. Rows and days are counted with them, so that
+    windows fit the table even where its times cannot be read before a line is settled.
+    """
     problem, parts = "", None
     try:
-        again = {name: prepare[name] for name in splits.AGAIN}
-        table = io.read(found.table.name, found.table.parent, **again)
-        for file, values in _sizes(table, roles).items():
+        for file, values in _sizes(_read(found, safe), roles).items():
             found.settings.setdefault(file, {}).update(values)
-        parts = splits.prepare(table, **found.settings["prepare"])
+    except ModelkeepError:
+        problem = "the windows of params/monitor.yaml could not be fitted to the table"
+    try:
+        table = _read(found, found.settings["prepare"])
+        parts = splits.prepare(table, **{"as_of": "", "test_days": 30, **found.settings["prepare"]})
     except ModelkeepError as error:
-        problem = str(error)
+        problem = f"{error}; {problem}" if problem else str(error)
     kinds = _kinds(raw, roles, parts)
     counts = parts.counts if parts else {}
     return Plan(
         *(found.table, found.source, found.name, found.settings, found.taken, found.left),
         *(kinds, counts, problem),
     )
+
+
+def _read(found: Plan, settings: dict[str, object]) -> pd.DataFrame:
+    again = {name: settings[name] for name in splits.AGAIN}
+    return io.read(found.table.name, found.table.parent, **again)
 
 
 def _sizes(table: pd.DataFrame, roles: Roles) -> dict[str, dict[str, object]]:
@@ -180,11 +246,19 @@ def _kinds(raw: pd.DataFrame, roles: Roles, parts: splits.Prepared | None) -> li
     rows = []
     for name in raw.columns:
         text = as_text(raw[name]).dropna()
-        some = ", ".join(str(value)[:18] for value in text.drop_duplicates().head(4))
+        some = _examples([str(value) for value in text.drop_duplicates().head(4)])
         kind = role.get(name) or learned.get(name, "left out" if parts else "?")
         note = f" ({why[name]})" if name in why else ""
         rows.append({"column": str(name), "kind": kind, "examples": some, "note": note})
     return rows
+
+
+def _examples(values: list[str]) -> str:
+    """Some values of a column: text in quotes, as it may hold commas; long text is cut."""
+    if all(re.fullmatch(r"[+-]?\d+(\.\d+)?", value) for value in values):
+        return ", ".join(values)
+    cut = (f"{value[:17]}…" if len(value) > 18 else value for value in values)
+    return ", ".join(json.dumps(value, ensure_ascii=False) for value in cut)
 
 
 def write(root: Path, planned: Plan) -> list[str]:
@@ -197,9 +271,11 @@ def write(root: Path, planned: Plan) -> list[str]:
         commits.dvc(root, "add", PLACE)
         done += [f"{PLACE} (tracked by DVC in {PLACE}.dvc)"]
     for file, values in planned.settings.items():
-        if values:
-            workspace.set_params(root, file, values)
-            done.append(f"params/{file}.yaml: {several(list(values), 8)}")
+        stand = workspace.params(root, file)
+        changed = {key: new for key, new in values.items() if stand.get(key, ...) != new}
+        if changed:
+            workspace.set_params(root, file, changed)
+            done.append(f"params/{file}.yaml: {several(list(changed), 8)}")
     path = root / "dvc.yaml"
     text = re.sub(r"(?m)^(artifacts:.*\n\s+)[\w-]+:", rf"\g<1>{planned.name}:", path.read_text())
     path.write_text(text)
