@@ -496,6 +496,21 @@ def test_a_running_server_follows_with_nobody_else_alive(root):
                 time.sleep(0.05)
 
 
+def test_status_sees_a_server_on_a_port_of_its_own(root):
+    promote(root, "v1.0.0")
+    assert status.status(root)["json"]["servers"] == []
+    with server(root) as (address, _):
+        found = status.status(root)
+        (health,) = found["json"]["servers"]
+        assert address.endswith(f":{health['address'].rpartition(':')[2]}")
+        assert health["model"] == released.sha256(root, 0)[:10]
+        assert f"A server answers at {health['address']} with the model" in found["text"]
+    assert store.servers(root / "serving") == []
+    with store.announced(root / "serving", "http://127.0.0.1:9"):  # as a killed one leaves it
+        assert status.status(root)["json"]["servers"] == []
+    assert status.status(root)["json"]["servers"] == []
+
+
 def test_a_server_that_starts_anew_serves_the_champion_on_record(root):
     promote(root, "v1.0.0")
     shutil.rmtree(root / "serving")

@@ -76,7 +76,8 @@ def run(root: Path, settings: Settings, clock: Callable[[], int] = time.time_ns)
         names = f"neither {TOKEN} nor {TOKEN_FILE} is set"
         print(f"Labels and changes of the model are refused: {names}.", flush=True)
     gc.freeze()  # no request waits while what was loaded is searched for garbage
-    server.run(sockets=[bound])
+    with store.announced(root / settings.store, store.address(host, port)):
+        server.run(sockets=[bound])
 
 
 def _protocol(fast: bool) -> type[Connection]:

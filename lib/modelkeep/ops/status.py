@@ -31,9 +31,9 @@ def status(root: Path) -> dict:
         verdict = rollout.verdict(rollout_log.read(last))
         facts["rollout"] = {"id": last.stem, "state": verdict.state, "sentence": verdict.sentence}
         lines.append(f"Rollout {last.stem}: {verdict.sentence}")
-    facts["server"], sentence = _server(root)
+    facts["servers"], sentences = _servers(root)
     facts["update"] = _updates(root)
-    lines += [sentence, *(["An update is at work."] if facts["update"] else [])]
+    lines += [*sentences, *(["An update is at work."] if facts["update"] else [])]
     if not found.agrees:
         facts["remedy"] = "modelkeep sync"
     return {"json": facts, "text": "\n".join(lines)}
@@ -58,17 +58,23 @@ def sync(root: Path) -> dict:
     return {"json": facts, "text": sentence}
 
 
-def _server(root: Path) -> tuple[dict | None, str]:
-    """What a server at the address of params/serve.yaml says of itself, and a sentence."""
+def _servers(root: Path) -> tuple[list[dict], list[str]]:
+    """What each server of this workspace reports of itself, and a sentence about each.
+
+    Asked are the address of params/serve.yaml and those that running servers have written down.
+    """
     settings = workspace.params(root, "serve")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(settings["host"]), settings["host"])
-    address = f"http://{host}:{settings['port']}"
-    try:
-        with urlopen(f"{address}/health", timeout=1) as reply:
-            found = json.load(reply)
-    except (OSError, ValueError):
-        return None, f"No server answers at {address}."
-    return found, f"A server answers at {address} with the model {found.get('model')}."
+    stated = store.address(str(settings["host"]), int(settings["port"]))
+    found, sentences = [], []
+    for address in dict.fromkeys([stated, *store.servers(releases.folder(root))]):
+        try:
+            with urlopen(f"{address}/health", timeout=1) as reply:
+                health = json.load(reply)
+        except (OSError, ValueError):
+            continue
+        found.append({"address": address, **health})
+        sentences.append(f"A server answers at {address} with the model {health.get('model')}.")
+    return found, sentences or [f"No server answers at {stated}."]
 
 
 def _updates(root: Path) -> bool:

@@ -4,6 +4,9 @@ import hashlib
 import json
 import re
 import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.training import manifests
 
 POINTER = "now.json"
+SERVERS = "servers"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -118,3 +122,36 @@ def sweep(store: Path, keep: set[str]) -> list[str]:
     for each in gone:
         shutil.rmtree(each)
     return [each.name for each in gone]
+
+
+def address(host: str, port: int) -> str:
+    """Where a server that listens on a host and port answers on its own machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(host, host)
+    return f"http://{host}:{port}"
+
+
+@contextmanager
+def announced(store: Path, address: str) -> Iterator[None]:
+    """While a server answers from this store, a file there has its address."""
+    name = re.sub(r"[^\w.-]+", "-", f"{socket.gethostname()}-{address}")
+    place = store / SERVERS / f"{name}.json"
+    with suppress(OSError):  # a store that is read-only serves all the same
+        files.write_json(place, {"host": socket.gethostname(), "address": address})
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            place.unlink()
+
+
+def servers(store: Path) -> list[str]:
+    """The addresses of this machine that servers of this store have written down.
+
+    One that was killed leaves its file: ask the address.
+    """
+    found = []
+    for path in sorted((store / SERVERS).glob("*.json")):
+        with suppress(OSError, ValueError, KeyError):
+            stated = json.loads(path.read_text(encoding="utf-8"))
+            found += [stated["address"]] if stated["host"] == socket.gethostname() else []
+    return found
