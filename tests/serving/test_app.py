@@ -134,7 +134,7 @@ def test_what_is_odd_is_answered_and_told(server):
     assert told[1]["notes"] == ["shop was not seen in training"]
     assert told[2]["error"] == {
         "place": "$.rows[2].size",
-        "message": "must be `float | null`, got `str`",
+        "message": "must be a number or null, not text",
     }
     assert "notes" not in told[3] and "label" in told[3]
 

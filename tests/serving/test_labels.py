@@ -1,7 +1,13 @@
 """Labels that arrive before their predictions, or whose row was never predicted."""
 
+import json
+
+import pytest
+
+from modelkeep.data.schema import Schema
 from modelkeep.predictions.records import LabelOutcome
 from modelkeep.serving import labels
+from modelkeep.serving.requests import ValidationError
 
 HOUR = 3_600_000_000
 
@@ -38,3 +44,28 @@ def test_so_many_early_labels_are_remembered_and_no_more():
     early.note(many, 0)
     early.count_unmatched(counter, 30 * HOUR)
     assert len(counter.outcomes) == labels.MAX_EARLY
+
+
+def refused(value, classes):
+    """The message to a label that is none."""
+    task = "multiclass" if classes else "regression"
+    schema = Schema(task, "species", classes, (), "id", None, None, {})
+    body = json.dumps({"labels": [{"id": "a", "label": value}]}).encode()
+    with pytest.raises(ValidationError) as error:
+        labels.read(body, schema, 0)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "classes", "message"),
+    [
+        ("elm", ("ash", "oak"), "'elm' is no class of 'species'; known are 'ash', 'oak'"),
+        (7, tuple(map(str, range(100, 120))), "known are '100', '101', '102'"),
+        (7, tuple(map(str, range(100, 120))), "'111' and 8 more"),
+        ("12", (), 'must be a number between -1e300 and 1e300, not "12"'),
+        (True, (), "must be a number between -1e300 and 1e300, not true"),
+        (None, ("ash", "oak"), "must be true or false, a number or text, not null"),
+    ],
+)
+def test_a_label_that_is_none_is_told_what_it_may_be(value, classes, message):
+    assert message in refused(value, classes)

@@ -12,7 +12,14 @@ from msgspec import Meta
 from modelkeep.data.schema import Schema
 from modelkeep.monitoring.exporter import Telemetry
 from modelkeep.predictions.log import DAY, Label, LabelOutcome, PredictionLog
-from modelkeep.serving.requests import Id, Number, ValidationError, refuse_duplicates
+from modelkeep.serving.requests import (
+    Id,
+    Number,
+    ValidationError,
+    explained,
+    known_values,
+    refuse_duplicates,
+)
 
 MAX_LABELS = 10_000  # labels in one request
 UNMATCHED = DAY  # a label without a prediction for so long names a row that was never predicted
@@ -62,7 +69,7 @@ def read(body: bytes, schema: Schema, now: int) -> list[Label]:
     try:
         posted = msgspec.json.decode(body, type=Labels).labels
     except msgspec.ValidationError as error:
-        raise ValidationError("$", str(error)) from None
+        raise explained(error) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ValidationError("$", f"not JSON: {error}", 400) from None
     # decoders keep the last of two equal keys without a word
@@ -128,14 +135,15 @@ def _class(value: Any, schema: Schema, place: str) -> str:
         value = int(value)
     if str(value) in schema.classes:
         return str(value)
-    message = f"must be one of the {len(schema.classes)} classes that the model knows"
-    raise ValidationError(place, message)
+    message = f"{str(value)[:40]!r} is no class of {schema.label!r}"
+    raise ValidationError(place, f"{message}; known are {known_values(schema.classes)}")
 
 
 def _number(value: Any, schema: Schema, place: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return repr(float(value))
-    raise ValidationError(place, "must be a number")
+    shown = msgspec.json.encode(value).decode()[:40]
+    raise ValidationError(place, f"must be a number between -1e300 and 1e300, not {shown}")
 
 
 def _value(text: str, schema: Schema) -> float:

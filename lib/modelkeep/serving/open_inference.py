@@ -8,7 +8,7 @@ import numpy as np
 
 from modelkeep.data.schema import Schema
 from modelkeep.serving.models import Model, Prediction
-from modelkeep.serving.requests import ValidationError
+from modelkeep.serving.requests import ValidationError, explained
 
 NUMBERS = ("FP64", "FP32", "FP16", "INT64", "INT32", "INT16", "INT8")
 NUMBERS += ("UINT64", "UINT32", "UINT16", "UINT8")
@@ -60,7 +60,8 @@ def rows(body: bytes, schema: Schema, json_bytes: str = "") -> tuple[InferReques
     try:
         request = msgspec.json.decode(text, type=InferRequest)
     except msgspec.ValidationError as error:
-        raise ValidationError("$", str(error), 400) from None
+        found = explained(error)
+        raise ValidationError(found.place, found.message, 400) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ValidationError("$", f"not JSON: {error}", 400) from None
     _unpack(request.inputs, binary)

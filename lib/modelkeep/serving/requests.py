@@ -167,7 +167,7 @@ class RowReader:
         try:
             raw = self.decode_each(body).rows
         except msgspec.ValidationError as error:
-            raise _explained(error) from None
+            raise explained(error) from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise ValidationError("$", f"not JSON: {error}; send UTF-8, without NaN", 400) from None
         objects = refuse_duplicates(body)["rows"]
@@ -182,7 +182,7 @@ class RowReader:
             except ValidationError as error:
                 refused[i] = error
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-                refused[i] = _explained(error, place)
+                refused[i] = explained(error, place)
         return Decoded(rows, refused, ignored)
 
     def _check_keys(self, given: Collection[str], place: str) -> None:
@@ -293,9 +293,9 @@ class RowReader:
                     f".{column.name}", "is missing, and this column must have a value"
                 )
             if values[row] not in column.categories and column.unseen == "reject":
-                return ValidationError(
-                    f".{column.name}", "was never seen, and this column is a closed list"
-                )
+                known = known_values(column.categories)
+                message = f"was never seen, and this column is a closed list; known are {known}"
+                return ValidationError(f".{column.name}", message)
         raise AssertionError(f"row {row} breaks no rule")
 
     def _notes(self, numbers: np.ndarray, outside: np.ndarray, unseen: list) -> dict[int, list]:
@@ -366,8 +366,15 @@ def _number_rule(column: Column, value: float) -> str:
     return "" if low <= value <= high else f"{value:g} is outside {low:g}..{high:g}"
 
 
-def _explained(error: Exception, at: str = "") -> ValidationError:
-    """A decoder's message in our words: the place and the rule."""
+TYPES = {  # of JSON, as msgspec calls them
+    **{"str": "text", "float": "a number", "int": "a whole number", "bool": "true or false"},
+    **{"array": "a list", "object": "an object", "null": "null"},
+}
+BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+
+
+def explained(error: Exception, at: str = "") -> ValidationError:
+    """A decoder's message in plain words: the place and the rule."""
     text, _, place = str(error).partition(" - at `")
     place = place.rstrip("`") or "$"
     place = at + place.removeprefix("$") if at else place
@@ -376,9 +383,35 @@ def _explained(error: Exception, at: str = "") -> ValidationError:
     if lacking := re.fullmatch(r"Object missing required field `(.*)`", text, re.DOTALL):
         return ValidationError(f"{place}.{lacking[1]}", "is not there")
     if "matching regex" in text:
-        text = "must be text without control characters"
-    text = text.replace("Expected `", "must be `").replace("array", "list")
+        return ValidationError(place, "must be text without control characters")
+    if rule := re.fullmatch(r"Expected `([^`]+)`(?:, got `(\w+)`)?(.*)", text):
+        given = f", not {_types([rule[2]])}" if rule[2] else ""
+        given += " with a fraction" if rule[2] == "float" else ""
+        text = f"must be {_types(rule[1].split(' | '))}{given}{_bound(rule[1], rule[3])}"
     return ValidationError(place, text[0].lower() + text[1:])
+
+
+def _types(names: Sequence[str]) -> str:
+    """Types of JSON in words; a whole number is a number."""
+    words = [TYPES.get(name, name) for name in names if name != "int" or "float" not in names]
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _bound(name: str, rule: str) -> str:
+    """A limit of length or value in words."""
+    found = re.fullmatch(r"( of length)? (>=|<=|>|<) (\S+)", rule)
+    if not found:
+        return rule
+    if found[1] and found[2] == ">=" and found[3] == "1":
+        return ", not empty"
+    things = {"str": " characters", "array": " items"}.get(name, "") if found[1] else ""
+    return f" of {BOUNDS[found[2]]} {found[3]}{things}"
+
+
+def known_values(values: Sequence[str]) -> str:
+    """The values that a closed list has, at most 12 of them."""
+    more = f" and {len(values) - 12} more" if len(values) > 12 else ""
+    return ", ".join(repr(value) for value in values[:12]) + more
 
 
 def refuse_duplicates(body: bytes) -> Any:
