@@ -211,6 +211,8 @@ def test_the_gate_must_have_been_passed(fresh, parts):
     for word in ("worse", "inconclusive", "insufficient"):
         released.turn(fresh, parts["binary"], 2, word)
         refused(fresh, NotFit, f"the gate says {word}: .*--force", release)
+        if word != "worse":  # there the sentence says it
+            refused(fresh, NotFit, r"log loss 0.01 lower \(0.01 higher to 0.03 lower;", release)
     done = release(fresh, forced="a planted bad one")
     assert record.evidence(record.read(fresh).find("v1.2.0"))["forced"] == "a planted bad one"
     assert "forced: a planted bad one" in timeline.told(record.read(fresh))["text"]

@@ -201,7 +201,8 @@ def test_too_few_days_are_insufficient(tmp_path):
     shown = said(evaluate.verdict(found.verdict, found.comparator.name, found.checked))
     assert found.verdict.word == "insufficient"
     assert "The candidate cannot be compared yet with always saying" in shown
-    assert "the test has 12 days, and 30 are needed: raise test_days" in shown
+    assert "the test has 12 days, and 30 are needed." in shown
+    assert "18 more days needed: raise test_days" in shown
     assert said(evaluate.gains(found.verdict, found.margins))
 
 
@@ -217,13 +218,32 @@ def test_hardly_any_day_is_still_a_page(blocks):
 
 def test_a_table_without_time_is_told_to_test_on_more_rows():
     shown = said(told(judged("insufficient", gain(rows=20, blocks=20))))
-    assert "the test has 20 rows, and 30 are needed: raise test_share" in shown
+    assert "the test has 20 rows, and 30 are needed." in shown
+    assert "10 more rows needed: raise test_share" in shown
 
 
 def test_a_loss_is_not_called_a_gain():
     shown = said(told(judged("worse", gain(value=-0.02, verdict="worse"), gain("auc"))))
-    assert "log loss: worse by 0.02, between -0.03 and -0.01 (margin 0.005): worse" in shown
-    assert "AUC: better by 0.02" in shown
+    loss = "log loss 0.02 higher (0.01 to 0.03 higher; lower is better)"
+    assert f"{loss}, margin 0.005: worse" in shown and f"neither had seen: {loss}." in shown
+    assert "AUC 0.02 higher (0.01 to 0.03 higher; higher is better)" in shown
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("auc", -0.01, "AUC 0.01 lower (0 to 0.02 lower; higher is better)"),
+        ("auc", 0.004, "AUC 0.004 higher (0.006 lower to 0.014 higher; higher is better)"),
+        (
+            "log_loss",
+            -0.004,
+            "log loss 0.004 higher (0.006 lower to 0.014 higher; lower is better)",
+        ),
+        ("log_loss", 0.004, "log loss 0.004 lower (0.006 higher to 0.014 lower; lower is better)"),
+    ],
+)
+def test_an_amount_says_its_direction_and_which_is_better(metric, value, text):
+    assert evaluate.amount(gain(metric, value=value)) == text
 
 
 @pytest.mark.parametrize(
@@ -241,7 +261,10 @@ def test_a_worse_slice_is_told_for_what_it_is(gains, words):
     slices = (cut(), cut("shop b", "not shown worse"), cut("shop c", "insufficient"))
     shown = said(told(judged("worse", *gains, slices=slices)))
     assert words in shown
-    assert "worse for 1 of 3 named slices; 1 of them on too few days to say" in shown
+    assert (
+        "worse for 1 of 3 named slices; 1 of them on fewer than 30 days, so they are not judged"
+        in shown
+    )
 
 
 def test_slices_are_drawn_worst_first():

@@ -152,10 +152,17 @@ def _judged(root: Path, at: Record, forced: str) -> dict:
         )
     if found["state"] not in PASSES and not forced:
         raise NotFit(
-            f"the gate says {found['state'].replace('_', ' ')}: {found['sentence']} "
+            f"the gate says {found['state'].replace('_', ' ')}: {found['sentence']} {_amounts(found)}"
             "Train another candidate, or let it through with `--force 'why'`, which is put on record"
         )
     return {"state": found["state"], "sentence": found["sentence"], **found["evidence"]}
+
+
+def _amounts(found: dict) -> str:
+    """The first reasons of the gate: by how much each metric differs, where the sentence does not say it."""
+    count = len(found["evidence"].get("gains", ()))
+    text = "; ".join(found["reasons"][:count])
+    return f"({text}) " if text and found["state"] != "worse" else ""
 
 
 def _declared(root: Path, model: str) -> None:

@@ -38,11 +38,17 @@ def verdict(
         return _refit_verdict(judged, comparator_name, churn, refit)
     first = judged.gains[0]
     worse = [row["slice"] for row in judged.slices if row["verdict"] == "worse"]
-    sentence = (
-        f"The candidate {SAYS[judged.word]} {comparator_name}, on {_seen_on(first)} that "
-        "neither had seen."
-    )
-    if worse and not any(g.verdict == "worse" for g in judged.gains):
+    beside = f"{SAYS[judged.word]} {comparator_name}"
+    sentence = f"The candidate {beside}, on {_seen_on(first)} that neither had seen."
+    harmed = [g for g in judged.gains if g.verdict == "worse"]
+    if judged.word == "worse" and harmed:
+        sentence = f"{sentence[:-1]}: {'; '.join(map(amount, harmed))}."
+    if judged.word == "insufficient":
+        sentence = (
+            f"The candidate {beside}: the test has {count(first.blocks, _unit(first))}, and "
+            f"{comparison.MINIMUM_BLOCKS} are needed."
+        )
+    if worse and not harmed:
         certain = all(g.verdict in ("better", "non_inferior") for g in judged.gains)
         in_all = "is not worse than" if certain else SAYS["inconclusive"]
         sentence = (
@@ -51,18 +57,14 @@ def verdict(
         )
     reasons = [_gain(g) for g in judged.gains]
     if judged.word == "insufficient":
-        unit, parameter = (
-            ("row", "test_share") if first.blocks == first.rows else ("day", "test_days")
-        )
-        reasons.append(
-            f"the test has {count(first.blocks, unit)}, and {comparison.MINIMUM_BLOCKS} are "
-            "needed: "
-            f"raise {parameter}, or let a person decide"
-        )
+        parameter = {"row": "test_share", "day": "test_days"}[_unit(first)]
+        lacking = count(comparison.MINIMUM_BLOCKS - first.blocks, f"more {_unit(first)}")
+        reasons.append(f"{lacking} needed: raise {parameter}, or let a person decide")
     reasons.append(f"{count(checked, 'test row')} checked against the training rows: none leaked")
     if judged.slices:
         open_ = sum(row["verdict"] == "insufficient" for row in judged.slices)
-        undecided = f"; {open_} of them on too few days to say" if open_ else ""
+        few = f"fewer than {count(comparison.MINIMUM_BLOCKS, _unit(first))}"
+        undecided = f"; {open_} of them on {few}, so they are not judged" if open_ else ""
         reasons.append(
             f"worse for {len(worse)} of {count(len(judged.slices), 'named slice')}{undecided}"
         )
@@ -102,18 +104,31 @@ def _churn(churn: comparison.Churn) -> str:
     return f"{text} ({count(churn.rows, 'row')})"
 
 
+def _unit(g: comparison.Gain) -> str:
+    """What the test permutes or counts as one: a day, or a row where rows have no time."""
+    return "row" if g.blocks == g.rows else "day"
+
+
 def _seen_on(g: comparison.Gain) -> str:
     rows = count(g.rows, "row")
-    return rows if g.blocks == g.rows else f"{rows} of {count(g.blocks, 'day')}"
+    return rows if _unit(g) == "row" else f"{rows} of {count(g.blocks, 'day')}"
 
 
 def _gain(g: comparison.Gain) -> str:
-    side = "worse" if g.gain < 0 else "better"
-    between = f", between {number(g.low)} and {number(g.high)}" if np.isfinite(g.low) else ""
-    return (
-        f"{metrics.NAMES[g.metric]}: {side} by {number(abs(g.gain))}{between}"
-        f" (margin {number(g.margin)}): {g.verdict.replace('_', ' ')}"
-    )
+    return f"{amount(g)}, margin {number(g.margin)}: {g.verdict.replace('_', ' ')}"
+
+
+def amount(g: comparison.Gain) -> str:
+    """By how much the candidate's metric is higher or lower, and which of the two is better."""
+    words = ("lower", "higher") if g.metric in metrics.HIGHER_IS_BETTER else ("higher", "lower")
+    word = words[g.gain >= 0]
+    limits = (g.low, g.high) if g.gain >= 0 else (-g.high, -g.low)
+    text = f"{metrics.NAMES[g.metric]} {number(abs(g.gain))} {word}"
+    if not np.isfinite(limits).all():
+        return f"{text} ({words[1]} is better)"
+    other = "" if limits[0] >= 0 else f" {words[g.gain < 0]}"
+    span = f"{number(abs(limits[0]))}{other} to {number(limits[1])} {word}"
+    return f"{text} ({span}; {words[1]} is better)"
 
 
 def gains(judged: comparison.Verdict, margins: dict[str, float] | None = None) -> Figure | Html:
