@@ -47,6 +47,27 @@ def problems(sources: list[str]) -> list[str]:
     return found
 
 
+def test_no_figure_repeats_the_heading_over_it():
+    heads = {
+        line.lstrip("# ")
+        for path in PATHS
+        for cell in notebooks.read(path)["cells"]
+        if cell["cell_type"] == "markdown"
+        for line in cell["source"].splitlines()
+        if line.startswith("#")
+    }
+    reports = (FOLDER.parent / "lib" / "modelkeep" / "reports").glob("*.py")
+    nodes = [node for path in reports for node in ast.walk(ast.parse(path.read_text()))]
+    titles = {n.value.value for n in nodes if is_title(n) and isinstance(n.value, ast.Constant)}
+    assert len(titles) > 10 and titles & heads == set()
+
+
+def is_title(node: ast.AST) -> bool:
+    if isinstance(node, ast.Assign):
+        return isinstance(node.targets[0], ast.Name) and node.targets[0].id == "title"
+    return isinstance(node, ast.keyword) and node.arg == "title"
+
+
 @stages
 def test_a_stage_is_saved_without_outputs(path):
     clean = notebooks.text(notebooks.canonical(notebooks.read(path)))

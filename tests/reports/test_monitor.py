@@ -96,7 +96,7 @@ def test_the_sentence_says_what_is_known(turns):
 def test_without_a_test_of_training_nothing_is_promised(turns):
     t = turns["regression"]
     seen = synthetic.look(replace(t.served, out_of_fold=t.served.out_of_fold.head(0)), t.served_log)
-    assert "expected unknown" in said(monitor.quality(seen, "squared_error"))
+    assert "expected in a window unknown" in said(monitor.quality(seen, "squared_error"))
 
 
 def test_evidence_names_what_is_beyond_the_line(turns):
@@ -105,9 +105,26 @@ def test_evidence_names_what_is_beyond_the_line(turns):
     both = replace(seen, drift_path=much, quality_path=much)
     assert "inputs have drifted and quality has declined" in said(monitor.evidence(both))
     neither = said(monitor.evidence(replace(seen, drift_path=calm, quality_path=calm)))
-    assert "beyond the line: neither. no reason to retrain." in neither
+    assert "Beyond the line: neither. No reason to act." in neither
+    assert "an e-value of 1 is no evidence, of 2,090 an alert" in neither
     unknown = replace(seen, drift_path=calm, quality_path=calm * np.nan)
     assert said(monitor.evidence(unknown))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_expected_is_the_mean_of_the_windows_of_cross_validation(task, turns):
+    seen = turns[task].seen
+    past = [w for w in seen.windows if w.past and w.realised]
+    expected = monitor.expected(seen)
+    assert set(metrics.METRICS[task]) <= set(expected) and len(past) > 2
+    for name in metrics.METRICS[task]:
+        rows = sum(w.labelled for w in past)
+        mean = sum(w.realised[name] * w.labelled for w in past) / rows
+        assert expected[name] == pytest.approx(mean, rel=1e-12)
+    evidence = monitor.verdict(seen).evidence
+    newest = [w for w in seen.now if w.realised][-1]
+    assert evidence["expected"] == expected
+    assert evidence["newest_waiting"] == newest.rows - newest.labelled
 
 
 def test_the_delay_is_told_in_words(turns):

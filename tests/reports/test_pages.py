@@ -8,7 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from modelkeep.core import markup, pages
-from modelkeep.core.markup import count, number, several
+from modelkeep.core.markup import count, number, several, significant
 from modelkeep.reports import figures, index, render
 
 EVIL = "<script>alert(1)</script> & <b>"
@@ -230,6 +230,18 @@ def test_names_as_a_person_lists_them(names, text):
     assert several(names) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2087.14, "2,090"), (38.34, "38.3"), (0.012345, "0.0123"), (16_236.0, "16,200"),
+        (2.346e13, "2.3 × 10¹³"), (1e300, "1.0 × 10³⁰⁰"), (0.0, "0"), (float("nan"), "unknown"),
+        (None, "unknown"), (999_999.0, "1,000,000"),
+    ],
+)  # fmt: skip
+def test_evidence_has_three_digits(value, text):
+    assert significant(value) == text
+
+
 def test_a_count_with_its_noun():
     found = [count(0, "row"), count(1, "row"), count(2000, "row"), count(np.int64(1), "row")]
     assert found == ["0 rows", "1 row", "2,000 rows", "1 row"]
@@ -267,8 +279,19 @@ def test_the_front_page_tells_each_stage_in_the_order_of_the_pipeline(cycle):
     assert text.count("This stage has not run yet") == 1
     assert text.index("Look at <monitor>.") < text.index("Look at <prepare>.")  # it concludes
     assert "v1.2.0" in text and "2026-01-05 to 2026-01-12" in text
-    assert "log loss, newest window 0.4 expected 0.5" in text
+    assert "log loss, newest judged window 0.4 expected 0.5 on all rows of cross-validation" in text
     assert page.count('<svg class="spark"') == 1
+
+
+def test_a_card_names_each_expected_value_and_the_labels_to_come(cycle):
+    seen = {"expected": {"log_loss": 0.45}, "newest_waiting": 1234}
+    verdict = {"stage": "monitor", "state": "ok", "sentence": "Calm.", "evidence": seen}
+    write(cycle, "verdicts/monitor.json", verdict)
+    write(cycle, "metrics/evaluate.json", {"log_loss": 0.48})
+    text = Page(index.index(cycle)).text
+    each = "expected 0.45 in a window, 0.5 on all rows of cross-validation, 0.48 on the test rows"
+    assert f"{each}; 1,234 labels of this window still to come" in text
+    assert "AUC, expected 0.7" in text  # not monitored: one value, with its name
 
 
 def test_the_front_page_links_every_page_there_is_and_no_other(cycle):

@@ -83,6 +83,17 @@ def number(value: object) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value + 0.0:.4g}"
 
 
+def significant(value: float) -> str:
+    """A value with three significant digits: 2,090; 0.0123; 2.3 × 10¹³; unknown."""
+    if value is None or value != value:
+        return "unknown"
+    if abs(value) >= 1e6:
+        digits, _, power = f"{value:.1e}".partition("e")
+        raised = "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for digit in power.lstrip("+0"))
+        return f"{digits} × 10{raised}"
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100 else f"{value + 0.0:.3g}"
+
+
 def between(value: float, low: float | None, high: float | None) -> str:
     """A value with its interval: 0.52 (0.49 to 0.55); alone where that is unknown."""
     known = low is not None and isfinite(low)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.core.markup import several
+from modelkeep.core.markup import several, significant
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import drift, guards, metrics, seasons
 from modelkeep.evaluation.guards import Guard
@@ -278,13 +278,7 @@ def _loss_guard(window: Window, before: Sequence[Window]) -> Guard | None:
 
 
 def _against(evidence: float, limit: float) -> str:
-    return f"e-value {_shown(evidence)} (alert at {limit:,.0f})"
-
-
-def _shown(evidence: float) -> str:
-    if evidence >= 1e6:
-        return f"{evidence:.1e}"
-    return f"{evidence:,.0f}" if evidence >= 100 else f"{evidence:.2g}"
+    return f"e-value {significant(evidence)} (alert at {significant(limit)})"
 
 
 def _last(path: np.ndarray) -> float:

@@ -114,7 +114,7 @@ def arrived(log: pd.DataFrame, schema: Schema) -> Figure | Html:
     return figures.timeline(
         week,
         {"not known": parts["not known"], "label known": parts["label known"]},
-        title="How many predictions have a label?",
+        title="Predictions by week, with and without a label",
         caption=f"{len(log):,} predictions, {known.sum():,} with a label ({known.mean():.0%}); the others cannot be judged yet.",
     )
 
@@ -126,7 +126,7 @@ def waiting(log: pd.DataFrame, schema: Schema) -> Figure | Html:
         return markup.table([], "No label has a time of arrival.")
     return figures.waiting(
         wait,
-        title="How long does a label take?",
+        title="Share of labels received, by days since the prediction",
         caption=f"{len(wait):,} labels that have come, nine of ten within {number(np.quantile(wait, 0.9))} days: no decline can be shown sooner.",
     )
 
@@ -149,7 +149,7 @@ def mean_prediction(log: pd.DataFrame, schema: Schema) -> Figure | Html:
         week,
         mean,
         name=name,
-        title="Does the mean prediction stay the same?",
+        title="Mean prediction by week",
         caption=f"{len(log):,} predictions; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}. The monitor's page says if that is more than chance.",
         share=bool(schema.classes),
     )

@@ -18,6 +18,8 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from modelkeep.core.markup import significant
+
 # each has a contrast of 3 to 1 or more with its paper (INK: 7), light here, dark in page.css
 REFERENCE, CURRENT, CANDIDATE, BREACH = "#878e97", "#0b62a4", "#c77700", "#b3001b"
 INK, FAINT, MILD = "#1d2733", "#dfe3e8", "#5a98c7"
@@ -311,17 +313,13 @@ def e_values(
             top,
             color=REFERENCE,
             linewidth=1,
-            label=f"drawn up to here; it reaches {_power(highest)}",
+            label=f"drawn up to here; it reaches {significant(highest)}",
         )
-    axes.axhline(threshold, color=BREACH, linestyle="--", label=f"{then} at {threshold:,.0f}")
+    line = {"color": BREACH, "linestyle": "--", "label": f"{then} at {significant(threshold)}"}
+    axes.axhline(threshold, **line)
     axes.set_yscale("log")
     axes.set_ylabel("e-value (log scale)")
     return finished(axes, title, caption)
-
-
-def _power(value: float) -> str:
-    """A large number as a reader can compare it: 3,200,000 or 10^12."""
-    return f"{value:,.0f}" if value < 1e7 else f"10^{np.log10(value):.0f}"
 
 
 def quality(

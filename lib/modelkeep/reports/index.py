@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 
 from modelkeep.core import files, markup, pages, verdicts, workspace
-from modelkeep.core.markup import number
+from modelkeep.core.markup import count, number
 
 PAGE = "reports/index.html"
 OTHERS = {  # headings, and the pages below reports/ that stand under each
@@ -44,7 +44,7 @@ def index(root: Path) -> str:
         name=escape(_name(root)),
         conclusion=_conclusion(root, conclusions),
         facts=markup.provenance(_facts(root, conclusions)).markup,
-        cards=_cards(root),
+        cards=_cards(root, conclusions),
         stages=[_stage(root, stage, conclusions.get(stage)) for stage in pages.STAGES],
         others=_others(root),
     )
@@ -113,20 +113,27 @@ def _facts(root: Path, conclusions: Mapping[str, Mapping]) -> dict[str, object]:
     return facts
 
 
-def _cards(root: Path) -> list[Card]:
+def _cards(root: Path, conclusions: Mapping[str, Mapping]) -> list[Card]:
     """Each metric of the task: newest realised, expected, and its course; then rows and labels."""
-    expected, tested = (_json(root / f"metrics/{s}.json") for s in ("train", "evaluate"))
+    pooled, tested = (_json(root / f"metrics/{s}.json") for s in ("train", "evaluate"))
     newest, course = _json(root / "metrics/monitor.json"), _course(root)
+    seen = conclusions.get("monitor", {}).get("evidence", {})
     cards = []
-    for name in (key for key in expected if not key.startswith("expected")):
+    for name in (key for key in pooled if not key.startswith("expected")):
         text = name.replace("_", " ").replace("auc", "AUC")
-        line = [_number(row.get(f"{name}_realised")) for row in course]
-        value = newest.get(f"newest_{name}")
-        label = f"{text}, newest window" if value is not None else f"{text}, expected"
-        note = f"expected {number(expected[name])}"
-        note += f", on the test rows {number(tested[name])}" if name in tested else ""
-        shown = number(expected[name] if value is None else value)
-        cards.append(Card(label, shown, sparkline(line, expected[name]), note))
+        value, usual = newest.get(f"newest_{name}"), seen.get("expected", {}).get(name)
+        line = sparkline(
+            [_number(row.get(f"{name}_realised")) for row in course],
+            pooled[name] if usual is None else usual,
+        )
+        if value is None:
+            note = _expectations(None, None, tested.get(name))
+            cards.append(Card(f"{text}, expected", number(pooled[name]), line, note))
+        else:
+            waiting = seen.get("newest_waiting")
+            note = _expectations(usual, pooled[name], tested.get(name))
+            note += f"; {count(waiting, 'label')} of this window still to come" if waiting else ""
+            cards.append(Card(f"{text}, newest judged window", number(value), line, note))
     rows, collected = _json(root / "metrics/prepare.json"), _json(root / "metrics/collect.json")
     if rows.get("train"):
         note = f"and {number(rows.get('test'))} to test on, "
@@ -137,6 +144,14 @@ def _cards(root: Path) -> list[Card]:
         note = f"{share:.0%} of them with a label"
         cards.append(Card("predictions collected", number(collected["rows"]), "", note))
     return cards
+
+
+def _expectations(window: float | None, pooled: float | None, tested: float | None) -> str:
+    """The expected values of a metric, each with the rows that it is of."""
+    values = {"in a window": window, "on all rows of cross-validation": pooled}
+    values |= {"on the test rows": tested}
+    parts = [f"{number(value)} {rows}" for rows, value in values.items() if value is not None]
+    return f"expected {', '.join(parts)}" if parts and pooled is not None else ", ".join(parts)
 
 
 def _stage(root: Path, stage: str, verdict: Mapping | None) -> str:

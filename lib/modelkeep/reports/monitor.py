@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from modelkeep.core import markup
-from modelkeep.core.markup import Html, count, number, several
+from modelkeep.core.markup import Html, count, number, several, significant
 from modelkeep.core.verdicts import Verdict
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import drift, metrics
@@ -52,20 +52,48 @@ def verdict(seen: MonitoringResult) -> Verdict:
             "Leave the model in service: quality has not declined. Inputs have drifted, but in "
             "columns that follow the calendar (see the reasons)."
         )
-    return Verdict("monitor", decision.state, sentence, decision.reasons, stage_metrics(seen))
+    newest = _newest_judged(seen)
+    waiting = newest.rows - newest.labelled if newest else None
+    known = {"expected": expected(seen), "newest_waiting": waiting}
+    evidence = stage_metrics(seen) | known
+    return Verdict("monitor", decision.state, sentence, decision.reasons, evidence)
 
 
 def stage_metrics(seen: MonitoringResult) -> dict:
     """The newest numbers, for `dvc metrics`: e-values, threshold, the last judged window's quality."""
     found = {
         "windows": len(seen.now),
-        "evidence_of_drift": _last(seen.drift_path),
-        "evidence_of_decline": _last(seen.quality_path),
-        "pages_at": seen.limit,
+        "e_drift": _last(seen.drift_path),
+        "e_decline": _last(seen.quality_path),
+        "alert_at": seen.limit,
     }
-    judged = [w for w in seen.now if w.realised]
-    newest = judged[-1].realised if judged else {}
-    return found | {f"newest_{name}": value for name, value in newest.items()}
+    newest = _newest_judged(seen)
+    realised = newest.realised if newest else {}
+    return found | {f"newest_{name}": value for name, value in realised.items()}
+
+
+def _newest_judged(seen: MonitoringResult) -> Window | None:
+    """The newest collected window with enough labels."""
+    return next((w for w in reversed(seen.now) if w.realised), None)
+
+
+def expected(seen: MonitoringResult) -> dict[str, float]:
+    """The expected quality of a window, by metric: the mean over the windows that cross-validation
+    predicted, weighted by their labelled rows.
+    """
+    past = [w for w in seen.windows if w.past and w.realised]
+    values = {name: [w.realised.get(name, np.nan) for w in past] for name in _metrics(past)}
+    known = {name: np.isfinite(each) for name, each in values.items()}
+    rows = np.array([w.labelled for w in past])
+    return {
+        name: float(np.average(np.array(each)[known[name]], weights=rows[known[name]]))
+        for name, each in values.items()
+        if known[name].any()
+    }
+
+
+def _metrics(windows: Sequence[Window]) -> list[str]:
+    return list(dict.fromkeys(name for w in windows for name in w.realised))
 
 
 def _last(path: np.ndarray) -> float:
@@ -92,7 +120,7 @@ def drifted(seen: MonitoringResult) -> Figure | Html:
         _moments(seen.now),
         ordered,
         drift.LEVELS,
-        title="Which columns have drifted, and how far?",
+        title="Effect of the drift by column and window",
         caption=f"{_how_many(seen)} Effect by window of {min(rows):,} to {max(rows):,} rows against {first.rows_before:,} rows of the reference; "
         f"coloured where the drift is more than chance ({first.fdr:.0%} false discoveries a window). In the newest, {seen.moves[-1].why}. {_least(seen.moves[-1])}",
     )
@@ -116,7 +144,7 @@ def distributions(
     left = [c.name for c in drifted if c not in furthest]
     caption = f"{before.rows.sum():,} rows of the reference, {len(rows):,} of the newest window."
     caption += f" Not drawn: {several(left)}." if left else ""
-    title = "How are the drifted columns distributed, then and now?"
+    title = "Shares of the reference and of the newest window"
     return figures.distributions(panels, title=title, caption=caption)
 
 
@@ -182,13 +210,17 @@ def evidence(seen: MonitoringResult) -> Figure | Html:
         return markup.table([], "There is no window to show.")
     paths = {"inputs have drifted": seen.drift_path, "quality has declined": seen.quality_path}
     crossed = [name for name, path in paths.items() if (path >= seen.limit).any()]
+    action = "Labels decide: retrain" if crossed else "No reason to act"
+    if crossed and "quality has declined" not in crossed:
+        action = "Labels decide: no reason to retrain"
     return figures.e_values(
         _moments(seen.now),
         paths,
         seen.limit,
-        title="Is there enough evidence to act?",
-        caption=f"{count(len(seen.now), 'window')}; beyond the line: {several(crossed) or 'neither'}. "
-        f"{'Labels decide: ' if crossed else ''}{'retrain' if paths['quality has declined'].max() >= seen.limit else 'no reason to retrain'}.",
+        title="E-values by window, and the alert threshold",
+        caption=f"{count(len(seen.now), 'window')}; an e-value of 1 is no evidence, of "
+        f"{significant(seen.limit)} an alert. Beyond the line: {several(crossed) or 'neither'}. "
+        f"{action}.",
     )
 
 
@@ -201,7 +233,7 @@ def quality(seen: MonitoringResult, metric: str) -> Figure | Html:
     def line(values: str) -> np.ndarray:
         return np.array([getattr(w, values).get(metric, np.nan) for w in windows])
 
-    promised = _mean([w.realised.get(metric, np.nan) for w in seen.windows if w.past])
+    usual = expected(seen).get(metric)
     real, corrected = line("realised"), line("corrected")
     miss = _mean(np.abs(real - corrected))
     labelled = sum(w.labelled for w in windows)
@@ -211,12 +243,14 @@ def quality(seen: MonitoringResult, metric: str) -> Figure | Html:
         line("estimated"),
         corrected,
         (line("low"), line("high")),
-        promised,
+        usual,
         name=metrics.NAMES[metric],
         waiting=_waiting(windows),
         title=f"Is {metrics.NAMES[metric]} still as expected?",
-        caption=f"{labelled:,} labels in {count(len(windows), 'window')}; expected {number(promised)}, newest realised {number(_newest(real))}; "
-        f"the corrected estimate missed by {number(miss)} on average. Estimates assume that the link from inputs to outcome has not changed.",
+        caption=f"{labelled:,} labels in {count(len(windows), 'window')}; expected in a window "
+        f"{number(usual)}, newest realised {number(_newest(real))}; the corrected estimate missed "
+        f"by {number(miss)} on average. Estimates assume that the link from inputs to outcome has "
+        "not changed.",
     )
 
 
@@ -237,16 +271,16 @@ def _newest(values: np.ndarray) -> float | None:
 
 
 def labels(seen: MonitoringResult, least: float) -> Figure | Html:
-    """The share of answers whose label is known, by window."""
+    """The share of predictions whose label is known, by window."""
     if not seen.now:
         return markup.table([], "There is no window to show.")
     share = np.array([w.coverage for w in seen.now])
     return figures.course(
         _moments(seen.now),
         share,
-        name="answers with a label",
-        title="Do the labels come?",
-        caption=f"{sum(w.rows for w in seen.now):,} answers; the two newest windows may still be waiting. "
+        name="predictions with a label",
+        title="Share of predictions with a label, by window",
+        caption=f"{sum(w.rows for w in seen.now):,} predictions; the two newest windows may still be waiting. "
         f"Of the others, {sum(c < least for c in share[:-2])} have too few.",
         limit=least,
         limit_name="at least",

@@ -120,7 +120,7 @@ def shares(found: RolloutLog) -> "Figure | Html":
         np.repeat(times, 2)[1:],  # it stays what it was until a look changes it
         np.repeat([found.rules.shares[0], *after], 2)[:-1],
         name="the canary's share",
-        title="How much did the canary answer?",
+        title="The canary's share of the predictions over time",
         caption=f"The steps are {several(steps, 9)} of the entities; after {count(len(looks), 'look')} it has {after[-1]:.0%}.",
         share=True,
     )
