@@ -162,10 +162,8 @@ def ready(root: Path) -> None:
 
 def named(root: Path) -> str:
     """What the workspace's model is called."""
-    from gto.constants import check_string_is_valid
-
     model = workspace.params(root, "serve").get("name")
-    if not isinstance(model, str) or not check_string_is_valid(model):
+    if not isinstance(model, str) or not re.fullmatch(tags.NAME, model):
         raise RecordError(
             f"params/serve.yaml: name is {model!r}, which cannot begin a Git tag of GTO's; "
             "take letters, digits, - and _ between two letters or digits"

@@ -1,6 +1,7 @@
 """Git tags in GTO's format: all of one model's read at once, and one more added that nobody else has."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelkeep.core import git
@@ -9,6 +10,16 @@ from modelkeep.core.git import GitError
 
 FIELDS = ("refname:strip=2", "objecttype", "objectname", "*objectname", "creatordate:unix")
 FIELDS += ("taggername", "taggeremail", "contents")
+# GTO's grammar (gto/constants.py), which a test compares: GTO takes a second to import, and a
+# server does without it
+NAME = "[a-zA-Z0-9](?:[a-zA-Z0-9-/_]*[a-zA-Z0-9])?"
+META = "[0-9a-zA-Z-]+"
+NUMBER, MARK = r"(?:0|[1-9]\d*)", r"(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)"
+VERSION = rf"v{NUMBER}\.{NUMBER}\.{NUMBER}(?:-{MARK}(?:\.{MARK})*)?(?:\+{META}(?:\.{META})*)?"
+FORM = re.compile(
+    rf"(?P<name>{NAME})(?:#(?P<stage>{NAME})|@(?P<version>{VERSION}))(?P<cancel>!?)"
+    r"(?:#(?P<counter>[0-9]+))?",
+)
 
 
 class TagExists(ModelkeepError, RuntimeError):
@@ -33,18 +44,11 @@ class Tag:
 
 def name(model: str, *, version: str = "", stage: str = "", counter: int = 0) -> str:
     """How GTO calls the tag of a version, or the one that gives it a stage."""
-    from gto.base import Action
-    from gto.tag import name_tag
-
-    if version:
-        return name_tag(Action.REGISTER, model, version=version, simple=True)
-    return f"{name_tag(Action.ASSIGN, model, stage=stage, simple=True)}#{counter}"
+    return f"{model}@{version}" if version else f"{model}#{stage}#{counter}"
 
 
 def read(root: Path, model: str) -> list[Tag]:
     """Every tag of the model, in the order of their counters and then of their time."""
-    from gto.tag import parse_name
-
     each = "".join(f"%({field})%00" for field in FIELDS)
     listed = git.run(root, "for-each-ref", f"--format={each}", "refs/tags").split("\0")
     found = []
@@ -52,8 +56,8 @@ def read(root: Path, model: str) -> list[Tag]:
         # each record but the first begins with the line end of the one before
         called, kind, own, target, at, who, mail, message = listed[start : start + len(FIELDS)]
         called = called.lstrip("\n")
-        parsed = parse_name(called, raise_on_fail=False)
-        if parsed.get("name") != model:
+        parsed = FORM.fullmatch(called)
+        if parsed is None or parsed["name"] != model:
             continue
         tag = Tag(
             called, target or own, int(at or 0), f"{who} {mail}".strip(), message, kind == "tag"
@@ -79,10 +83,10 @@ def exists(root: Path, called: str) -> bool:
     return bool(git.run(root, "for-each-ref", f"refs/tags/{called}").strip())
 
 
-def _meant(tag: Tag, parsed: dict) -> Tag:
-    said = {key: parsed[key] for key in ("version", "stage", "counter") if key in parsed}
-    cancelled = parsed["action"].value.startswith(("de", "un"))
-    return Tag(**tag.__dict__ | said | {"cancelled": cancelled})
+def _meant(tag: Tag, parsed: re.Match) -> Tag:
+    named = {"version": parsed["version"] or "", "stage": parsed["stage"] or ""}
+    named |= {"counter": int(parsed["counter"] or 0), "cancelled": bool(parsed["cancel"])}
+    return replace(tag, **named)
 
 
 def _tag(root: Path, called: str, commit: str, message: str, at: int) -> None:
