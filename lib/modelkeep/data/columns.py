@@ -1,9 +1,8 @@
 """What one column must look like: read its values, learn it, fit values to it."""
 
-import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modelkeep.core.errors import ModelkeepError
+from modelkeep.data.definitions import Column, SchemaError, did_you_mean
 
 RARE = 0.001  # a category below this share of the learning rows, or seen once, is "other"
 MISFITS = 0.05  # up to this share of the values of a column of numbers may not be numbers
@@ -43,38 +42,12 @@ WRITTEN = ("decimal", "thousands", "strip")  # how a CSV file writes the numbers
 UNFIT_NAME = r'["\\\x00-\x1f\x7f]'  # what a request cannot name plainly
 
 
-class SchemaError(ModelkeepError, ValueError):
-    """A table, a column or a rule cannot be brought to one schema."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One feature; `low` and `high` are the smallest and the largest value accepted."""
-
-    name: str
-    kind: str  # "number" | "category"
-    low: float | None = None
-    high: float | None = None
-    categories: tuple[str, ...] = ()
-    missing: str = "impute"  # "impute" | "reject"
-    unseen: str = "other"  # "other" | "reject": then `categories` holds every value seen
-    integer: bool = False
-
-
 @dataclass(frozen=True)
 class Fault:
     """Positions in a table that break one rule, and the reason at each."""
 
     rule: str
     reasons: pd.Series  # position -> sentence
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?", or which names there are."""
-    known = [str(each) for each in names]
-    near = difflib.get_close_matches(str(name), known, n=1)
-    shown = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-    return f"; did you mean {near[0]!r}?" if near else f"; there is: {shown}"
 
 
 def as_text(values: pd.Series) -> pd.Series:

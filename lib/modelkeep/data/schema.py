@@ -1,39 +1,24 @@
-"""What a row must look like: learn it, clean to it, save it."""
+"""What a row must look like: learn it, clean to it."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from modelkeep.data import columns, time_axis
-from modelkeep.data.columns import Column, Fault, SchemaError, as_numbers, as_text, as_times
+from modelkeep.data.columns import Fault, as_numbers, as_text, as_times
+from modelkeep.data.definitions import Column, Schema, SchemaError
+from modelkeep.data.definitions import from_json as from_json
+from modelkeep.data.definitions import to_json as to_json
 
-FORMAT = 1
 TASKS = ("auto", "binary", "multiclass", "regression")
 MAX_CLASSES = 20  # whole numbers with at most so many distinct values are classes
 MADE_IDS = (
     "row",
     "row_number",
 )  # the id made from the file order when the table has none
-
-
-@dataclass(frozen=True)
-class Schema:
-    """What the columns of a table are to the model."""
-
-    task: str  # "binary" | "multiclass" | "regression"
-    label: str
-    classes: tuple[str, ...]  # () for regression; binary: (negative, positive)
-    columns: tuple[Column, ...]
-    id: str
-    time: str | None
-    entity: str | None
-    ignored: dict[str, str]  # column -> why it is not a feature
-    origin: dict = field(default_factory=dict)  # the parameters of prepare, verbatim
-    axis: tuple[str, str] | None = None  # the first and last time that a row may have
-    quarantined_share: float = 0.0  # of the known rows when the schema was learned
 
 
 @dataclass(frozen=True)
@@ -260,27 +245,3 @@ def quarantined(table: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
     texts = {name + "_" * (name in content): as_text(rows[name]) for name in rows.columns}
     content = {name: np.asarray(values) for name, values in (content | texts).items()}
     return pd.DataFrame(content).astype({name: "str" for name in content if name != "row"})
-
-
-def to_json(schema: Schema) -> str:
-    """Return `schema` as JSON text, the same bytes for the same schema."""
-    text = json.dumps({"format": FORMAT, **asdict(schema)}, indent=1, ensure_ascii=False)
-    return text + "\n"
-
-
-def from_json(text: str) -> Schema:
-    """Read what `to_json` wrote; raise SchemaError for any other text."""
-    try:
-        found = json.loads(text)
-        if (stored := found.pop("format")) != FORMAT:
-            raise SchemaError(
-                f"schema.json: format is {stored} and not {FORMAT}; run prepare again"
-            )
-        learned = [
-            Column(**each | {"categories": tuple(each["categories"])}) for each in found["columns"]
-        ]
-        lists = {"columns": tuple(learned), "classes": tuple(found["classes"])}
-        lists |= {"axis": tuple(found["axis"])} if found.get("axis") else {}
-        return Schema(**found | lists)
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise SchemaError(f"schema.json is not a schema ({error!r}); run prepare again") from error

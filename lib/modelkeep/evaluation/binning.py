@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from modelkeep.core.errors import ModelkeepError
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # to count tables; who reads bins does without
 
 QUANTILES = 20
 COMMON = 0.001  # share of the reference's rows from which a category has a bin of its own
@@ -54,8 +57,10 @@ class Bins:
         return own | dict.fromkeys(self.rare, len(own))
 
 
-def numbers(bins: Bins, column: pa.Array) -> np.ndarray:
+def numbers(bins: Bins, column: "pa.Array") -> np.ndarray:
     """Return a column as float64, NaN where missing."""
+    import pyarrow as pa
+
     kind, types = column.type, pa.types
     plain = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
     if not (plain or types.is_boolean(kind) or types.is_null(kind)):
@@ -66,7 +71,7 @@ def numbers(bins: Bins, column: pa.Array) -> np.ndarray:
     return values if column.null_count == 0 else np.where(null(column), np.nan, values)
 
 
-def learn_numbers(name: str, column: pa.Array, index: np.ndarray | None) -> Bins:
+def learn_numbers(name: str, column: "pa.Array", index: np.ndarray | None) -> Bins:
     """Fix the bins of numbers: 20 quantiles, ties merged, a heavy value alone in its bin."""
     values = numbers(Bins(name, "number"), column)
     values = values[np.isfinite(values)]
@@ -91,7 +96,7 @@ def number_places(values: np.ndarray, cuts: tuple[float, ...]) -> np.ndarray:
     return places
 
 
-def learn_categories(name: str, column: pa.Array, index: np.ndarray | None) -> Bins:
+def learn_categories(name: str, column: "pa.Array", index: np.ndarray | None) -> Bins:
     """Fix the bins of categories: those of 0.1 % of the rows each, the most frequent first."""
     codes, names = _codes(column)
     rows = units = np.bincount(codes, minlength=len(names))
@@ -107,7 +112,7 @@ def learn_categories(name: str, column: pa.Array, index: np.ndarray | None) -> B
     return Bins(name, "category", (), tuple(known[:common]), rare, once)
 
 
-def category_places(bins: Bins, column: pa.Array) -> np.ndarray:
+def category_places(bins: Bins, column: "pa.Array") -> np.ndarray:
     """Return the bin of each row's category."""
     codes, names = _codes(column)
     unseen = len(bins.categories) + 1
@@ -122,8 +127,10 @@ def _ranges(edges: tuple[float, ...]) -> list[str]:
     return [*names[:-1], *(name[:-1] + "]" for name in names[-1:])]
 
 
-def _codes(column: pa.Array) -> tuple[np.ndarray, list[str | None]]:
+def _codes(column: "pa.Array") -> tuple[np.ndarray, list[str | None]]:
     """Return each row's position in a list of the different values, which ends with None."""
+    import pyarrow as pa
+
     if not pa.types.is_dictionary(column.type):
         column = column.cast(pa.string()).dictionary_encode()
     names = [*column.dictionary.cast(pa.string()).to_pylist(), None]
@@ -134,13 +141,15 @@ def _codes(column: pa.Array) -> tuple[np.ndarray, list[str | None]]:
     )
 
 
-def view(array: pa.Array, dtype: type | str) -> np.ndarray:
+def view(array: "pa.Array", dtype: type | str) -> np.ndarray:
     """Return an Arrow array's values without a copy (`to_numpy` would import pandas: 0.4 s)."""
     if len(array) == 0:
         return np.zeros(0, dtype)
     return np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
 
 
-def null(array: pa.Array) -> np.ndarray:
+def null(array: "pa.Array") -> np.ndarray:
     """Return which values of an Arrow array are null."""
+    import pyarrow as pa
+
     return view(array.is_null().cast(pa.uint8()), np.bool_)

@@ -21,8 +21,6 @@ from operator import mul
 
 import numpy as np
 
-from modelkeep.evaluation import metrics
-
 TOLERATED = 0.4  # of the gain over the base rate
 SHARPEST = 15.0  # variance at which the mixture is sharpest
 WEEK, FEW_WEEKS = 7, 4
@@ -37,6 +35,8 @@ def learn(task: str, y: np.ndarray, p: np.ndarray, blocks: np.ndarray | None) ->
     for each expected gain), `tolerance` (a label), `day` and `row` (variances), for numbers
     `center` and `spread`, for classes `base_rate_log_loss`. It is empty for a model without skill.
     """
+    from modelkeep.evaluation import metrics  # needs SciPy, which a server does without
+
     place = np.zeros(len(y), int)
     if blocks is not None:
         place = np.unique(blocks, return_inverse=True)[1]

@@ -7,9 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import reduce
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation.binning import (
@@ -22,6 +22,9 @@ from modelkeep.evaluation.binning import (
     numbers,
     view,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # to count tables; who reads a profile does without
 
 FORMAT = 1  # raise it when to_json writes something that an older from_json would misread
 CHUNK = 65_536  # values compared at once: they and their bins stay in the processor's cache
@@ -49,7 +52,7 @@ class Profile:
     sizes: Mapping[str, np.ndarray]
 
 
-def learn(table: pa.Table, kinds: Mapping[str, str], blocks: np.ndarray | None = None) -> Profile:
+def learn(table: "pa.Table", kinds: Mapping[str, str], blocks: np.ndarray | None = None) -> Profile:
     """Fix the bins of each column of `kinds` ("number" or "category") by these rows, and count."""
     labels, index = _index(blocks, table.num_rows)
     bins = []
@@ -63,7 +66,7 @@ def learn(table: pa.Table, kinds: Mapping[str, str], blocks: np.ndarray | None =
 
 
 def count(
-    bins: tuple[Bins, ...], table: pa.Table | pa.RecordBatch, blocks: np.ndarray | None = None
+    bins: tuple[Bins, ...], table: "pa.Table | pa.RecordBatch", blocks: np.ndarray | None = None
 ) -> Profile:
     """Count rows into the reference's bins; `blocks` is each row's block start (see `starts`)."""
     return _count(bins, table, *_index(blocks, table.num_rows))
@@ -71,13 +74,14 @@ def count(
 
 def stream(
     bins: tuple[Bins, ...],
-    batches: Iterable[pa.RecordBatch],
+    batches: Iterable["pa.RecordBatch"],
     time: str | None = None,
     every: str = "day",
 ) -> Profile:
     """Count record batches in flat memory, by day or hour of the column `time` if it is named."""
+    import pyarrow as pa
 
-    def counted(batch: pa.RecordBatch) -> Profile:
+    def counted(batch: "pa.RecordBatch") -> Profile:
         return count(bins, batch, time and starts(_column(batch, time), every))
 
     nothing = pa.table({b.name: pa.nulls(0) for b in bins})
@@ -85,7 +89,7 @@ def stream(
     return reduce(add, _counted(counted, batches), count(bins, nothing, none))
 
 
-def starts(times: pa.Array | pa.ChunkedArray | np.ndarray, every: str = "day") -> np.ndarray:
+def starts(times: "pa.Array | pa.ChunkedArray | np.ndarray", every: str = "day") -> np.ndarray:
     """Return the start in UTC of each time's day or hour, as datetime64[D] or datetime64[h]."""
     if not isinstance(times, np.ndarray):
         times = _times(times)
@@ -165,7 +169,7 @@ def from_json(text: str) -> Profile:
 
 
 def _counted(
-    count: Callable[[pa.RecordBatch], Profile], batches: Iterable[pa.RecordBatch]
+    count: Callable[["pa.RecordBatch"], Profile], batches: Iterable["pa.RecordBatch"]
 ) -> Iterator[Profile]:
     """Count two batches while the next one is read; no more of them are held."""
     waiting: deque[Future] = deque()
@@ -177,7 +181,9 @@ def _counted(
         yield from (each.result() for each in waiting)
 
 
-def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
+def _column(table: "pa.Table | pa.RecordBatch", name: str) -> "pa.Array":
+    import pyarrow as pa
+
     have = table.schema.names
     if have.count(name) != 1:
         found = f"{have.count(name)} times among {', '.join(have)}"
@@ -188,7 +194,9 @@ def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
     return column
 
 
-def _times(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def _times(column: "pa.Array | pa.ChunkedArray") -> np.ndarray:
+    import pyarrow as pa
+
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("s"))
@@ -230,7 +238,7 @@ def _pieces(index: np.ndarray | None, rows: int) -> list[tuple[slice, int | None
 
 def _count(
     bins: tuple[Bins, ...],
-    table: pa.Table | pa.RecordBatch,
+    table: "pa.Table | pa.RecordBatch",
     labels: np.ndarray | None,
     index: np.ndarray | None,
 ) -> Profile:

@@ -106,6 +106,15 @@ class PredictionLog:
         They are in the order of prediction, as they were when the first batch was read. Only one
         batch is held at a time, here and in the database.
         """
+        for page in self.pages(start, end, roles=roles, known=known):
+            yield _batch(page)
+
+    def pages(
+        self, start: int, end: int, *, roles: Sequence[str] = RETURNED, known: int = END
+    ) -> Iterator[list[tuple]]:
+        """What `read` returns, as lists of rows: the fields of `PredictionRecord`, then `label` and
+        `labelled_at` (None where there is none).
+        """
         with self._store.snapshot() as run:
             sql, values = run.statements, {"end": end, "items": _texts(roles), "page": PAGE}
             values["upto"], newest_label = [n or 0 for n in run(sql.newest)[0]]
@@ -115,7 +124,7 @@ class PredictionLog:
                 rows = [row for group in page for row in records.ungrouped(*group[1:])]
                 items = _texts(row.id for row in rows)
                 arrived = run(sql.labels, items=items, known=known, upto=newest_label)
-                yield _batch(records.joined(rows, arrived))
+                yield records.joined(rows, arrived)
 
     def find(self, id: str) -> list[TracedPrediction]:
         """The predictions of an id in all roles, the oldest first, and the labels that came."""
@@ -179,7 +188,7 @@ def _texts(texts: Iterable[str]) -> str:
 
 
 def _batch(rows: list[list]) -> "pa.RecordBatch":
-    import pyarrow as pa  # who only writes does not need it
+    import pyarrow as pa  # a server does without
 
     text, moment = pa.string(), pa.timestamp("us")
     names = {"id": text, "at": moment, "model": text, "role": text, "entity": text}

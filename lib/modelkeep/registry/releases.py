@@ -12,7 +12,7 @@ from filelock import FileLock
 from modelkeep.core import files, git, workspace
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import count, several
-from modelkeep.data import schema
+from modelkeep.data import definitions
 from modelkeep.registry import evidence, record, store, tags
 from modelkeep.registry.evidence import CANDIDATE
 from modelkeep.registry.record import Record, when
@@ -214,10 +214,10 @@ def folder(root: Path) -> Path:
 
 
 def _download(root: Path, target: Tag, to: Path) -> None:
-    from dvc.api import DVCFileSystem
-    from dvc.repo import Repo
-
     try:
+        from dvc.api import DVCFileSystem
+        from dvc.repo import Repo
+
         with Repo(str(root)) as repo:  # where the remote is now, not where it was then
             config = {name: dict(repo.config[name]) for name in ("core", "remote")}
         stored = DVCFileSystem(str(root), rev=target.commit, config=config)
@@ -253,7 +253,7 @@ def _check_same_schema(root: Path, at: Record, said: dict, version: str) -> None
 
 
 def _columns(root: Path, sha256: str) -> set[tuple]:
-    of = schema.from_json(store.check(folder(root), sha256)["schema.json"].decode())
+    of = definitions.from_json(store.check(folder(root), sha256)["schema.json"].decode())
     return {(c.name, c.kind) for c in of.columns} | {(f"class {name}", "") for name in of.classes}
 
 
@@ -338,6 +338,5 @@ def _later(now: float, at: Record) -> int:
 
 
 def _fits_gto(model: str, version: str) -> bool:
-    from gto.tag import parse_name
-
-    return parse_name(f"{model}@{version}", raise_on_fail=False).get("version") == version
+    parsed = tags.FORM.fullmatch(f"{model}@{version}")
+    return parsed is not None and parsed["version"] == version

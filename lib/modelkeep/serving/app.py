@@ -382,10 +382,10 @@ class App:
         now, names = self.clock() // 1000, {m.name for _, m in self.service.models}
         with ThreadPoolExecutor(1) as reader:  # a connection belongs to one thread
             loop = asyncio.get_running_loop()
-            batches = self.log.read(now - labels.RECALLED, now, known=now)
-            while batch := await loop.run_in_executor(reader, next, batches, None):
-                for at in range(0, len(batch), RECALLED):
-                    some = batch.slice(at, RECALLED)
+            pages = self.log.pages(now - labels.RECALLED, now, known=now)
+            while page := await loop.run_in_executor(reader, next, pages, None):
+                for at in range(0, len(page), RECALLED):
+                    some = page[at : at + RECALLED]
                     labels.recall(some, names, self.service.champion.schema, self.telemetry)
                     await asyncio.sleep(0)
 

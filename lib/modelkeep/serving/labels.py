@@ -2,16 +2,20 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC
 from typing import Annotated, Any
 
 import msgspec
-import pyarrow as pa
 from msgspec import Meta
 
-from modelkeep.data.schema import Schema
+from modelkeep.data.definitions import Schema
 from modelkeep.monitoring.exporter import Telemetry
-from modelkeep.predictions.log import DAY, Label, LabelOutcome, PredictionLog
+from modelkeep.predictions.log import (
+    DAY,
+    Label,
+    LabelOutcome,
+    PredictionLog,
+    PredictionRecord,
+)
 from modelkeep.serving.requests import (
     Id,
     Number,
@@ -119,15 +123,16 @@ def count(
             telemetry.truth(prediction.model, at, value, truth, previous=before, now=now)
 
 
-def recall(batch: pa.RecordBatch, models: set[str], schema: Schema, telemetry: Telemetry) -> None:
-    """Count predictions of before this process started, with their labels."""
-    for row in batch.select(["at", "model", "answer", "label"]).to_pylist():
-        if row["model"] in models:
-            at = row["at"].replace(tzinfo=UTC).timestamp()
-            telemetry.recall(row["model"], at, 1)
-            if row["label"] is not None:
-                value = msgspec.json.decode(row["answer"])
-                telemetry.truth(row["model"], at, value, _value(row["label"], schema))
+def recall(rows: Sequence[tuple], models: set[str], schema: Schema, telemetry: Telemetry) -> None:
+    """Count predictions of before this process started (of `PredictionLog.pages`), with labels."""
+    for *prediction, label, _ in rows:
+        record = PredictionRecord(*prediction)
+        if record.model in models:
+            at = record.at / 1e6
+            telemetry.recall(record.model, at, 1)
+            if label is not None:
+                value = msgspec.json.decode(record.answer)
+                telemetry.truth(record.model, at, value, _value(label, schema))
 
 
 def _class(value: Any, schema: Schema, place: str) -> str:

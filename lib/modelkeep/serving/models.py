@@ -15,8 +15,8 @@ import numpy as np
 from msgspec import UNSET
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.data import schema as schemas
-from modelkeep.data.schema import Schema
+from modelkeep.data import definitions
+from modelkeep.data.definitions import Schema
 from modelkeep.evaluation import profile
 from modelkeep.evaluation.profile import Profile
 from modelkeep.registry import store
@@ -213,7 +213,7 @@ def load(folder: Path, at: Now, max_rows: int, extra_keys: str = "table") -> Ser
 def _model(folder: Path, role: Role, max_rows: int, extra_keys: str) -> Model:
     content = store.check(folder, role.sha256)
     manifest = json.loads(content[manifests.MANIFEST])
-    schema = schemas.from_json(content["schema.json"].decode())
+    schema = definitions.from_json(content["schema.json"].decode())
     reference = profile.from_json(content["reference.json"].decode())
     model = Model(
         name=role.sha256[:10],
@@ -231,13 +231,19 @@ def _model(folder: Path, role: Role, max_rows: int, extra_keys: str) -> Model:
 
 
 def _engine(content: dict[str, bytes], schema: Schema) -> object:
-    name, plan, model = manifests.engine(content)
-    if name in ALONE:
-        return ALONE[name](plan, model)
-    from modelkeep.training import bundle
-    from modelkeep.training.engines import export  # scikit-learn takes a second to import
-
-    return export.load(name, plan, model, bundle.undump(content["model.skops"]), schema)
+    name, plan, file = manifests.engine(content)
+    try:
+        if name in ALONE:
+            return ALONE[name](plan, file)
+        from modelkeep.training import bundle
+        from modelkeep.training.engines import export  # scikit-learn takes a second to import
+    except ModuleNotFoundError as error:
+        raise ServingError(
+            f"the model's engine is {name}, which needs {error.name}, and that is not installed "
+            f"here; `pip install {error.name}`, or serve from the whole environment "
+            "(requirements.lock)"
+        ) from None
+    return export.load(name, plan, file, bundle.undump(content["model.skops"]), schema)
 
 
 def _check_reference_predictions(model: Model, reference: dict) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from modelkeep.data.schema import Schema
+from modelkeep.data.definitions import Schema
 from modelkeep.serving.models import Model, Prediction
 from modelkeep.serving.requests import ValidationError, explained
 

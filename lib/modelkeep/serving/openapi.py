@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 
-from modelkeep.data.columns import Column
-from modelkeep.data.schema import Schema
+from modelkeep.data.definitions import Column, Schema
 from modelkeep.serving.access import Access
 from modelkeep.serving.labels import Labels
 from modelkeep.serving.open_inference import InferRequest

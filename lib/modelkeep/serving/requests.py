@@ -14,8 +14,7 @@ import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.data.columns import Column, did_you_mean
-from modelkeep.data.schema import Schema
+from modelkeep.data.definitions import Column, Schema, did_you_mean
 from modelkeep.evaluation.binning import Bins
 from modelkeep.training.engines.encoding import LARGEST
 
