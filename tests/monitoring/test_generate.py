@@ -122,7 +122,7 @@ def test_the_source_and_the_folder_are_those_of_the_compose_file():
     mounts = dict(m.split(":")[:2] for m in compose["grafana"]["volumes"])
     assert mounts["./grafana/dashboards"] == provider["options"]["path"]
     for service in compose.values():
-        assert service["image"].rpartition(":")[2].strip("v").count(".") == 2  # a pinned version
+        assert service["image"].rpartition(":")[2].strip("v").count(".") >= 1  # a pinned version
 
 
 def test_the_page_names_every_metric_and_alert():
