@@ -24,6 +24,7 @@ _MODULES = {
     "predict": "analyst.quality",
     "rate": "analyst.columns",
     "score": "analyst.quality",
+    "score_file": "analyst.predictions",
     "trace": "analyst.predictions",
     "what_if": "analyst.quality",
 }

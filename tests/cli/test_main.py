@@ -8,7 +8,7 @@ from modelkeep.cli import commands, main
 from modelkeep.core import notebooks, verdicts
 
 HELP = ["run", "index", "compare", "verdicts", "clean", "serve", "investigate", "monitoring"]
-HELP += ["trace"]
+HELP += ["trace", "score", "log export"]
 HELP += ["release", "promote", "rollback", "history", "show", "champion", "update"]
 HELP += [f"rollout {action}" for action in ("plan", "start", "status", "pause", "abort", "run")]
 MODELKEEP = (sys.executable, "-m", "modelkeep")

@@ -98,4 +98,4 @@ def requests(root: Path, *bodies: dict, clock=time.time_ns) -> list[dict]:
 
 def rows(frame: pd.DataFrame) -> list[dict]:
     """Rows of a table as a client sends them."""
-    return json.loads(frame.to_json(orient="records", double_precision=15))
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")

@@ -8,7 +8,9 @@ import pandas as pd
 
 from modelkeep.analyst import models, tables
 from modelkeep.core import workspace
+from modelkeep.jobs import score as scoring
 from modelkeep.jobs import trace as tracing
+from modelkeep.jobs.score import Scored
 from modelkeep.jobs.trace import Trace
 from modelkeep.monitoring import sources
 from modelkeep.predictions.log import open_log
@@ -61,3 +63,18 @@ def trace(id: str, *, root: Path | None = None) -> list[Trace]:
     Row, notes, role, model, version, evidence, labels; the bundle in the store predicts it again.
     """
     return tracing.trace(root or workspace.root(), id)
+
+
+def score_file(
+    source: Path | str,
+    out: Path | str,
+    *,
+    version: str = "",
+    log: bool = False,
+    root: Path | None = None,
+) -> Scored:
+    """Write the predictions of the rows of a file, or of a folder of files, to `out`.
+
+    By the champion, or by a `version`; `log` also writes them to the prediction log.
+    """
+    return scoring.score(root or workspace.root(), Path(source), Path(out), version, log)

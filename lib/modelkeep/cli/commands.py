@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -163,6 +164,18 @@ def made(root: Path, page: Path) -> Output:
     """A page that was written: its path from the workspace."""
     path = page.relative_to(root).as_posix() if page.is_relative_to(root) else str(page)
     return Output(path, {"state": "done", "page": path})
+
+
+def progress() -> Callable[[int], None]:
+    """What writes how many rows are done, and how many a second, to a terminal's last line."""
+    started = time.perf_counter()
+
+    def report(rows: int) -> None:
+        if sys.stderr.isatty():
+            pace = rows / (time.perf_counter() - started)
+            print(f"\r{rows:,} rows, {pace:,.0f} a second ", end="", file=sys.stderr, flush=True)
+
+    return report
 
 
 def use_own_library(root: Path, argv: list[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 import modelkeep
-from modelkeep.cli import automation, pipeline, rollout, serving, versions
+from modelkeep.cli import automation, log, pipeline, rollout, serving, versions
 from modelkeep.cli.commands import Sections
 
 INTERRUPTED = 130
@@ -29,7 +29,14 @@ def group() -> Sections:
             pipeline.index,
             pipeline.clean,
         ],
-        "Serving": [serving.serve, serving.trace, serving.investigate, serving.monitoring],
+        "Serving": [
+            serving.serve,
+            serving.score,
+            serving.trace,
+            log.log,
+            serving.investigate,
+            serving.monitoring,
+        ],
         "Versions": [
             versions.status,
             versions.ship,

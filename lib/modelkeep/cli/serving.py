@@ -51,3 +51,19 @@ def trace(root: Path, id: str) -> Output:
     text = "\n\n".join(map(repr, found))
     code = 0 if all(each.holds for each in found) else commands.FAILED
     return Output(text, [each.as_dict() for each in found], code)
+
+
+@commands.command("score bookings.csv --out predictions.parquet")
+@click.argument("source", metavar="FILE_OR_FOLDER", type=click.Path(path_type=Path, exists=True))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder or a file.")
+@click.option("--model", "version", default="", metavar="VERSION", help="Else the champion.")
+@click.option("--log", is_flag=True, help="Also to the prediction log, as if they were served.")
+def score(root: Path, source: Path, out: Path, version: str, log: bool) -> Output:
+    """Predict the rows of CSV or Parquet files.
+
+    A run that was cut off goes on where it was; no row is predicted or logged twice.
+    """
+    from modelkeep.jobs import score
+
+    done = score.score(root, source.resolve(), out, version, log, commands.progress())
+    return Output(str(done), done.as_dict())

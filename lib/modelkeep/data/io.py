@@ -7,7 +7,8 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from runpy import run_path
@@ -118,6 +119,47 @@ def read(
     return table
 
 
+def stream(
+    source: Path, columns: Sequence[str], texts: Sequence[str], rows: int, **reading: object
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of a CSV or Parquet file, or of a folder of them, as (file name, at most `rows`).
+
+    Of `columns` those that a file has are read, `texts` as text; `reading` are those of `read`, and
+    `rules`, `time_column`. Only one chunk is held at a time (of other formats, a file).
+    """
+    at, form = str(reading.pop("time_column", "")), str(reading.pop("date_format", ""))
+    reading.pop("drop", None)
+    written = Format(texts=tuple(texts), **reading)
+    for path in _parts(source.name, source.parent):
+        tables = _chunks(path, columns, written, rows)
+        while True:
+            with _reading(path, written):
+                table = next(tables, None)
+            if table is None:
+                break
+            if form and at in table.columns:
+                table[at] = _times(table[at], form)
+            yield path.name, table
+
+
+def _chunks(path: Path, columns: Sequence[str], form: Format, rows: int) -> Iterator[pd.DataFrame]:
+    if _ends(path, CSV):
+        # all columns: pandas tells a line with too many fields only so
+        options = _csv_options(path, [], form)
+        with _open(path) as file, pd.read_csv(file, chunksize=rows, **options) as parts:
+            for part in parts:
+                yield _stripped(part[[name for name in part if name in columns]].copy(), form)
+    elif _ends(path, PARQUET):
+        with pq.ParquetFile(path) as stored:
+            names = [name for name in _single(stored.schema_arrow.names, path) if name in columns]
+            for batch in stored.iter_batches(rows, columns=names):
+                yield _from_arrow(pa.Table.from_batches([batch]).select(names), form)
+    else:
+        table = _read_file(path, [], form)
+        kept = table[[name for name in table.columns if name in columns]]
+        yield from (kept.iloc[i : i + rows] for i in range(0, len(kept), rows))
+
+
 def is_made(source: Path) -> bool:
     """Whether a source is a folder that makes its rows."""
     return (source / MAKER).is_file()
@@ -185,8 +227,18 @@ def _known(columns: Sequence[str], names: list[str], where: str) -> list[str]:
 
 def _read_file(path: Path, columns: Sequence[str], form: Format) -> pd.DataFrame:
     reader = _read_csv if _ends(path, CSV) else _read_excel if _ends(path, EXCEL) else _read_arrow
-    try:
+    with _reading(path, form):
         return reader(path, columns, form)
+
+
+@contextmanager
+def _reading(path: Path, form: Format) -> Iterator[None]:
+    """Errors of libraries that read a file, in our words."""
+    try:
+        # Without this pandas shifts or drops fields where a line is longer than the header.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            yield
     except pd.errors.EmptyDataError:
         raise TableError(f"{path.name} is empty; it needs a header line and rows") from None
     except UnicodeError:
@@ -213,6 +265,18 @@ def _read_file(path: Path, columns: Sequence[str], form: Format) -> pd.DataFrame
 
 
 def _read_csv(path: Path, columns: Sequence[str], form: Format) -> pd.DataFrame:
+    with _open(path) as file:
+        return _stripped(pd.read_csv(file, **_csv_options(path, columns, form)), form)
+
+
+def _stripped(table: pd.DataFrame, form: Format) -> pd.DataFrame:
+    for name in table.select_dtypes("str").columns:
+        table[name] = table[name].str.strip()
+    return table if form.raw else _with_plain_numbers(table, form)
+
+
+def _csv_options(path: Path, columns: Sequence[str], form: Format) -> dict[str, object]:
+    """The options of `pandas.read_csv`, by the file's header."""
     options = {"encoding": form.encoding or "utf-8-sig"}
     with _open(path) as file, io.TextIOWrapper(file, options["encoding"], newline="") as lines:
         header = lines.readline()
@@ -224,14 +288,7 @@ def _read_csv(path: Path, columns: Sequence[str], form: Format) -> pd.DataFrame:
     options["dtype"] = dict.fromkeys(texts, "str")
     options["usecols"] = _known(columns, names, path.name) if columns else None
     options |= {"decimal": form.decimal} if form.decimal.isascii() else {}
-    with warnings.catch_warnings(), _open(path) as file:
-        # Without this pandas shifts or drops fields where a line is longer than the header.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        missing = _missing(form)
-        table = pd.read_csv(file, index_col=False, low_memory=False, **options, **missing)
-    for name in table.select_dtypes("str").columns:
-        table[name] = table[name].str.strip()
-    return table if form.raw else _with_plain_numbers(table, form)
+    return options | {"index_col": False, "low_memory": False} | _missing(form)
 
 
 def _separator(path: Path, header: str) -> str:
@@ -303,7 +360,10 @@ def _read_arrow(path: Path, columns: Sequence[str], form: Format) -> pd.DataFram
         table = pyarrow.feather.read_table(path)
     else:
         table = pq.read_table(path, columns=_wanted(pq.read_schema(path).names, path, columns))
-    table = table.select(_wanted(table.column_names, path, columns))
+    return _from_arrow(table.select(_wanted(table.column_names, path, columns)), form)
+
+
+def _from_arrow(table: pa.Table, form: Format) -> pd.DataFrame:
     for place, stored in enumerate(table.schema):
         kind = pa.string() if stored.name in form.texts else None
         kind = pa.float64() if pa.types.is_decimal(stored.type) else kind

@@ -1,0 +1,100 @@
+"""Rows a second of `modelkeep score` beside the pipeline's own predictions, and its peak memory.
+
+Run in a workspace with a champion: python benchmarks/score.py --rows 1000000
+Rows of the model's table are repeated into one Parquet file; each program reads and writes it in a
+process of its own, one after the other. CPU seconds are those of all its threads.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modelkeep.core import workspace
+from modelkeep.data import schema, splits
+from modelkeep.jobs import score
+from modelkeep.registry import releases, store
+
+CHUNK = 32_768
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--baseline-rows", type=int, default=300_000)
+    parser.add_argument("--only", choices=("score", "pipeline"), help="used by the program itself")
+    parser.add_argument("--file", type=Path)
+    wanted = parser.parse_args()
+    root = workspace.root()
+    if wanted.only:
+        return PROGRAMS[wanted.only](root, wanted.file)
+    print("| program | rows | rows a second | rows a CPU second | peak memory |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, rows in (("pipeline", wanted.baseline_rows), ("score", wanted.rows)):
+            file = Path(folder) / f"{name}.parquet"
+            write(root, file, rows)
+            command = [sys.executable, __file__, "--only", name, "--file", str(file)]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            seconds, cpu, kilobytes = map(float, printed.split())
+            shown = f"{rows / seconds:,.0f} | {rows / cpu:,.0f} | {kilobytes / 1024:,.0f} MB"
+            print(f"| {name} | {rows:,} | {shown} |", flush=True)
+    return None
+
+
+def loaded(root: Path):
+    from modelkeep.training import bundle  # scikit-learn, which `score` does not need
+
+    return bundle.load(
+        store.path(releases.folder(root), store.now(releases.folder(root)).champion.sha256)
+    )
+
+
+def write(root: Path, file: Path, rows: int) -> None:
+    """The table's rows again and again, in row groups of one chunk."""
+    table = splits.read_again(loaded(root).schema.origin, root).head(CHUNK)
+    part = pa.Table.from_pandas(table, preserve_index=False)
+    with pq.ParquetWriter(file, part.schema) as writer:
+        for start in range(0, rows, len(part)):
+            writer.write_table(part.slice(0, min(len(part), rows - start)))
+
+
+def by_pipeline(root: Path, file: Path) -> None:
+    """Read, clean, predict by scikit-learn's pipeline, and write: what a script would do."""
+    model, parts = loaded(root), []
+    started, cpu = time.perf_counter(), time.process_time()
+    for batch in pq.ParquetFile(file).iter_batches(CHUNK):
+        rows = schema.clean(batch.to_pandas(), model.schema, unique=False).rows
+        parts.append(pa.table(dict(enumerate_columns(model.predict(rows)))))
+    pq.write_table(pa.concat_tables(parts), file.with_name("predictions.parquet"))
+    show(started, cpu)
+
+
+def enumerate_columns(values) -> list[tuple[str, object]]:
+    columns = values.T if values.ndim == 2 else [values]
+    return [(f"p{i}", column) for i, column in enumerate(columns)]
+
+
+def by_score(root: Path, file: Path) -> None:
+    """The same by `modelkeep score`, its model loaded within the time."""
+    started, cpu = time.perf_counter(), time.process_time()
+    score.score(root, file, file.with_name("scored"))
+    show(started, cpu)
+
+
+def show(started: float, cpu: float) -> None:
+    status = Path("/proc/self/status").read_text()
+    peak = re.search(r"VmHWM:\s+(\d+)", status)[1]  # of this program, not of who started it
+    print(time.perf_counter() - started, time.process_time() - cpu, peak)
+
+
+PROGRAMS = {"score": by_score, "pipeline": by_pipeline}
+
+if __name__ == "__main__":
+    main()
