@@ -152,12 +152,27 @@ def _chunks(path: Path, columns: Sequence[str], form: Format, rows: int) -> Iter
     elif _ends(path, PARQUET):
         with pq.ParquetFile(path) as stored:
             names = [name for name in _single(stored.schema_arrow.names, path) if name in columns]
-            for batch in stored.iter_batches(rows, columns=names):
-                yield _from_arrow(pa.Table.from_batches([batch]).select(names), form)
+            for groups in _row_groups(stored, rows):
+                for batch in stored.iter_batches(rows, row_groups=groups, columns=names):
+                    yield _from_arrow(pa.Table.from_batches([batch]).select(names), form)
     else:
         table = _read_file(path, [], form)
         kept = table[[name for name in table.columns if name in columns]]
         yield from (kept.iloc[i : i + rows] for i in range(0, len(kept), rows))
+
+
+def _row_groups(stored: pq.ParquetFile, rows: int) -> Iterator[list[int]]:
+    """Neighbouring row groups of at least so many rows together.
+
+    An iterator over all of them holds more memory with each.
+    """
+    groups, held = [], 0
+    for i in range(stored.num_row_groups):
+        groups.append(i)
+        held += stored.metadata.row_group(i).num_rows
+        if held >= rows or i == stored.num_row_groups - 1:
+            yield groups
+            groups, held = [], 0
 
 
 def is_made(source: Path) -> bool:
