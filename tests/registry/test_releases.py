@@ -562,6 +562,19 @@ def test_a_server_says_that_it_serves_something_else_and_may_follow_the_record(r
             time.sleep(0.05)
 
 
+def test_a_clone_follows_the_record_of_its_remote(root):
+    promote(root, "v1.0.0")
+    clone = root.parent / "replica"
+    run(root, "git", "clone", "-q", root, clone)
+    with server(clone, "-p", "follow=remote") as (address, _):
+        assert asked(address)["model"] == released.sha256(root, 0)[:10]
+        promote(root, "v1.1.0")
+        patience = time.monotonic() + 60
+        while asked(address)["model"] != released.sha256(root, 1)[:10]:
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+
+
 TRIAL = {"rollout": "r1", "end": "rolled_back", "sentence": "`wrong` is worse", "analyses": 3}
 
 

@@ -100,3 +100,43 @@ def postgres() -> Iterator[Postgres]:
             yield server
         finally:
             server.stop(signal.SIGQUIT)  # what it holds is thrown away
+
+
+@contextmanager
+def balanced(folder: Path, config: str, ports: list[int]) -> Iterator[tuple[int, Path]]:
+    """nginx with this `config` (its http block) before servers on `ports`; its port and certificate.
+
+    The three ports of deploy/nginx.conf, 443 and the paths of the certificate are replaced.
+    """
+    program = need("nginx", "nginx-light")
+    openssl, bound = need("openssl", "openssl"), free_port()
+    certificate, key = folder / "modelkeep.crt", folder / "modelkeep.key"
+    made = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    made += ["-nodes", "-days", "1", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(made, check=True, capture_output=True)
+    for stated, port in zip((8081, 8082, 8083), ports, strict=True):
+        assert f"127.0.0.1:{stated}" in config
+        config = config.replace(f"127.0.0.1:{stated}", f"127.0.0.1:{port}")
+    config = config.replace("listen 443", f"listen 127.0.0.1:{bound}")
+    config = config.replace("/etc/nginx/", f"{folder}/")
+    head = f"daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log warn;\n"
+    head += f"events {{}}\nhttp {{\naccess_log {folder}/access.log;\n"
+    for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
+        head += f"{name}_temp_path {folder}/{name};\n"
+    (folder / "nginx.conf").write_text(f"{head}{config}}}\n")
+    words = [program, "-p", folder, "-e", folder / "error.log", "-c", folder / "nginx.conf"]
+    done = subprocess.run([*words, "-t"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(words)
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", bound)) == 0:
+                    break
+            assert process.poll() is None, (folder / "error.log").read_text()
+            time.sleep(0.1)
+        yield bound, certificate
+    finally:
+        process.terminate()
+        process.wait(30)

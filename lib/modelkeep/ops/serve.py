@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 
-POINTER, RECORD = "pointer", "record"  # what a server follows: the store's, or the champion's tag
+POINTER, REMOTE = "pointer", "remote"  # what a server follows beside the champion's tag here
 FOLLOW_SECONDS = 1.0
 RENAMED = {"unlogged": "on_log_failure"}  # settings of released versions
 
@@ -39,12 +39,7 @@ def settings(root: Path, overrides: dict[str, object]) -> Settings:
         if old in given or old in overrides:
             where = "params/serve.yaml" if old in given else "-p"
             raise ServerError(f"{where}: `{old}` is renamed to `{new}`; write `{new}` in its place")
-    found = Settings(**parameters.program(root, "serve", Settings, overrides))
-    if found.follow not in (POINTER, RECORD):
-        raise ServerError(
-            f"params/serve.yaml: follow: {found.follow!r} is not known; take {POINTER} or {RECORD}"
-        )
-    return found
+    return Settings(**parameters.program(root, "serve", Settings, overrides))
 
 
 def run(root: Path, settings: Settings, clock: Callable[[], int] = time.time_ns) -> None:
@@ -65,8 +60,9 @@ def run(root: Path, settings: Settings, clock: Callable[[], int] = time.time_ns)
         protocol=_protocol(settings.fast_path),
     )
     _heed(server)
-    if settings.follow == RECORD:
-        threading.Thread(target=_follow, args=(root,), name="record", daemon=True).start()
+    if settings.follow != POINTER:
+        remote = settings.follow == REMOTE
+        threading.Thread(target=_follow, args=(root, remote), name="record", daemon=True).start()
     host, port = bound.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     model = app.service.champion
@@ -128,21 +124,27 @@ def _agree(root: Path, follow: str) -> None:
     if agreed.agrees:
         return
     print(agreed.sentence, file=sys.stderr, flush=True)
-    if follow == RECORD:
-        _champion(root, "follow: record: ")
+    if follow != POINTER:
+        _champion(root, f"follow: {follow}: ")
 
 
-def _follow(root: Path) -> None:
-    """Serve the champion on record, whenever the tags that name it have changed."""
+def _follow(root: Path, remote: bool) -> None:
+    """Serve the champion on record, whenever the tags that name it have changed.
+
+    `remote`: fetch the tags of the clone's remote first; while it is away, those here count.
+    """
     from modelkeep.core import git
     from modelkeep.core.errors import ModelkeepError
 
-    before = ""
+    before, follow = "", REMOTE if remote else "record"
     while True:
+        with suppress(ModelkeepError):
+            if remote:
+                git.run(root, "fetch", "--quiet", "--tags", "--no-auto-maintenance")
         with suppress(ModelkeepError):
             now = git.run(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/tags")
             if before and now != before:
-                _agree(root, RECORD)
+                _agree(root, follow)
             before = now
         time.sleep(FOLLOW_SECONDS)
 

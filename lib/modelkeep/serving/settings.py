@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from modelkeep.core.errors import ModelkeepError
 
 CHOICES = {
+    "follow": ("pointer", "record", "remote"),
     "durability": ("full", "normal"),
     "on_log_failure": ("refuse", "serve"),
     "auth": ("labels", "all", "none"),
