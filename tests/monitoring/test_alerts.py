@@ -23,6 +23,7 @@ CALM_DAYS = float(os.environ.get("MODELKEEP_CALM_DAYS", "1.5"))  # `make proof` 
 OLD = range(4, 24)  # days: predictions of so long ago get their labels, one day after another
 PLAIN = {"change": lambda rows: rows, "failing": 0.0, "seconds": 0.004, "wrong": False}
 PLAIN |= {"traffic": True, "labels": True, "unlogged": 0, "up": True}
+PLAIN |= {"unmatched": 0}
 
 
 class World:
@@ -66,6 +67,9 @@ class World:
                     t.requests("predict", 500, 0.001)
         if self.traffic and self.labels:
             self.label(rows[rows["late"].notna()])
+        if self.unmatched:
+            with lock:
+                t.label("unmatched", self.unmatched)
         if self.unlogged:
             with lock:
                 t.unlogged(self.unlogged)
@@ -165,6 +169,7 @@ PLANTED = {
     "ModelkeepLog": {"unlogged": 5},
     "ModelkeepQuality": {"wrong": True},
     "ModelkeepNoLabels": {"labels": False},
+    "ModelkeepUnmatchedLabels": {"unmatched": 5},
     "ModelkeepNoTraffic": {"traffic": False},
     "ModelkeepDown": {"up": False},
     "ModelkeepDrift": {"change": miles},

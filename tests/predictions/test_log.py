@@ -73,6 +73,13 @@ def test_a_window_is_half_open_and_has_the_roles_that_were_asked_for(log):
     assert logs.table(log, FIRST + 5, FIRST + 9) == logs.table(log, FIRST + 3, FIRST + 3) == []
 
 
+def test_ids_that_have_a_prediction_are_found(log):
+    log.append(entries(5))
+    log.write([*grouped(entries(3, name="b-"))], [], batch="b")
+    asked = [*(f"x{i}" for i in range(300)), "r2", "b-1", "b-7", "b"]
+    assert log.predicted(asked) == {"r2", "b-1"} and log.predicted([]) == set()
+
+
 def test_nothing_is_a_batch_too(log):
     assert log.append([]) == log.label([]) == logs.table(log) == []
     assert log.newest() is None

@@ -31,18 +31,27 @@ def test_labels_of_rows_that_were_never_predicted_are_counted_after_a_day():
     early.note([outcome("a", "early"), outcome("b", "early"), outcome("c", "first")], 0)
     early.note([outcome("a", "early")], 20 * HOUR)  # sent again: it has waited since the first
     early.note([outcome("b", "first")], 21 * HOUR)  # its prediction came
-    early.count_unmatched(counter, 23 * HOUR)
-    assert counter.outcomes == []
-    early.count_unmatched(counter, 24 * HOUR)
-    early.count_unmatched(counter, 99 * HOUR)
-    assert counter.outcomes == ["unmatched"]
+    assert early.overdue(23 * HOUR) == []
+    assert early.overdue(24 * HOUR) == ["a"]
+    for _ in range(2):  # it is counted once
+        early.count_unmatched(["a"], set(), counter)
+    assert counter.outcomes == ["unmatched"] and early.overdue(99 * HOUR) == []
+
+
+def test_a_label_whose_row_another_replica_predicted_is_not_unmatched():
+    early, counter = labels.EarlyLabels(), Counter()
+    early.note([outcome("a", "early"), outcome("b", "early")], 0)
+    early.count_unmatched(early.overdue(24 * HOUR), {"a"}, counter)
+    assert counter.outcomes == ["unmatched"] and early.overdue(99 * HOUR) == []
 
 
 def test_so_many_early_labels_are_remembered_and_no_more():
     early, counter = labels.EarlyLabels(), Counter()
     many = [outcome(str(i), "early") for i in range(labels.MAX_EARLY + 10)]
     early.note(many, 0)
-    early.count_unmatched(counter, 30 * HOUR)
+    while overdue := early.overdue(30 * HOUR):
+        assert len(overdue) <= labels.MOST_OVERDUE
+        early.count_unmatched(overdue, set(), counter)
     assert len(counter.outcomes) == labels.MAX_EARLY
 
 

@@ -133,6 +133,17 @@ class PredictionLog:
             labels = run(run.statements.arrived, items=_texts([id]))
         return records.traced(id, rows, labels)
 
+    def predicted(self, ids: Sequence[str]) -> set[str]:
+        """Those of some ids that have a prediction."""
+        found = set()
+        with self._store.snapshot() as run:
+            for start in range(0, len(ids), LABELS_PER_LOOKUP):
+                some = ids[start : start + LABELS_PER_LOOKUP]
+                items = _texts([*some, *map(records.batch, some)])
+                rows = run(run.statements.predictions, items=items)
+                found |= {row[0] for row in records.picked(rows, some)}
+        return found
+
     def calls(self, start: int, end: int) -> list[Call]:
         """The calls with start <= at < end, in their order."""
         with self._store.snapshot() as run:

@@ -406,10 +406,17 @@ class App:
                     logs.server().info("the tokens changed: %d are valid", len(self.access.tokens))
             except ServerError as error:
                 logs.server().error("%s; the tokens of before stay valid", error)
-            self.batcher.early.count_unmatched(self.telemetry, self.clock() // 1000)
             with suppress(LogError):  # the next prediction reports it
+                await self._count_unmatched()
                 await asyncio.to_thread(self.log.checkpoint)
             await asyncio.sleep(WATCH)
+
+    async def _count_unmatched(self) -> None:
+        """Count the labels of rows that were not predicted within a day, here or elsewhere."""
+        early = self.batcher.early
+        if overdue := early.overdue(self.clock() // 1000):
+            predicted = await asyncio.to_thread(self.log.predicted, overdue)
+            early.count_unmatched(overdue, predicted, self.telemetry)
 
     async def _reloaded(self) -> Service:
         """The service that the pointer names now; a failure leaves everything as it was."""

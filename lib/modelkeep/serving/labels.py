@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice, takewhile
 from typing import Annotated, Any
 
 import msgspec
@@ -28,6 +29,7 @@ from modelkeep.serving.requests import (
 MAX_LABELS = 10_000  # labels in one request
 UNMATCHED = DAY  # a label without a prediction for so long names a row that was never predicted
 MAX_EARLY = 100_000  # ids that are remembered
+MOST_OVERDUE = 5_000  # of them that are looked up at once
 RECALLED = 28 * DAY  # how far back quality is shown by the age of predictions
 
 
@@ -58,14 +60,21 @@ class EarlyLabels:
             elif len(self._arrived) < MAX_EARLY:
                 self._arrived.setdefault(each.id, now)
 
-    def count_unmatched(self, telemetry: Telemetry, now: int) -> None:
-        """Count the labels that have waited too long."""
-        while self._arrived:
-            id, arrived = next(iter(self._arrived.items()))
-            if now - arrived < UNMATCHED:
-                return
-            del self._arrived[id]
-            telemetry.label("unmatched")
+    def overdue(self, now: int) -> list[str]:
+        """The ids that have waited too long, the oldest first; some thousand at most."""
+        oldest = islice(self._arrived.items(), MOST_OVERDUE)
+        return [id for id, _ in takewhile(lambda item: now - item[1] >= UNMATCHED, oldest)]
+
+    def count_unmatched(
+        self, overdue: Sequence[str], predicted: set[str], telemetry: Telemetry
+    ) -> None:
+        """Forget overdue ids, and count those without a prediction.
+
+        `predicted`: those with one in the log, perhaps another replica's.
+        """
+        for id in overdue:
+            if self._arrived.pop(id, None) is not None and id not in predicted:
+                telemetry.label("unmatched")
 
 
 def read(body: bytes, schema: Schema, now: int) -> list[Label]:
