@@ -253,7 +253,7 @@ def test_the_open_inference_protocol(server, bundles):
     assert [o["name"] for o in server.ask("POST", f"{name}/infer", asked)[1]["outputs"]] == [
         "label"
     ]
-    for path in ("/v2", "/v2/health/live", "/v2/health/ready", f"{name}/ready"):
+    for path in ("/v2", "/v2/", "/v2/health/live", "/v2/health/ready", f"{name}/ready"):
         assert server.ask("GET", path)[0] == 200
 
 

@@ -91,6 +91,7 @@ class App:
             Route("/labels", self._post(self._labels, True), methods=["POST"], name="labels"),
             Route("/model", self._model_route, methods=["GET", "POST"], name="model"),
             Route("/v2", get(self._v2, public=True), name="other"),
+            Route("/v2/", get(self._v2, public=True), name="other"),  # as the specification has it
             Route("/v2/health/live", get(self._live, public=True), name="health"),
             Route("/v2/health/ready", get(self._v2_ready, public=True), name="health"),
         ]
