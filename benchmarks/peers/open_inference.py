@@ -10,6 +10,7 @@ register the same messages.
 import json
 import sys
 import urllib.request
+from pathlib import Path
 from urllib.error import HTTPError
 
 import jsonschema
@@ -17,7 +18,7 @@ import numpy as np
 import yaml
 
 HOST, MODEL, SPECIFICATION, *NAMES = sys.argv[1:]
-SCHEMAS = yaml.safe_load(open(SPECIFICATION).read())["components"]
+SCHEMAS = yaml.safe_load(Path(SPECIFICATION).read_text())["components"]
 ROWS = 3
 
 
@@ -134,12 +135,12 @@ def tritons(metadata: dict, address: str) -> None:
         outputs = [triton.InferRequestedOutput(metadata["outputs"][0]["name"], binary_data=False)]
         found = client.infer(MODEL, inputs, outputs=outputs)
         assert found.as_numpy(metadata["outputs"][0]["name"]).shape[0] == ROWS
+    message = ""
     try:
         client.infer(MODEL, inputs[:1])
     except triton.InferenceServerException as error:
-        assert "[422]" in str(error) or "lacks" in str(error), error
-    else:
-        raise AssertionError("a request without columns was answered")
+        message = str(error)
+    assert "lacks" in message
 
 
 def main() -> None:

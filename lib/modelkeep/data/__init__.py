@@ -1,6 +1,7 @@
 """Tables: read, typed, cleaned, and cut by time.
 
 - `io`: CSV, Parquet, Feather and Excel files, or folders of them, as columns of text or numbers
+- `storage`: tables in object storage (S3), brought here whole
 - `definitions`: what a schema and its columns are, as plain data without pandas
 - `columns`: what one column must look like: read its values, learn it, fit values to it
 - `schema`: what a row must look like; rows that do not fit are quarantined with the reason

@@ -20,6 +20,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.data import storage
 from modelkeep.data.columns import MISFITS, WRITTEN, did_you_mean, stated_kind
 
 PACKED = ("", ".gz", ".zip", ".zst")
@@ -93,8 +94,8 @@ def read(
     only: Sequence[str] = (),
     raw: bool = False,
 ) -> pd.DataFrame:
-    """Read a file below `root`, a folder of them, or one with a `table.py` whose `table()` makes
-    the rows.
+    """Read a file below `root` or at `s3://...`, a folder of them, or one with a `table.py` whose
+    `table()` makes the rows.
 
     Ids, entities and columns with a stated kind are read as text, so "007" stays. Text of Parquet,
     Feather and Excel files becomes a categorical: whoever typed it meant text. With `features` (or
@@ -105,11 +106,12 @@ def read(
     rules = rules or {}
     texts = [entity_column, id_column, *(name for name in rules if stated_kind(rules[name]))]
     form = Format(separator, decimal, thousands, encoding, tuple(na_values), texts, rules, raw)
-    if is_made(root / source):
-        table = run_path(str(root / source / MAKER))["table"]()
-        table = table[_known(columns, list(table), source)]
-    else:
-        table = _read_parts(_parts(source, root), columns, form, source, roles)
+    with storage.local(source, root, READABLE) as (name, place):
+        if is_made(place / name):
+            table = run_path(str(place / name / MAKER))["table"]()
+            table = table[_known(columns, list(table), source)]
+        else:
+            table = _read_parts(_parts(name, place), columns, form, source, roles)
     if missing := [name for name in drop if not columns and name not in table.columns]:
         near = did_you_mean(missing[0], table.columns)
         raise TableError(f"drop: {source} has no column {missing[0]!r}{near}")

@@ -195,7 +195,14 @@ def fetch(root: Path, target: Tag, said: dict) -> None:
                 f"what DVC has for {target.version} has the SHA-256 {found[:12] or 'of nothing'}, its tag says {sha256[:12]}; "
                 "its copy was changed: `dvc fetch` it anew from a remote that is sound, or promote another version"
             )
-        manifests.verify(copy)
+        try:
+            manifests.verify(copy)
+        except BundleError as error:
+            raise NotServable(
+                f"what DVC's remote has for {target.version} is damaged "
+                f"({str(error).removeprefix(str(copy)).partition(';')[0].strip('/: ')}); nothing was changed: `dvc push` it "
+                "again from a clone that has it, or promote another version"
+            ) from None
         shutil.rmtree(store.path(place, sha256), ignore_errors=True)
         store.add(place, copy)
 
