@@ -19,7 +19,7 @@ from modelkeep.registry.record import Record, when
 from modelkeep.registry.store import Now, Role, StoreError
 from modelkeep.registry.tags import Tag
 from modelkeep.training import manifests
-from modelkeep.training.manifests import BundleError
+from modelkeep.training.manifests import BundleError, UnknownFormat
 
 COPY = (
     "models/champion"  # the champion as `evaluate` reads it: a folder that DVC tracks by COPY.dvc
@@ -197,6 +197,8 @@ def fetch(root: Path, target: Tag, said: dict) -> None:
             )
         try:
             manifests.verify(copy)
+        except UnknownFormat:
+            raise
         except BundleError as error:
             raise NotServable(
                 f"what DVC's remote has for {target.version} is damaged "

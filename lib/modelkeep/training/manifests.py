@@ -37,6 +37,10 @@ class BundleError(ModelkeepError, RuntimeError):
     """A bundle that is not what its manifest says."""
 
 
+class UnknownFormat(BundleError):
+    """A bundle of a format that this code does not read."""
+
+
 def engine(content: dict[str, bytes]) -> tuple[str, dict, bytes]:
     """The name of a bundle's engine, the plan of its preprocessing, and the engine's file."""
     name = json.loads(content[MANIFEST])["serving"]["engine"]
@@ -61,7 +65,7 @@ def verify(folder: Path) -> dict[str, bytes]:
         ) from error
     if manifest.get("format") not in READS:
         known = " and ".join(map(str, READS))
-        raise BundleError(
+        raise UnknownFormat(
             f"{folder}: bundle format {manifest.get('format')!r}, and this code reads {known}; "
             "use the code of the bundle's commit"
         )
