@@ -11,6 +11,7 @@ import pytest
 import modelkeep as mk
 import synthetic
 import tiny
+from modelkeep.analyst import tables
 from modelkeep.core import notebooks
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import schema, splits
@@ -105,6 +106,39 @@ def test_rates_have_intervals_by_day(binary):
     assert mk.rate(train.head(4), "shop").low.isna().all()  # one day says nothing of others
     with pytest.raises(ModelkeepError, match="no column 'shp'; did you mean `shop`"):
         mk.rate(train, "shp")
+
+
+def test_answers_say_how_to_read_them(binary):
+    ws, _, label = binary
+    rows = ws.rows("test").reset_index(drop=True)
+    rows.loc[:9, label] = np.nan
+    known = f"{len(rows) - 10:,} of {len(rows):,} rows"
+    answers = {
+        "rate": mk.rate(rows, "shop"), "score": mk.score(rows), "bins": mk.calibration(rows),
+        "compare": mk.compare(None, ws.candidate(), rows),
+    }  # fmt: skip
+    for name, answer in answers.items():
+        assert known in repr(answer) and known in answer._repr_html_(), name
+        assert known in repr(answer.head(1)), name
+    assert "AUC: higher is better" in repr(answers["score"])
+    assert "gain: above 0 the candidate is better" in repr(answers["compare"])
+    assert "Conclusion: " in repr(answers["compare"])
+    levels = repr(mk.drift(rows, rows)[["level", "effect"]])
+    assert "level: none where chance explains" in levels and "severe from 0.25" in levels
+    few = mk.rate(rows.head(20), "shop")
+    assert few["low"].isna().any() and "fewer than 5 days, too few" in repr(few)
+    assert "too few" not in repr(answers["rate"])
+
+
+def test_nothing_is_cut_and_a_share_stays_between_0_and_1(binary):
+    ws, _, label = binary
+    rows = ws.rows("test")
+    long = tables.answer(pd.DataFrame({"sentence": ["word " * 60]}))
+    assert "word " * 59 in repr(long) and "word " * 59 in long._repr_html_()
+    few = pd.concat([day.head(1) for _, day in rows.groupby(rows["when"].dt.date)][:8])
+    late = np.where(np.arange(8) < 7, 1.0, 0.0)
+    rates = mk.rate(few.assign(**{label: late}), np.repeat("all", 8))
+    assert rates["rate"].iloc[0] == 0.875 and rates["high"].iloc[0] == 1  # unbounded: 1.17
 
 
 def test_drift_of_any_two_tables(binary):

@@ -40,6 +40,7 @@ def test_who_was_champion_on_a_day(repository):
     registry = repository.registry()
     assert repr(registry).splitlines()[1:] == ["  champion: v1.0.0", "  versions: v1.0.0"]
     assert repository.live("2026-04-30").version is None
+    assert repr(repository.live("2026-04-30")).startswith("At 2026-04-30 00:00 UTC ")
     assert repository.live("2026-05-02").version == "v1.0.0"
     assert list(registry.champions().version) == ["v1.0.0"]
     assert registry.versions()["at"].dt.year["v1.0.0"] == 2026

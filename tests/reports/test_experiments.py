@@ -51,3 +51,11 @@ def test_a_name_of_two_experiments_is_ambiguous(root):
         assert tiny.run(root, "git", "update-ref", ref, "main").returncode == 0
     with pytest.raises(UnknownExperiment, match=r"mbiguous.*give a commit"):
         experiments.read(root, "twice")
+
+
+def test_nothing_that_differs_is_a_sentence_with_its_conclusion(root, monkeypatch):
+    rows = [{"rev": "workspace", "auc": 0.7}, {"rev": "main", "auc": 0.7}]
+    monkeypatch.setattr("dvc.api.exp_show", lambda *_: rows)
+    text = experiments.listed(root)
+    assert text.startswith("workspace and main agree in all parameters and metrics, so none is")
+    assert "dvc exp run -n NAME" in text

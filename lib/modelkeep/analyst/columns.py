@@ -30,21 +30,25 @@ def rate(rows: pd.DataFrame, by: str | Sequence, *, column: str | None = None) -
     if name is None or name not in rows:
         near = workspace.meant(str(name), list(rows.columns))
         raise RowsError(f"column: the rows have no column {name!r}{near}")
+    note = f"{name} is known in {rows[name].notna().sum():,} of {len(rows):,} rows."
     rows = rows[rows[name].notna()]
     group, days = tables.groups(rows, by).to_numpy(), tables.blocks(rows, schema)
     if not pd.api.types.is_numeric_dtype(rows[name]):
         shares = pd.crosstab(group, rows[name].to_numpy(), normalize="index")
         shares["rows"] = pd.Series(group).value_counts()
-        return shares.rename_axis(index=by if isinstance(by, str) else None, columns=name)
+        shares = shares.rename_axis(index=by if isinstance(by, str) else None, columns=name)
+        return tables.answer(shares, note)
     values = rows[name].to_numpy(dtype="float64")
-    lines = {}
+    lines, bounded = {}, bool(np.isin(values, (0, 1)).all())
     for each in pd.unique(group):
         e = metrics.clustered(values[group == each], days[group == each])
         low, high = tables.interval(e)
+        if bounded:  # a share is nowhere below 0 or above 1
+            low, high = np.clip([low, high], 0, 1)
         line = {"rate": e.value, "low": low, "high": high}
         lines[each] = line | {"rows": e.rows, "days": e.blocks}
     table = pd.DataFrame(lines).T.convert_dtypes().sort_values("rate", ascending=False)
-    return table.rename_axis(by if isinstance(by, str) else None)
+    return tables.answer(table.rename_axis(by if isinstance(by, str) else None), note)
 
 
 def drift(
@@ -84,7 +88,17 @@ def drift(
     lines.sort(key=lambda line: (line["level"] == "none", -line["effect"]))
     table = pd.DataFrame(lines).set_index("column")
     table.attrs["basis"] = result.why
-    return table
+    return tables.answer(table, _levels())
+
+
+def _levels() -> str:
+    """What the words of the column `level` mean."""
+    ordered = sorted(detection.LEVELS.items(), key=lambda item: item[1])
+    floors = ", ".join(f"{name} from {floor:g}" for name, floor in ordered)
+    return (
+        f"level: none where chance explains the difference, else by effect: {floors}; a finding is "
+        "at least a note, however small its effect."
+    )
 
 
 def distribution(column: str, before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +124,11 @@ def distribution(column: str, before: pd.DataFrame, now: pd.DataFrame) -> pd.Dat
     every = dict.fromkeys([*order, *counts[1].index, *counts[0].index])
     table = pd.DataFrame({"before": counts[0], "now": counts[1]}).reindex(every).fillna(0)
     table = (table / table.sum()).assign(change=lambda shares: shares.now - shares.before)
-    return table[(table.before > 0) | (table.now > 0)].rename_axis(column)
+    table = table[(table.before > 0) | (table.now > 0)].rename_axis(column)
+    sizes = (
+        f"Shares of {len(before):,} rows before and of {len(now):,} now; change is now - before."
+    )
+    return tables.answer(table, sizes)
 
 
 def _kinds(

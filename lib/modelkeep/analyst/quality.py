@@ -16,6 +16,13 @@ from modelkeep.training import baseline, permutation, pipelines
 from modelkeep.training.bundle import Bundle
 
 THRESHOLD = 0.5
+WORDS = {
+    "better": "Conclusion: the candidate is better.",
+    "non_inferior": "Conclusion: the candidate is not worse by more than the margin.",
+    "worse": "Conclusion: the candidate is worse.",
+    "inconclusive": "Conclusion: these rows cannot tell the two apart.",
+    "insufficient": f"Conclusion: none; fewer than {comparison.MINIMUM_BLOCKS} days are too few.",
+}
 
 
 def predict(rows: pd.DataFrame, model: Bundle | None = None) -> pd.DataFrame:
@@ -41,13 +48,14 @@ def score(
     Rows that hold predictions keep them, others are predicted by `model` (the candidate). Without
     `by` the index is the metric; with it, the group, worst first.
     """
+    given = rows
     rows, schema, p, y = _judged(rows, model)
     days = tables.blocks(rows, schema)
+    notes = [tables.labelled(given, schema.label), _better(schema)]
     if by is None:
         estimates = metrics.summary(schema.task, y, p, days)
-        return pd.DataFrame(
-            {name: _estimate(e) for name, e in estimates.items()}
-        ).T.convert_dtypes()
+        table = pd.DataFrame({name: _estimate(e) for name, e in estimates.items()})
+        return tables.answer(table.T.convert_dtypes(), *notes)
     group = tables.groups(tables.readable(rows, schema), by).to_numpy()
     lines = {}
     for name in pd.unique(group):
@@ -59,7 +67,17 @@ def score(
             line |= {metric: e.value, f"{metric}_low": low, f"{metric}_high": high}
         lines[name] = line
     table = pd.DataFrame(lines).T.convert_dtypes()
-    return table.sort_values(metrics.METRICS[schema.task][0], ascending=False)
+    return tables.answer(
+        table.sort_values(metrics.METRICS[schema.task][0], ascending=False), *notes
+    )
+
+
+def _better(schema: Schema) -> str:
+    """Which direction of each metric is better, as a sentence."""
+    names = metrics.METRICS[schema.task]
+    words = {name: "higher" if name in metrics.HIGHER_IS_BETTER else "lower" for name in names}
+    text = "; ".join(f"{metrics.NAMES[name]}: {word} is better" for name, word in words.items())
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def calibration(rows: pd.DataFrame, bins: int = 10, *, model: Bundle | None = None) -> pd.DataFrame:
@@ -68,19 +86,23 @@ def calibration(rows: pd.DataFrame, bins: int = 10, *, model: Bundle | None = No
     A bin whose interval from `low` to `high` misses `predicted` is off for sure; filter the rows
     first to see a group.
     """
+    given = rows
     rows, schema, p, y = _judged(rows, model)
+    note = tables.labelled(given, schema.label)
     if schema.task == "regression":
         cuts = pd.qcut(p, min(bins, len(p)), duplicates="drop")
         table = pd.DataFrame({"predicted": p, "observed": y})
         table = table.groupby(cuts, observed=True).agg(["mean", "size"])
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "predicted": table["predicted", "mean"].to_numpy(),
                 "observed": table["observed", "mean"].to_numpy(),
                 "rows": table["observed", "size"].to_numpy(),
             }
         )
-    return pd.DataFrame(metrics.calibration(y, p, tables.blocks(rows, schema), bins))
+        return tables.answer(table, note)
+    points = pd.DataFrame(metrics.calibration(y, p, tables.blocks(rows, schema), bins))
+    return tables.answer(points, note)
 
 
 def compare(
@@ -96,6 +118,7 @@ def compare(
     """
     model = next((each for each in (candidate, champion) if isinstance(each, Bundle)), None)
     model = model or models.candidate()
+    note = tables.labelled(rows, model.schema.label) if model.schema.label in rows else ""
     schema, rows = model.schema, _labelled(tables.original(rows, model.schema), model.schema)
     y = pipelines.outcome(rows, schema)
     if champion is None:
@@ -107,7 +130,8 @@ def compare(
     table = pd.DataFrame([vars(gain) for gain in verdict.gains]).set_index("metric")
     table = table.rename(columns={"blocks": "days"})
     table.attrs["verdict"] = verdict.word
-    return table
+    sign = "gain: above 0 the candidate is better (its loss is lower, its AUC higher)."
+    return tables.answer(table, WORDS[verdict.word], sign, note)
 
 
 def confusion(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from modelkeep.analyst import tables
+from modelkeep.analyst.tables import Facts
 from modelkeep.core import verdicts, workspace
 from modelkeep.registry import record, timeline
 from modelkeep.registry.record import Record
@@ -39,8 +41,10 @@ class Registry:
 
     def champion_at(self, day: str) -> pd.Series:
         """Which version was champion as a day begins, or at a time (UTC), since and until when."""
-        facts = timeline.live(self._record, timeline.moment(str(day)))["json"]
-        return pd.Series(facts, name=self.model, dtype=object)
+        found = timeline.live(self._record, timeline.moment(str(day)))
+        facts = Facts(found["json"], name=self.model, dtype=object)
+        facts.attrs["sentence"] = found["text"]
+        return facts
 
     def commit(self, version: str) -> str:
         """The commit that a version was released from."""
@@ -82,7 +86,8 @@ def reports(root: Path, version: str = "") -> pd.DataFrame:
         }
         for stage, verdict in conclusions.items()
     ]
-    return pd.DataFrame(lines, columns=["stage", "state", "sentence", "page"]).set_index("stage")
+    table = pd.DataFrame(lines, columns=["stage", "state", "sentence", "page"]).set_index("stage")
+    return tables.answer(table)
 
 
 def _place(page: Path, root: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,48 @@ FEWEST_BLOCKS = 5  # of fewer days no interval is stated
 
 class RowsError(ModelkeepError, ValueError):
     """Rows, columns or groups that a question cannot be answered from."""
+
+
+class Answer(pd.DataFrame):
+    """A DataFrame that prints whole, with notes on how to read it below (`attrs["notes"]`)."""
+
+    @property
+    def _constructor(self) -> type["Answer"]:
+        return Answer
+
+    def __repr__(self) -> str:
+        whole = ("display.max_colwidth", None, "display.max_columns", None, "display.width", 160)
+        with pd.option_context(*whole):
+            return "\n".join([super().__repr__(), *self.attrs.get("notes", ())])
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            table = super()._repr_html_()
+        return table + "".join(f"<p>{escape(note)}</p>" for note in self.attrs.get("notes", ()))
+
+
+class Facts(pd.Series):
+    """A Series that prints its sentence (`attrs["sentence"]`) in place of its values."""
+
+    def __repr__(self) -> str:
+        return self.attrs.get("sentence") or super().__repr__()
+
+
+def answer(table: pd.DataFrame, *notes: str) -> Answer:
+    """The table with notes; a note on intervals that are not stated is added where there are any."""
+    bounds = [name for name in table if str(name).endswith(("low", "high"))]
+    if bounds and table[bounds].isna().any(axis=None):
+        few = f"<NA>: fewer than {FEWEST_BLOCKS} days, too few to state an interval."
+        notes = (*notes, few)
+    result = Answer(table)
+    result.attrs = {**table.attrs, "notes": [note for note in notes if note]}
+    return result
+
+
+def labelled(rows: pd.DataFrame, label: str) -> str:
+    """How many of the rows have a label, as a sentence."""
+    known = int(rows[label].notna().sum())
+    return f"By the {known:,} of {len(rows):,} rows that have a label."
 
 
 def readable(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:

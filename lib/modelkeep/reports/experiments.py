@@ -108,7 +108,14 @@ def listed(root: Path) -> str:
     measured = set(_flat({s: _file(root / f"metrics/{s}.json") for s in STAGES}))
     ends = {name.partition(".")[2] for name in measured}
     differ.sort(key=lambda key: key.startswith("metrics/") or key in ends)  # parameters first
-    columns = {"experiment": [row.get("Experiment") or row["rev"] for row in rows]}
+    names = [row.get("Experiment") or row["rev"] for row in rows]
+    if not differ:
+        run = "`dvc exp run -n NAME -S 'params/train.yaml:max_depth=8'`"
+        return (
+            f"{several(names)} agree in all parameters and metrics, so none is better. "
+            f"{run} makes an experiment that differs."
+        )
+    columns = {"experiment": names}
     for key in differ:
         name = re.sub(r"^(?:metrics|params)/(\w+)\.\w+:", r"\1.", key)
         columns[name] = [shown(row.get(key)) for row in rows]
