@@ -68,6 +68,8 @@ clean:  ## remove the environment; data, models and reports stay
 	cp lib/modelkeep/core/jupyter_server_config.json .venv/etc/jupyter/
 	@# outputs of notebooks stay out of Git whichever editor saves; files that a run makes do not stop a merge
 	-git config filter.notebooks.clean '"$(CURDIR)/.venv/bin/python" -P -c "from modelkeep.core import notebooks; notebooks.filtered()"'
+	@# before a commit: a stage's notebook with outputs is named, and `modelkeep clean` offered; a hook of yours stays
+	-hook="$$(git rev-parse --git-path hooks/pre-commit)" && { test -e "$$hook" || { mkdir -p "$$(dirname "$$hook")" && printf '#!/bin/sh\n"%s" clean --check || true\n' '$(CURDIR)/.venv/bin/modelkeep' > "$$hook" && chmod +x "$$hook"; }; }
 	-git config merge.made.name 'keep ours; dvc repro makes it again'
 	-git config merge.made.driver true
 	touch .venv/made

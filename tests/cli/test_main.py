@@ -149,8 +149,15 @@ def test_index_tells_the_verdicts_and_the_failures(root, capsys):
 
 
 def test_clean_brings_notebooks_to_their_committed_form(root, capsys):
-    path = root / "notebooks" / "executed.ipynb"
-    path.write_bytes((tiny.NOTEBOOKS / "executed.ipynb").read_bytes())
-    assert told(capsys, "clean")[:2] == (0, "notebooks/executed.ipynb\n")
+    path, own = (root / "notebooks" / f"{name}.ipynb" for name in ("monitor", "my_own"))
+    executed = (tiny.NOTEBOOKS / "executed.ipynb").read_bytes()
+    for each in (path, own):
+        each.write_bytes(executed)
+    code, _, error = told(capsys, "clean", "--check")  # what the pre-commit hook calls
+    assert code and "notebooks/monitor.ipynb: outputs make DVC run the stage again" in error
+    assert "`modelkeep clean` takes them off" in error and path.read_bytes() == executed
+    assert told(capsys, "clean")[:2] == (0, "notebooks/monitor.ipynb\n")
     assert path.read_text() == notebooks.text(notebooks.canonical(notebooks.read(path)))
-    assert told(capsys, "clean", "--json")[:2] == (0, "[]\n")
+    assert told(capsys, "clean", "--check", "--json")[:2] == (0, "[]\n")
+    assert own.read_bytes() == executed  # your own keep their outputs
+    assert told(capsys, "clean", "--all")[:2] == (0, "notebooks/my_own.ipynb\n")

@@ -7,6 +7,11 @@ import click
 
 from modelkeep.cli import commands
 from modelkeep.cli.commands import Output
+from modelkeep.core.errors import ModelkeepError
+
+
+class Unclean(ModelkeepError, RuntimeError):
+    """A notebook of a stage that is not as it is committed."""
 
 
 class Run(commands.Command):
@@ -106,14 +111,27 @@ def index(root: Path) -> Output:
 
 
 @commands.command("clean")
-def clean(root: Path) -> Output:
-    """Bring notebooks/ to their committed form."""
-    from modelkeep.core import files, notebooks
+@click.option("--all", "every", is_flag=True, help="Your own notebooks, too.")
+@click.option("--check", is_flag=True, help="Change nothing; fail where there is one to clean.")
+def clean(root: Path, every: bool, check: bool) -> Output:
+    """Take the outputs off the stages' notebooks, as they are committed.
 
+    DVC takes a notebook that was run in place for a changed stage.
+    """
+    from modelkeep.core import files, notebooks, pages, workspace
+
+    stages = {*workspace.stages(root), *pages.STAGES, *pages.BESIDE}
+    paths = sorted((root / "notebooks").rglob("*.ipynb"))
     changed = []
-    for path in sorted((root / "notebooks").rglob("*.ipynb")):
+    for path in (path for path in paths if every or path.stem in stages):
         text = notebooks.text(notebooks.canonical(notebooks.read(path)))
         if text != path.read_text(encoding="utf-8"):
-            files.write_text(path, text)
             changed.append(path.relative_to(root).as_posix())
+            if not check:
+                files.write_text(path, text)
+    if check and changed:
+        raise Unclean(
+            f"{', '.join(changed)}: outputs make DVC run the stage again; `modelkeep clean` takes "
+            "them off"
+        )
     return Output("\n".join(changed) or "All notebooks were clean.", changed)
