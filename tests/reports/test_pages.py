@@ -287,7 +287,7 @@ def test_a_card_names_each_expected_value_and_the_labels_to_come(cycle):
     seen = {"expected": {"log_loss": 0.45}, "newest_waiting": 1234}
     verdict = {"stage": "monitor", "state": "ok", "sentence": "Calm.", "evidence": seen}
     write(cycle, "verdicts/monitor.json", verdict)
-    write(cycle, "metrics/evaluate.json", {"log_loss": 0.48})
+    write(cycle, "metrics/evaluate.json", {"test_log_loss": 0.48})
     text = Page(index.index(cycle)).text
     each = "expected 0.45 in a window, 0.5 on all rows of cross-validation, 0.48 on the test rows"
     assert f"{each}; 1,234 labels of this window still to come" in text

@@ -307,5 +307,6 @@ def stage_metrics(
     task: str, y: np.ndarray, predictions: np.ndarray, judged: comparison.Verdict
 ) -> dict:
     """The candidate's metrics on the test rows and its gains, for `dvc metrics`."""
-    values = {k: float(np.mean(v)) for k, v in metrics.per_row(task, y, predictions).items()}
+    rows = metrics.per_row(task, y, predictions)
+    values = {f"test_{name}": float(np.mean(each)) for name, each in rows.items()}
     return values | {f"gain_{g.metric}": g.gain for g in judged.gains}

@@ -127,11 +127,11 @@ def _cards(root: Path, conclusions: Mapping[str, Mapping]) -> list[Card]:
             pooled[name] if usual is None else usual,
         )
         if value is None:
-            note = _expectations(None, None, tested.get(name))
+            note = _expectations(None, None, tested.get(f"test_{name}"))
             cards.append(Card(f"{text}, expected", number(pooled[name]), line, note))
         else:
             waiting = seen.get("newest_waiting")
-            note = _expectations(usual, pooled[name], tested.get(name))
+            note = _expectations(usual, pooled[name], tested.get(f"test_{name}"))
             note += f"; {count(waiting, 'label')} of this window still to come" if waiting else ""
             cards.append(Card(f"{text}, newest judged window", number(value), line, note))
     rows, collected = _json(root / "metrics/prepare.json"), _json(root / "metrics/collect.json")

@@ -54,22 +54,26 @@ def verdict(seen: MonitoringResult) -> Verdict:
         )
     newest = _newest_judged(seen)
     waiting = newest.rows - newest.labelled if newest else None
-    known = {"expected": expected(seen), "newest_waiting": waiting}
-    evidence = stage_metrics(seen) | known
-    return Verdict("monitor", decision.state, sentence, decision.reasons, evidence)
-
-
-def stage_metrics(seen: MonitoringResult) -> dict:
-    """The newest numbers, for `dvc metrics`: e-values, threshold, the last judged window's quality."""
-    found = {
-        "windows": len(seen.now),
+    evidence = stage_metrics(seen) | {
+        "newest_bias": newest.realised.get("bias") if newest else None,
+        "newest_waiting": waiting,
+        "expected": expected(seen),
         "e_drift": _last(seen.drift_path),
         "e_decline": _last(seen.quality_path),
         "alert_at": seen.limit,
     }
+    return Verdict("monitor", decision.state, sentence, decision.reasons, evidence)
+
+
+def stage_metrics(seen: MonitoringResult) -> dict:
+    """The newest numbers, for `dvc metrics`: the last judged window's quality.
+
+    They are few, so that `dvc exp show` fits a terminal; the verdict has the others.
+    """
     newest = _newest_judged(seen)
     realised = newest.realised if newest else {}
-    return found | {f"newest_{name}": value for name, value in realised.items()}
+    shown = {f"newest_{name}": value for name, value in realised.items() if name != "bias"}
+    return {"windows": len(seen.now)} | shown
 
 
 def _newest_judged(seen: MonitoringResult) -> Window | None:
