@@ -217,9 +217,10 @@ def test_an_unjudged_row_is_hollow_and_said():
 
 
 def test_a_clipped_line_says_how_far_it_goes():
-    assert "drawn up to here; it reaches 600,000,000" in " ".join(words(drawn("e_values"))) or (
-        "drawn up to here; it reaches 10^9" in words(drawn("e_values"))
-    )
+    text = " ".join(words(drawn("e_values")))
+    assert "drawn up to here; it reaches 6.0 × 10⁸" in text and "drawn from" not in text
+    deep = figures.e_values(WEEKS, {"a": SIX / 1e4}, 2000, **TEXT)
+    assert "drawn from 0.01 on, and lower where it touches" in words(deep)
     low = figures.e_values(WEEKS, {"a": SIX}, 2000, **TEXT)
     assert not any(word.startswith("drawn up to") for word in words(low))
 

@@ -302,9 +302,9 @@ def e_values(
     axes = canvas()
     moments = on_time(axes, x)
     colours, marks = (CURRENT, CANDIDATE, REFERENCE), ("o-", "s-", "^-")
-    top = threshold * 1e3  # beyond that the line says nothing more
+    low, top = 1e-2, threshold * 1e3  # beyond these the line says nothing more
     for (name, path), colour, mark in zip(paths.items(), colours, marks, strict=False):
-        axes.plot(moments, np.clip(path, 1e-2, top), mark, color=colour, markersize=4, label=name)
+        axes.plot(moments, np.clip(path, low, top), mark, color=colour, markersize=4, label=name)
     highest = max(
         [np.nanmax(path) for path in paths.values() if np.isfinite(path).any()], default=0
     )
@@ -315,6 +315,9 @@ def e_values(
             linewidth=1,
             label=f"drawn up to here; it reaches {significant(highest)}",
         )
+    if any((path < low).any() for path in paths.values()):
+        floor = f"drawn from {low} on, and lower where it touches"
+        axes.axhline(low, color=REFERENCE, linewidth=1, linestyle=":", label=floor)
     line = {"color": BREACH, "linestyle": "--", "label": f"{then} at {significant(threshold)}"}
     axes.axhline(threshold, **line)
     axes.set_yscale("log")

@@ -17,6 +17,8 @@ OTHERS = {  # headings, and the pages below reports/ that stand under each
     "Comparisons": "compare*.html",
     "Backtest": "backtest*.html",
     "Rollouts": "rollout*.html",
+    "Updates": "update*.html",
+    "The simulated year": "year.html",
     "Investigations of alerts": "investigations/*.html",
 }
 
