@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import synthetic
+import warm
 import workspaces
 from modelkeep.core import files
 from modelkeep.data import schema, splits
@@ -83,7 +85,7 @@ def three(root: Path, parts=None) -> Path:
 
 @contextmanager
 def surroundings(home: Path) -> Iterator[None]:
-    """A name to release under, and neither this machine's Git settings nor its DVC's."""
+    """A name to release under, neither this machine's Git settings nor its DVC's, a warm DVC."""
     said = workspaces.surroundings(home / "x") | {"DVC_NO_ANALYTICS": "1"}
     said |= {"DVC_SITE_CACHE_DIR": said["XDG_CONFIG_HOME"], "HOME": said["XDG_CONFIG_HOME"]}
     for who in ("AUTHOR", "COMMITTER"):
@@ -91,6 +93,7 @@ def surroundings(home: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in said.items():
             patch.setenv(name, value)
+        patch.setattr(sys, "executable", str(warm.folder() / "python"))
         yield
 
 

@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import example
 import tiny
+import warm
 
 REPOSITORY = Path(__file__).parents[2]
 TABLE = "history/flights.parquet"
@@ -103,7 +103,7 @@ def surroundings(root: Path) -> dict[str, str]:
         "XDG_CONFIG_HOME",
         "JUPYTER_DATA_DIR",
     )
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(warm.folder()), str(warm.REAL.parent), os.environ["PATH"]])
     return {**dict.fromkeys(places, home), "PATH": path, "GIT_CONFIG_GLOBAL": os.devnull}
 
 
