@@ -11,7 +11,13 @@ from workspaces import REPOSITORY, run
 
 PAGES = ["README.md", *(f"docs/{p.name}" for p in sorted((REPOSITORY / "docs").glob("*.md")))]
 TEXTS = {page: (REPOSITORY / page).read_text() for page in PAGES}
-RUN = [page for page, text in TEXTS.items() if documents.commands(text)]
+SHORT, LONG = ({p: documents.commands(t, slow) for p, t in TEXTS.items()} for slow in (False, True))
+RUN = [pytest.param(SHORT[page], id=page) for page in PAGES if SHORT[page]]
+RUN += [
+    pytest.param(LONG[page], id=f"{page} whole", marks=pytest.mark.slow)
+    for page in PAGES
+    if LONG[page] != SHORT[page]
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +43,15 @@ def workspace(cycle, tmp_path):
     return root
 
 
-@pytest.mark.parametrize("page", RUN)
-def test_each_command_prints_what_the_page_says(page, workspace):
+@pytest.mark.parametrize("commands", RUN)
+def test_each_command_prints_what_the_page_says(commands, workspace):
     env = workspaces.surroundings(workspace) | {"MODELKEEP_TOKEN": ""}
     env |= {"PYTHONPATH": str(workspace / "lib"), "DVC_NO_ANALYTICS": "1"}
     for who in ("AUTHOR", "COMMITTER"):  # tags and commits of a page
         env |= {f"GIT_{who}_NAME": "A. Person", f"GIT_{who}_EMAIL": "a@example.org"}
     shell = documents.Shell(workspace, env)
     try:
-        for command in documents.commands(TEXTS[page]):
+        for command in commands:
             shell.run(command)
     finally:
         shell.close()
@@ -60,7 +66,8 @@ def test_a_page_that_says_something_else_is_found(tmp_path):
 
 
 def test_a_block_that_is_not_run_says_so(tmp_path):
-    assert documents.commands("```console no-run\n$ crontab -l\n```\n") == []
+    assert documents.commands("```console no-run\n$ crontab -l\n```\n", slow=True) == []
+    assert documents.commands("```console slow\n$ true\n```\n") == []
     (failing,) = documents.commands("```console fails\n$ false\n```\n")
     documents.Shell(tmp_path, {}).run(failing)
     assert subprocess.run(["bash", "-c", failing.text]).returncode

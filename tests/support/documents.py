@@ -6,13 +6,16 @@ import re
 import signal
 import subprocess
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+
+from servers import free_port
 
 BLOCK = re.compile(r"^```console(?P<options>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 SERVERS = ("modelkeep serve", "modelkeep investigate", "make serve")  # they end with the document
 PATIENCE_SECONDS = 60
+PORT = re.compile(r"(?<=[:=])87\d\d\b")  # what documents give a server; in tests it is a free one
 LIKE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -30,12 +33,16 @@ class Command:
         return self.text.startswith(SERVERS)
 
 
-def commands(document: str) -> list[Command]:
-    """The commands of all blocks that are run; `no-run` behind `console` leaves a block out."""
+def commands(document: str, slow: bool = False) -> list[Command]:
+    """The commands of all blocks that are run.
+
+    `no-run` behind `console` leaves a block out, `slow` (it trains on all rows) unless `slow`.
+    """
+    left_out = {"no-run"} if slow else {"no-run", "slow"}
     return [
         command
         for block in BLOCK.finditer(document)
-        if "no-run" not in block["options"].split()
+        if not left_out & set(block["options"].split())
         for command in _in_block(block["text"], "fails" in block["options"].split())
     ]
 
@@ -63,9 +70,12 @@ class Shell:
 
     def __init__(self, root: Path, env: dict[str, str]) -> None:
         self.root, self.env, self.servers = root, {**os.environ, **env}, []
+        self.port = str(free_port())
 
     def run(self, command: Command) -> str:
         """What the command printed; AssertionError where it is not what the document says."""
+        text, expected = (PORT.sub(self.port, each) for each in (command.text, command.expected))
+        command = replace(command, text=text, expected=expected)
         printed = self._serve(command) if command.serves else self._run(command)
         assert alike(command.expected, printed), (
             f"$ {command.line}\nthe document says:\n{command.expected}\nit prints:\n{printed}"
