@@ -27,15 +27,13 @@ def main() -> int:
     wrong = 0
     with tempfile.TemporaryDirectory() as folder, released.surroundings(Path(folder)):
         place = Path(folder).resolve()
-        with open(os.devnull, "w") as nobody, contextlib.redirect_stderr(nobody):
-            first = turned.first(place / "all" / "clone", synthetic.prepared("binary"))
-            scenes = turned.scenes(first, place / "scenes")
         killer = kills.Killer(place)
-        for name, (start, at) in scenes.items():
-            if arguments.scene not in ("", name):
-                continue
+        for name in [arguments.scene] if arguments.scene else turned.SCENES:
             each = slice(arguments.first - 1, None, arguments.every)
             with open(os.devnull, "w") as nobody, contextlib.redirect_stderr(nobody):
+                if not (first := place / "all" / "clone").exists():
+                    turned.first(first, synthetic.prepared("binary"))
+                start, at = turned.scene(first, place / "scenes", name)
                 found = turned.kill(killer, start, at, place / name, each)
             bad = {k: n for k, n in found.items() if k not in turned.FINE}
             wrong += sum(bad.values())

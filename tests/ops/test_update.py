@@ -4,21 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
 
 import kills
-import live
 import released
 import rollouts
-import synthetic
 import turned
 import workspaces
 from modelkeep.core import files, workspace
 from modelkeep.data import splits
-from modelkeep.ops import commits, cycle, ship, update
+from modelkeep.ops import commits, ship, update
 from modelkeep.predictions import history, log
 from modelkeep.predictions.records import Label, PredictionRecord
 from modelkeep.registry import record, releases
@@ -438,49 +435,6 @@ def test_kinds_of_columns_of_history_are_kept():
     assert history._like(values, kinds["int64"]).isna().to_list() == [False, False, True]
 
 
-def command(root, *words):
-    """`modelkeep update` as cron runs it: its exit code, and what it said."""
-    said = turned.surrounded(root)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "modelkeep", "update", *words],
-        cwd=root,
-        env=said,
-        capture_output=True,
-        text=True,
-    )
-    line, words = done.stdout.splitlines()[-2:]
-    found = json.loads(line)
-    assert words == f"{found['state']}: {found['sentence']}", done.stderr
-    return done.returncode, found
-
-
-def test_two_whole_turns_with_the_real_stages_and_a_real_server(tmp_path):
-    root = turned.whole(tmp_path / "clone")
-    code, said = command(root, "--at", "2020-03-16")
-    assert (code, said["state"], said["gate"]) == (10, "promoted", "better"), said
-    rows = synthetic.table(rows=3000, days=90)
-    rows = rows[rows["when"] >= turned.day(75)]
-    asked = rows.drop(columns="late").assign(when=rows["when"].astype(str)).astype(object)
-    body = {"rows": asked.where(asked.notna(), None).to_dict("records")}
-    truth = zip(rows["key"], rows["late"].tolist(), strict=True)
-    with live.served(root) as server:
-        assert server.ask("POST", "/predict", body)[0] == 200
-        labels = {"labels": [{"id": key, "label": late} for key, late in truth]}
-        assert server.ask("POST", "/labels", labels)[0] == 200
-        time.sleep(control.LAG)  # a candidate that passes is tried only where answers are known
-        code, said = command(root)
-        assert server.ask("GET", "/health/ready")[0] == 200
-    assert (code, said["rows"]["rows"]) == (cycle.CODES[said["state"]], len(rows)), said
-    assert said["state"] in ("unchanged", "in_progress", "needs_attention"), said
-    assert said["gate"] and said["monitor"], said
-    assert "v1.0.0" in (root / "reports/update.html").read_text() or said["monitor"]
-    assert is_clean(root) or "rollout" in said
-    history = turned.history(root)
-    assert len(history) == 3000 and history["key"].is_unique
-    code, said = command(root, "--dry-run")
-    assert code < 21 and said["dry_run"]
-
-
 def test_what_somebody_has_not_committed_is_no_part_of_a_cycle_and_stays(root, monitor):
     (root / "params/train.yaml").write_text("trees: 2\n")
     (root / "mine.txt").write_text("mine")
@@ -517,17 +471,18 @@ def test_a_commit_of_somebody_else_in_the_middle_of_a_cycle_stops_its_landing(ro
     assert turn(root)["rows"]["rows"] == len(turned.asked())
 
 
-FEW = {"rows": slice(700, 701), "candidate": slice(2500, 2501), "ends": slice(200, 201)}
-MANY = dict.fromkeys(FEW, slice(0, None, 60))
-
-
-@pytest.mark.parametrize("each", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "writes"),
+    [
+        ("candidate", slice(2500, 2501)),
+        *(pytest.param(name, slice(0, None, 60), marks=pytest.mark.slow) for name in turned.SCENES),
+    ],
+)
 def test_killed_at_a_write_nothing_is_torn_lost_or_doubled_and_the_next_cycle_completes_it(
-    template, tmp_path, monitor, each
+    template, tmp_path, monitor, name, writes
 ):
-    """One of the writes of each scene; benchmarks/update_kills.py kills before every one."""
-    killer = kills.Killer(tmp_path)
-    for name, (start, at) in turned.scenes(template, tmp_path / "scenes").items():
-        found = turned.kill(killer, start, at, tmp_path / name, each[name])
-        assert found["killed"] >= 1
-        assert {k: n for k, n in found.items() if k not in turned.FINE} == {}
+    """At one write of one scene; benchmarks/update_kills.py kills before every one."""
+    start, at = turned.scene(template, tmp_path / "scene", name)
+    found = turned.kill(kills.Killer(tmp_path), start, at, tmp_path / name, writes)
+    assert found["killed"] >= 1
+    assert {k: n for k, n in found.items() if k not in turned.FINE} == {}

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -48,6 +49,7 @@ WHOLE = (
 WHOLE += ("notebooks/", "params/", "requirements.lock")
 ENDED = {*cycle.CODES.values()} - {cycle.CODES[cycle.FAILED]}
 FINE = ("writes", "killed", "ended")
+SCENES = ("rows", "candidate", "ends")
 LINE = r"^({}: )(.*?)(\s+#)"
 
 
@@ -136,10 +138,21 @@ def turn(root: Path, at: float = NOW, **more: object) -> dict:
     return update.run(root, at, **more)["json"]
 
 
-def surrounded(root: Path) -> dict[str, str]:
-    """The environment of a turn as cron has it: this library first, and no environment activated."""
+def command(root: Path, *words: str) -> tuple[int, dict]:
+    """`modelkeep update` as cron runs it: its exit code, and what it said."""
     path = [str(root / "lib"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PATH": os.defpath}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PATH": os.defpath}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "modelkeep", "update", *words],
+        cwd=root,
+        env=env,  # this library first, and no environment activated
+        capture_output=True,
+        text=True,
+    )
+    line, words = done.stdout.splitlines()[-2:]
+    found = json.loads(line)
+    assert words == f"{found['state']}: {found['sentence']}", done.stderr
+    return done.returncode, found
 
 
 def history(root: Path) -> pd.DataFrame:
@@ -177,28 +190,27 @@ def parts_of(root: Path) -> SimpleNamespace:
     return SimpleNamespace(test=splits.load(root / "data/prepared/test.parquet"), schema=of)
 
 
-def scenes(first: Path, folder: Path) -> dict[str, tuple[Path, float]]:
-    """Repositories at a moment from which a turn has something to do: rows to take; a candidate that is to be tried; a rollout that is about to end."""
+def scene(first: Path, folder: Path, name: str) -> tuple[Path, float]:
+    """A repository at a moment from which a turn has something to do.
 
-    def copied(name: str) -> Path:
-        shutil.copytree(first.parent, folder / name, symlinks=True)
-        return folder / name / first.name
-
-    rows = copied("rows")
-    settle(rows, "update", retrain="never")
-    workspaces.commit(rows, "Never")
-    candidate = copied("candidate")
-    busy(candidate, NOW).log.close()
-    made(candidate, 1)
-    ends = copied("ends")
-    busy(ends, NOW).log.close()
-    made(ends, 1)
-    assert turn(ends)["state"] == "in_progress"
-    world = rollouts.World(ends, {}, NOW + 1)
+    `rows`: to take; `candidate`: one that is to be tried; `ends`: a rollout that is about to end.
+    """
+    shutil.copytree(first.parent, folder / name, symlinks=True)
+    root = folder / name / first.name
+    if name == "rows":
+        settle(root, "update", retrain="never")
+        workspaces.commit(root, "Never")
+        return root, NOW
+    busy(root, NOW).log.close()
+    made(root, 1)
+    if name == "candidate":
+        return root, NOW
+    assert turn(root)["state"] == "in_progress"
+    world = rollouts.World(root, {}, NOW + 1)
     for _ in range(2):
         world.traffic(600, failed=0.95)
     world.log.close()
-    return {"rows": (rows, NOW), "candidate": (candidate, NOW), "ends": (ends, world.now + 2)}
+    return root, world.now + 2
 
 
 def kill(killer: kills.Killer, start: Path, at: float, folder: Path, each: slice) -> Counter:
