@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import histories
-from histories import RULES, loss, past
+from histories import RULES, loss, past, shared
 from modelkeep.backtest import guarded, replay
 from modelkeep.backtest.policies import Policy
 from modelkeep.training.maintenance import Rules
@@ -24,12 +24,12 @@ def retained(history):
     return (never - ours) / (never - weekly)
 
 
-@pytest.mark.parametrize("kind", ["sudden", "slow"])
+@pytest.mark.parametrize("kind", ["sudden", pytest.param("slow", marks=pytest.mark.slow)])
 def test_most_of_the_weekly_benefit_is_retained(kind):
-    assert retained(past(kind)) > 0.9
+    assert retained(shared(kind)) > 0.9
 
 
-@pytest.mark.parametrize("task", ["multiclass", "regression"])
+@pytest.mark.parametrize("task", ["multiclass", pytest.param("regression", marks=pytest.mark.slow)])
 def test_other_tasks_retain_it_too(task):
     history = past("sudden", task="regression")
     if task == "multiclass":
@@ -40,30 +40,30 @@ def test_other_tasks_retain_it_too(task):
 
 
 def test_without_drift_it_costs_nothing():
-    ours, never = played(past(), GUARDED, NEVER)
+    ours, never = played(shared(), GUARDED, NEVER)
     assert abs(loss(ours) - loss(never)) < 0.001
     assert sum(bool(w.held_by) for w in ours.weeks) <= 1
 
 
-@pytest.mark.parametrize("rows", [24])
-def test_few_rows_a_day_are_enough(rows):
-    assert retained(past("sudden", rows=rows)) > 0.8
+@pytest.mark.slow
+def test_few_rows_a_day_are_enough():
+    assert retained(shared("sudden", rows=24)) > 0.8
 
 
 def test_labels_that_come_weeks_late_are_waited_for():
-    (found,) = played(past("sudden", delay=21.0), GUARDED)
+    found, never = played(shared("sudden", delay=21.0), GUARDED, NEVER)
     assert sum(w.promoted for w in found.weeks) >= 10
-    assert loss(found) < loss(played(past("sudden", delay=21.0), NEVER)[0])
+    assert loss(found) < loss(never)
 
 
-@pytest.mark.parametrize("delay", [0.0, 7.0])
+@pytest.mark.parametrize("delay", [0.0, pytest.param(7.0, marks=pytest.mark.slow)])
 def test_the_future_tells_it_nothing(delay):
-    (found,) = played(past("future", delay), GUARDED)
+    (found,) = played(shared("future", delay), GUARDED)
     assert abs(np.mean(found.course("auc")) - 0.5) < 0.03
 
 
 def test_another_future_changes_nothing_before_it():
-    table = histories.table("sudden")
+    table = histories.table("sudden", weeks=9)
     cut = pd.Timestamp(histories.START) + pd.Timedelta(days=7 * 8)
     other = table.assign(y=np.where(table["at"] >= cut, 1 - table["y"], table["y"]))
     weeks = [

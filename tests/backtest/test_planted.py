@@ -21,7 +21,7 @@ def plant(history, every=6):
 
 @pytest.fixture(scope="module")
 def found():
-    return plant(histories.past())
+    return plant(histories.shared())
 
 
 def by_kind(found):
@@ -56,7 +56,7 @@ def test_what_is_sound_where_nothing_changes_may_pass(found):
 
 
 def test_without_a_guard_its_fault_answers(found):
-    history, states = histories.past(), {}
+    history, states = histories.shared(), {}
     blind = replace(RULES, label_sds=1e9, max_holds=0, shadow_days=0.0)
     guarded.replay(history, POLICY, blind, states)
     bad = [p for p in planted.plant(history, POLICY, blind, states, 12) if p.kind == "labels of one class"]  # fmt: skip
@@ -70,4 +70,4 @@ def test_planting_again_is_read_from_disk(tmp_path):
 
 
 def test_the_strongest_column_is_that_which_tells_most():
-    assert planted.strongest(histories.past()) == "a"
+    assert planted.strongest(histories.shared()) == "a"

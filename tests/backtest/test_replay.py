@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import histories
-from histories import RULES, loss, past
+from histories import RULES, loss, past, shared
 from modelkeep.backtest import replay, trials
 from modelkeep.backtest.policies import Policy
 from modelkeep.monitoring import decisions
@@ -30,7 +30,7 @@ def retrains(schema):
 
 
 def test_without_drift_nobody_gains_by_retraining_and_the_monitor_does_not_call():
-    never, weekly, monitor, estimate = played(past(), NEVER, WEEKLY, MONITOR, ESTIMATE)
+    never, weekly, monitor, estimate = played(shared(), NEVER, WEEKLY, MONITOR, ESTIMATE)
     assert abs(loss(never) - loss(weekly)) < 0.01
     assert retrains(never) == retrains(monitor) == 0
     assert retrains(weekly) == histories.WEEKS - 1
@@ -39,7 +39,7 @@ def test_without_drift_nobody_gains_by_retraining_and_the_monitor_does_not_call(
 
 
 def test_after_a_sudden_shift_the_monitor_keeps_most_of_the_gain_for_few_retrains():
-    never, weekly, monitor, monthly = played(past("sudden"), NEVER, WEEKLY, MONITOR, MONTHLY)
+    never, weekly, monitor, monthly = played(shared("sudden"), NEVER, WEEKLY, MONITOR, MONTHLY)
     assert loss(weekly) < loss(monthly) < loss(never)
     assert loss(monitor) < loss(monthly)
     assert 1 <= retrains(monitor) <= 6
@@ -48,18 +48,18 @@ def test_after_a_sudden_shift_the_monitor_keeps_most_of_the_gain_for_few_retrain
 
 
 def test_slow_drift_wants_a_window_and_retraining():
-    never, weekly, short = played(past("slow"), NEVER, WEEKLY, SHORT)
+    never, weekly, short = played(shared("slow"), NEVER, WEEKLY, SHORT)
     assert loss(short) < loss(weekly) < loss(never)
 
 
 def test_a_season_that_returns_punishes_a_short_memory():
-    never, weekly, short = played(past("season"), NEVER, WEEKLY, SHORT)
+    never, weekly, short = played(shared("season"), NEVER, WEEKLY, SHORT)
     assert loss(never) < loss(short)
     assert loss(weekly) < loss(short)
 
 
 def test_a_burst_of_noise_punishes_a_short_memory():
-    never, weekly, short = played(past("noise"), NEVER, WEEKLY, SHORT)
+    never, weekly, short = played(shared("noise"), NEVER, WEEKLY, SHORT)
     assert loss(never) < loss(short)
     assert loss(weekly) < loss(short)
 
@@ -67,21 +67,21 @@ def test_a_burst_of_noise_punishes_a_short_memory():
 def test_the_gate_stops_what_has_learned_from_noise():
     # in week 12 the newest 30 of 44 days are for the test, and the noise is in those before
     late = Policy("every", 12, history_days=44, gate=True)
-    never, gated = played(past("noise"), NEVER, late)
+    never, gated = played(shared("noise"), NEVER, late)
     assert [w.candidate for w in gated.weeks if w.candidate] == ["worse"]
     assert loss(gated) == loss(never)
 
 
 def test_inputs_that_move_without_harm_are_no_reason_to_retrain():
-    never, weekly, monitor = played(past("covariate"), NEVER, WEEKLY, MONITOR)
+    never, weekly, monitor = played(shared("covariate"), NEVER, WEEKLY, MONITOR)
     assert abs(loss(never) - loss(weekly)) < 0.01
     assert retrains(monitor) == 0
     assert "investigate" in {w.state for w in monitor.weeks[7:]}
 
 
-@pytest.mark.parametrize("delay", [0.0, 7.0])
+@pytest.mark.parametrize("delay", [0.0, pytest.param(7.0, marks=pytest.mark.slow)])
 def test_no_policy_profits_from_what_only_the_future_tells(delay):
-    history = past("future", delay)
+    history = shared("future", delay)
     for policy in (NEVER, WEEKLY, SHORT, MONITOR, ESTIMATE, GATED):
         (found,) = played(history, policy)
         # codes that nobody has seen tell nothing: 14 weeks of 420 rows, so 0.03 is four standard errors
@@ -102,7 +102,7 @@ def past_weeks(n):
 
 @pytest.mark.parametrize("policy", [WEEKLY, MONITOR, ESTIMATE, GATED], ids=lambda p: p.name)
 def test_another_future_changes_nothing_before_it(policy):
-    table = histories.table("sudden")
+    table = histories.table("sudden", weeks=9)
     cut = pd.Timestamp(histories.START) + pd.Timedelta(days=7 * 8)
     other = table.assign(y=np.where(table["at"] >= cut, 1 - table["y"], table["y"]))
     weeks = [
@@ -140,7 +140,7 @@ def test_the_same_model_is_made_once_and_in_two_threads_as_in_one():
 
 
 def test_a_replay_decides_as_the_monitor_does():
-    history = past("sudden")
+    history = shared("sudden")
     weeks = replay.replay(history, MONITOR, RULES).weeks
     first = next(i for i, w in enumerate(weeks) if w.called)
     champion = history.learn(0)
@@ -198,7 +198,7 @@ def test_a_canary_without_labels_in_time_is_refused():
 
 
 def test_the_gate_does_not_take_rows_that_the_champion_knows():
-    history = past("sudden")
+    history = shared("sudden")
     candidate, champion = history.learn(1, 0, 30), history.learn(0)
     assert trials.examine(history, candidate, champion, RULES.bounds) == "insufficient"
     later = history.learn(8, 0, 30)
@@ -215,12 +215,7 @@ def peak(policy, end):
     return most
 
 
+@pytest.mark.slow
 def test_memory_is_flat_in_the_number_of_weeks():
     policy = Policy("monitor", history_days=28)
     assert peak(policy, "") < 1.15 * peak(policy, "2020-04-12")  # 14 weeks, 6 weeks
-
-
-def test_few_sets_of_rows_are_remembered():
-    history = past("slow")
-    replay.replay(history, GATED, RULES)
-    assert len(history._proofs) <= 3

@@ -1,5 +1,7 @@
 """Histories with a planted change, and policies to live through them."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 
@@ -56,6 +58,12 @@ def table(kind="none", seed=0, task="binary", weeks=WEEKS, rows=ROWS):
 def past(kind="none", delay=1.0, **made):
     """A planted history, ready to be replayed."""
     return History(table(kind, **made), ASKED, LEARNING, START, "", delay)
+
+
+@cache
+def shared(kind="none", delay=1.0, **made):
+    """The same for tests that only replay it: a model is trained once, whichever test asks first."""
+    return past(kind, delay, **made)
 
 
 def loss(played):
