@@ -594,10 +594,10 @@ def test_a_trial_is_on_record_once_and_speaks_against_a_promotion_without_a_reas
     assert "it was rolled back" in " ".join(record.read(root).objections("v1.1.0"))
 
 
-def test_of_eight_that_promote_at_once_one_wins(root):
-    found = races.race(root, processes=8, rounds=3)
+def test_of_four_that_promote_at_once_one_wins(root):
+    found = races.race(root, processes=4, rounds=3)  # benchmarks/promote_race.py: more of both
     assert found["rounds with one winner"] == found["winners"] == 3
-    assert found["told the truth"] + found["wanted the same"] == 3 * 7
+    assert found["told the truth"] + found["wanted the same"] == 3 * 3
     assert not any(found[wrong] for wrong in ("told wrong", "crashed", "serving another", "gaps"))
 
 

@@ -30,10 +30,8 @@ def test_the_sentence_accounts_for_every_known_row(task, turns):
     parts = turns[task].parts
     told, c = prepare.verdict(parts), parts.counts
     assert told.state == "ok" and told.evidence == c
-    rows, as_of = f"{c['rows_in']:,} rows", parts.schema.origin["as_of"]
-    up_to = f"{rows} before {as_of}" if parts.schema.time else f"the first {rows}"
-    assert as_of and told.sentence == (
-        f"Of {up_to}, {c['train']:,} are for training, {c['test']:,} for testing, "
+    assert told.sentence == (
+        f"Of {c['rows_in']:,} known rows, {c['train']:,} are for training, {c['test']:,} for testing, "
         f"{c['unlabelled']:,} have no label (yet) and 0 are quarantined."
     )
     assert f"{c['later']:,} rows later than as_of: not used" in said(told)

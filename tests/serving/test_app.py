@@ -426,28 +426,29 @@ def test_a_rollback_takes_effect_though_nobody_tells_the_server(folders, tmp_pat
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("how", ["gone", "tampered", "nonsense", "other schema"])
-def test_whatever_goes_wrong_with_the_next_model_the_old_one_stays(how, folders, tmp_path, bundles):
+def test_whatever_goes_wrong_with_the_next_model_the_old_one_stays(folders, tmp_path, bundles):
     root = live.workspace(tmp_path / "w", folders["binary"])
     pointer = root / "serving" / store.POINTER
     with live.served(root) as server:
-        sha256 = store.add(root / "serving", folders["multiclass"])
-        if how == "other schema":  # as champion it may: it is another model of the same columns
-            store.point(root / "serving", Now(Role(sha256)))
-            assert server.ask("POST", "/model", {})[0] == 200
-            return
-        if how == "tampered":
-            (store.path(root / "serving", sha256) / "model.onnx").write_bytes(b"x")
-        # the server looks by itself too, so what is wrong is there from the first moment
-        named = json.loads(pointer.read_text())
-        named["champion"]["sha256"] = sha256 if how == "tampered" else "0" * 64
-        named["serial"] += 1
-        files.write_text(pointer, "{" if how == "nonsense" else json.dumps(named))
-        status, told = server.ask("POST", "/model", {})
-        assert status == 409 and "stays in service" in told["error"]["message"]
-        told = server.ask("POST", "/predict", {"rows": [GOOD]})
-        assert told[0] == 200 and told[1]["predictions"][0]["model"] == bundles["binary"].name
-        assert server.metrics()["modelkeep_model_swaps_total,result=failed"] >= 1
+        sha256, sound = store.add(root / "serving", folders["multiclass"]), pointer.read_text()
+        (store.path(root / "serving", sha256) / "model.onnx").write_bytes(b"x")
+        for how, champion in {"gone": "0" * 64, "tampered": sha256, "nonsense": ""}.items():
+            # the server looks by itself too, so what is wrong is there from the first moment
+            named = json.loads(sound)
+            named["champion"]["sha256"] = champion
+            named["serial"] += 1
+            files.write_text(pointer, json.dumps(named) if champion else "{")
+            status, told = server.ask("POST", "/model", {})
+            assert status == 409 and "stays in service" in told["error"]["message"], how
+            told = server.ask("POST", "/predict", {"rows": [GOOD]})
+            assert told[0] == 200 and told[1]["predictions"][0]["model"] == bundles["binary"].name
+        assert server.metrics()["modelkeep_model_swaps_total,result=failed"] >= 3
+        # as champion a model of another task of the same columns may follow
+        shutil.rmtree(store.path(root / "serving", sha256))
+        store.add(root / "serving", folders["multiclass"])
+        pointer.write_text(sound)
+        store.point(root / "serving", Now(Role(sha256)))
+        assert server.ask("POST", "/model", {})[0] == 200
 
 
 def test_sigterm_drains(folders, tmp_path):
@@ -510,13 +511,6 @@ def test_nothing_to_serve_is_told(tmp_path, folders):
         )
         assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
         shutil.rmtree(root / "models" / "candidate", ignore_errors=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "modelkeep", "serve", "-p", "prot=1"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and "did you mean `port`" in done.stderr
 
 
 def wire(server, *parts, wait=0.05):
@@ -679,7 +673,7 @@ def test_who_would_wait_too_long_is_sent_away(folders, tmp_path):
 
 def test_sigterm_is_heeded_from_the_first_moment_on(folders, tmp_path):
     root = live.workspace(tmp_path / "w", folders["binary"])
-    for pause in (0, 0.05, 0.2):
+    for pause in (0, 0.2):
         with live.served(root) as server:
             time.sleep(pause)
             server.process.terminate()

@@ -30,7 +30,7 @@ def verdict(prepared: Prepared, hints: Sequence[str] = ()) -> Verdict:
     ]
     if c["older"]:
         parts.append(f"{c['older']:,} are older than history_days")
-    sentence = f"Of {_up_to(known, prepared.schema)}, {markup.several(parts, 5)}."
+    sentence = f"Of {count(known, 'known row')}, {markup.several(parts, 5)}."
     reasons = [_cut(prepared.schema)]
     if c["later"]:
         reasons.append(f"{count(c['later'], 'row')} later than as_of: not used")
@@ -38,16 +38,6 @@ def verdict(prepared: Prepared, hints: Sequence[str] = ()) -> Verdict:
     reasons += hints
     state = "investigate" if hints or aside > QUARANTINE_SHARE * known else "ok"
     return Verdict("prepare", state, sentence, tuple(reasons), c)
-
-
-def _up_to(rows: int, schema: Schema) -> str:
-    """How many rows the run knows, and up to where: its `as_of`."""
-    as_of = str(schema.origin.get("as_of") or "")
-    if not as_of:
-        return count(rows, "row")
-    return (
-        f"{count(rows, 'row')} before {as_of}" if schema.time else f"the first {count(rows, 'row')}"
-    )
 
 
 def _cut(schema: Schema) -> str:
