@@ -160,7 +160,7 @@ def columns() -> None:
     """Columns against the time and memory of drift (100,000 rows of 90 days against a week)."""
     print("columns | reference, CPU s | window, CPU s | tests, CPU s | MB at most")
     generator, rows, recent = np.random.default_rng(0), 100_000, 10_000
-    for width in (10, 100, 300):
+    for width in (10, 100, 300, 1000):
         names = [f"c{i}" for i in range(width)]
         kinds = dict.fromkeys(names, "number")
         days = np.datetime64("2020-01-01") + np.sort(generator.integers(0, 90, rows))

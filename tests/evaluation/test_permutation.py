@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 
@@ -47,6 +48,40 @@ def test_blocks_find_what_moved():
         assert tests.p == pytest.approx(1 / 1_000, rel=0.2)
         assert (tests.missing == 1 / 1_000) == named
         assert joint(reference, window, 999, rng) == 1 / 1_000
+
+
+def many(columns, shifted=0, seed=8):
+    """A reference of 50 days and a week of independent columns, the first ones shifted."""
+    rng = np.random.default_rng(seed)
+    names, days = [f"x{i}" for i in range(columns)], np.arange(57).repeat(40)
+    values = rng.normal(size=(len(days), columns)).round(2)
+    values[days >= 50, :shifted] += 1
+    table = pa.table(dict(zip(names, values.T, strict=True)))
+    dates = np.datetime64("2013-01-01") + days
+    first = np.count_nonzero(days < 50)
+    kinds = dict.fromkeys(names, "number")
+    reference = profile.learn(table.slice(0, first), kinds, dates[:first])
+    return reference, profile.count(reference.bins, table.slice(first), dates[first:])
+
+
+def test_few_permutations_are_not_staged():
+    reference, window = many(3)
+    staged, _ = permutation.staged_tests(reference, window, 300, np.random.default_rng(1))
+    assert staged == blocks(reference, window, 300, np.random.default_rng(1))
+
+
+def test_what_few_permutations_settle_is_not_tested_again():
+    """The p-values of both stages are as rare as they say, and a change has a small one."""
+    columns, all_of_them = 300, 20_000
+    reference, window = many(columns, shifted=2)
+    rng = np.random.default_rng(2)
+    tests, plan = permutation.staged_tests(reference, window, all_of_them, rng)
+    assert plan.drawn.shape[1] == all_of_them + 1
+    found = np.array([each.p for each in tests])
+    assert (found[:2] <= 2 / all_of_them).all()
+    for level in (0.001, 0.01, permutation.SETTLED, 0.05, 0.2):
+        assert (found[2:] <= level).sum() <= stats.binom.isf(1e-5, columns - 2, level)
+    assert stats.kstest(found[2:], "uniform").pvalue > 1e-5
 
 
 def test_unseen_categories_are_counted_in_blocks():

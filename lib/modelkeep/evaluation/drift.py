@@ -134,8 +134,8 @@ def compare(
         grid = len(reference.bins) / fdr  # the smallest p-value that Benjamini and Hochberg ask for
         permutations = max(permutations, math.ceil(4 * grid), min(2_000, math.ceil(8 * grid)))
         rng = np.random.default_rng(seed)
-        plan = permutation.design(reference, window, permutations, rng)
-        tests, why = permutation.block_tests(reference, window, plan, rng), f"{why}; {plan}"
+        tests, plan = permutation.staged_tests(reference, window, permutations, rng)
+        why = f"{why}; {plan}"
     else:
         permutations = 0
         tests = [two_sample.row_tests(b, reference, window) for b in reference.bins]
