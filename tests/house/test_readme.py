@@ -78,3 +78,12 @@ def test_the_files_and_links_of_a_page_are_there(page):
     assert [path for path in named if not (ROOT / path).exists()] == []
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+    anchors = re.findall(r"\]\(([\w./-]+\.md)#([^)]+)\)", text)
+    dead = [(link, at) for link, at in anchors if at not in anchored((ROOT / page).parent / link)]
+    assert dead == []
+
+
+def anchored(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}

@@ -78,7 +78,7 @@ class Plan:
     @property
     def next(self) -> str:
         """What to do after the settings are written."""
-        again = "run the same `modelkeep init` again: it keeps the lines of yours"
+        again = "run the same `modelkeep init` again: it keeps your lines"
         if self.problem:
             settle = "give it --yes, or write" if any(d.safe for d in self.left) else "write"
             if self.left:
