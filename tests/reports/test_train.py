@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 import synthetic
 from modelkeep.data import splits
@@ -86,3 +88,12 @@ def test_steps_name_what_is_chosen(turns):
     assert "SimpleImputer, then StandardScaler" in shown and "Ridge()" in shown
     assert "HistGradientBoostingClassifier(" in said(train.steps(turns["binary"].unfitted))
     assert "as it is" in said(train.steps(turns["binary"].unfitted))
+
+
+def test_own_steps_are_the_same_text_each_time_and_say_where_they_are_cut(turns):
+    usual = turns["binary"].unfitted.steps
+    own = ("features", FunctionTransformer(lambda frame: frame))
+    assert "features of lib/pipeline.py" in said(train.steps(Pipeline([own, *usual])))
+    assert "HistGradientBoostingClassifier(" in said(train.steps(Pipeline([own, *usual])))
+    shown = said(train.steps(Pipeline([("mine", own[1]), *usual])))
+    assert "FunctionTransformer(" in shown and "0x" not in shown and " …" in shown

@@ -1,5 +1,6 @@
 """What the page of `train` says: expected performance of the candidate, and how it is served."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -18,6 +19,8 @@ from modelkeep.predictions import frames
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
 from modelkeep.training.pipelines import Fold
+
+MOST_TEXT = 300  # characters of a step of one's own
 
 
 def verdict(
@@ -102,10 +105,12 @@ def calibration(log: pd.DataFrame, schema: Schema, outcome: np.ndarray) -> Figur
 
 def steps(unfitted: Pipeline) -> Html:
     """What the pipeline does to which columns, and with which settings it learns."""
-    if [*unfitted.named_steps] != ["columns", "model"]:
-        own = [{"step": k, "is": " ".join(repr(v).split())[:300]} for k, v in unfitted.steps]
-        return markup.table(own)
-    rows = []
+    names = [*unfitted.named_steps]
+    rows = [{"columns": "all", "step": "features of lib/pipeline.py"}]
+    if names == ["columns", "model"]:
+        rows = []
+    elif names != ["features", "columns", "model"]:
+        return markup.table([{"step": k, "is": _shown(v)} for k, v in unfitted.steps])
     for _, step, names in getattr(unfitted["columns"], "transformers", ()):
         parts = (
             [type(s).__name__ for _, s in step.steps] if hasattr(step, "steps") else ["as it is"]
@@ -116,6 +121,12 @@ def steps(unfitted: Pipeline) -> Html:
     chosen = [f"{k}={v}" for k, v in model.get_params().items() if v != usual[k]]
     rows.append({"columns": "all", "step": f"{type(model).__name__}({', '.join(chosen)})"})
     return markup.table(rows)
+
+
+def _shown(step: object) -> str:
+    """A step as text: without addresses, which differ from run to run; what is cut says so."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(step).split()))
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} …"
 
 
 def contents(manifest: Mapping) -> Html:
