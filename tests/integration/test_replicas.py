@@ -25,6 +25,7 @@ from modelkeep.registry.store import Now, Role
 from modelkeep.serving import models
 
 CONFIG = (Path(__file__).parents[2] / "deploy/nginx.conf").read_text()
+CONFIG = CONFIG.replace("proxy_connect_timeout 1s", "proxy_connect_timeout 30s")
 SALT, SHARE, ENTITIES = "s1", 0.3, 200
 CLIENTS, ROWS = 3, 4
 DAY = 86_400_000_000
@@ -48,7 +49,8 @@ class Fleet:
 
     def start(self, port=0):
         """A replica that is ready."""
-        changes = [f"log={self.database.url()}", "access_log=none"]
+        # a busy machine is no reason to refuse
+        changes = [f"log={self.database.url()}", "access_log=none", "max_wait_ms=30000"]
         changes += [f"port={port}"] if port else []
         return self.stack.enter_context(live.served(self.root, *changes))
 
@@ -185,9 +187,8 @@ def changes(fleet):
     fleet.settle()
     fleet.point(champion=("v1",), canary=("v2", SHARE, SALT))
     seconds = [fleet.reached("canary", "v2")]
-    assert all(each == sticky(fleet)[0] for each in sticky(fleet))
     expected = {f"e{i}" for i in range(ENTITIES) if models.in_canary(SALT, f"e{i}", SHARE)}
-    assert sticky(fleet)[0] == expected and 0 < len(expected) < ENTITIES
+    assert sticky(fleet) == [expected] * 3 and 0 < len(expected) < ENTITIES
     for name in ("v2", "v1"):
         fleet.point(champion=(name,))
         seconds.append(fleet.reached("champion", name))
