@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from urllib.request import Request, urlopen
 
 import pandas as pd
 import pytest
@@ -116,6 +117,22 @@ def test_a_server_that_is_away_is_a_sentence(s3, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StorageError, match="cannot be read .*; check the credentials"):
         io.read(f"s3://{BUCKET}/days", tmp_path)
+
+
+def authenticate(after: bytes) -> None:
+    """Let moto check credentials after so many requests; `inf`: never."""
+    url = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+    with urlopen(Request(url, after, {"Content-Type": "text/plain"})) as reply:
+        assert reply.status == 200
+
+
+def test_credentials_that_are_not_valid_are_a_sentence(s3, tmp_path):
+    authenticate(b"0")
+    try:
+        with pytest.raises(StorageError, match="cannot be read .*; check the credentials"):
+            io.read(f"s3://{BUCKET}/days", tmp_path)
+    finally:
+        authenticate(b"inf")
 
 
 @pytest.fixture(scope="module")
