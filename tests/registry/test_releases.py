@@ -575,6 +575,25 @@ def test_a_clone_follows_the_record_of_its_remote(root):
             time.sleep(0.05)
 
 
+def test_a_server_that_cannot_have_the_model_on_record_serves_the_one_before(root):
+    promote(root, "v1.0.0")
+    commit = run(root, "git", "rev-parse", "flights@v1.1.0^{commit}").strip()
+    text = record.message("x", {"action": "promote", "version": "v1.1.0"})
+    tags.add(root, "flights#champion#2", commit, text, SPRING + 30 * DAY)
+    cache, remote = root / ".dvc/cache", root.parent / "remote"
+    for place in (cache, remote):
+        place.rename(place.with_name(f"{place.name}-away"))
+    with server(root, "-p", "follow=record") as (address, said):
+        assert "the remote does not give it" in said and "the model of before is served" in said
+        assert asked(address)["model"] == released.sha256(root, 0)[:10]
+        for place in (cache, remote):
+            place.with_name(f"{place.name}-away").rename(place)
+        patience = time.monotonic() + 60  # it is tried again
+        while asked(address)["model"] != released.sha256(root, 1)[:10]:
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+
+
 TRIAL = {"rollout": "r1", "end": "rolled_back", "sentence": "`wrong` is worse", "analyses": 3}
 
 

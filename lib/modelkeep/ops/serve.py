@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelkeep.core import parameters, workspace
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring import contract
 from modelkeep.monitoring.exporter import Telemetry
 from modelkeep.predictions.log import open_log
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 POINTER, REMOTE = "pointer", "remote"  # what a server follows beside the champion's tag here
-FOLLOW_SECONDS = 1.0
+FOLLOW_SECONDS, AGAIN_SECONDS = 1.0, 5.0  # between two looks at the tags; after a failure
 RENAMED = {"unlogged": "on_log_failure"}  # settings of released versions
 
 
@@ -97,7 +98,10 @@ def _ensure_model(root: Path, settings: Settings) -> None:
     """Give a store without a model the champion on record, or else the candidate."""
     place, candidate = root / settings.store, root / "models" / "candidate"
     if store.now(place) is not None:
-        _agree(root, settings.follow)
+        try:
+            _agree(root, settings.follow)
+        except ModelkeepError as error:  # what the store has is better than no server
+            print(f"{error}; the model of before is served", file=sys.stderr, flush=True)
         return
     if _champion(root):
         return
@@ -111,7 +115,7 @@ def _ensure_model(root: Path, settings: Settings) -> None:
     print(f"No model was in service: the candidate {sha256[:10]} is now.", file=sys.stderr)
 
 
-def _agree(root: Path, follow: str) -> None:
+def _agree(root: Path, follow: str, quiet: bool = False) -> None:
     """Say so where something else is served than the record says, or settle it (`record`)."""
     from modelkeep.core import git
     from modelkeep.registry import agreement, record
@@ -123,7 +127,8 @@ def _agree(root: Path, follow: str) -> None:
     agreed = agreement.compare(root, at)
     if agreed.agrees:
         return
-    print(agreed.sentence, file=sys.stderr, flush=True)
+    if not quiet:
+        print(agreed.sentence, file=sys.stderr, flush=True)
     if follow != POINTER:
         _champion(root, f"follow: {follow}: ")
 
@@ -134,19 +139,22 @@ def _follow(root: Path, remote: bool) -> None:
     `remote`: fetch the tags of the clone's remote first; while it is away, those here count.
     """
     from modelkeep.core import git
-    from modelkeep.core.errors import ModelkeepError
 
-    before, follow = "", REMOTE if remote else "record"
+    before, failed, follow = "", "", REMOTE if remote else "record"
     while True:
         with suppress(ModelkeepError):
             if remote:
                 git.run(root, "fetch", "--quiet", "--tags", "--no-auto-maintenance")
-        with suppress(ModelkeepError):
+        try:
             now = git.run(root, "for-each-ref", "--format=%(refname) %(objectname)", "refs/tags")
-            if before and now != before:
-                _agree(root, follow)
-            before = now
-        time.sleep(FOLLOW_SECONDS)
+            if now != before:
+                _agree(root, follow, quiet=bool(failed))
+            before, failed = now, ""
+        except ModelkeepError as error:
+            if str(error) != failed:
+                print(f"follow: {follow}: {error}; it is tried again", file=sys.stderr, flush=True)
+            failed = str(error)
+        time.sleep(AGAIN_SECONDS if failed else FOLLOW_SECONDS)
 
 
 def _champion(root: Path, why: str = "No model was in service: ") -> bool:
