@@ -38,6 +38,20 @@ def test_every_page_can_be_shown(task, turns):
     assert said(monitor.verdict(seen))
 
 
+def test_intervals_are_shown_for_numbers(turns):
+    for task, turn in turns.items():
+        page = monitor.intervals_held(turn.served, turn.served_log, 7, 300)
+        assert isinstance(page, Figure) == (task == "regression")
+    log = turns["regression"].served_log
+    caption = said(monitor.intervals_held(turns["regression"].served, log, 7, 300))
+    labels = log[turns["regression"].of.label].notna().sum()
+    assert f"{labels:,} labels" in caption and "adaptive" in caption and "fixed" in caption
+    unlabelled = log.assign(**{turns["regression"].of.label: np.nan})
+    assert "No label" in said(
+        monitor.intervals_held(turns["regression"].served, unlabelled, 7, 300)
+    )
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_course_is_a_table_of_numbers(task, turns):
     seen = turns[task].seen

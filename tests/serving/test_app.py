@@ -678,3 +678,43 @@ def test_sigterm_is_heeded_from_the_first_moment_on(folders, tmp_path):
             time.sleep(pause)
             server.process.terminate()
             assert server.process.wait(30) == 0
+
+
+def test_numbers_have_intervals_that_follow_the_labels(folders, tmp_path):
+    root = live.workspace(tmp_path / "w", folders["regression"])
+    row = {"size": 0.5, "weight": 80.0, "shop": "north"}
+
+    def predict(server, first, n=200):
+        rows = [row | {"key": f"{first}-{i}"} for i in range(n)]
+        return server.ask("POST", "/predict", {"rows": rows})[1]["predictions"]
+
+    def width(prediction):
+        low, high = prediction["interval"]
+        assert low < prediction["prediction"] < high
+        return high - low
+
+    with live.served(root, "intervals=0.9") as server:
+        before = predict(server, "a")
+        single = predict(server, "single", 1)[0]
+        assert width(single) == pytest.approx(width(before[0]))
+        kept = {each["id"]: json.loads(each["answer"]) for each in logged(server)}
+        assert kept["a-3"] == [before[3]["prediction"], *before[3]["interval"]]
+        far = before[0]["prediction"] + 3 * width(before[0])
+        labels = [{"id": each["id"], "label": far} for each in before]
+        server.ask("POST", "/labels", {"labels": labels})
+        assert width(predict(server, "b", 1)[0]) > 1.5 * width(before[0])
+        shown = server.metrics()
+        named = {k.split(",")[0]: v for k, v in shown.items() if "cohort=0" in k.split(",")}
+        assert named["modelkeep_cohort_interval_rows"] == 200
+        assert named["modelkeep_cohort_covered_rows"] == 0
+        tensors = {name: [value] for name, value in row.items()}
+        inputs = [
+            {"name": k, "datatype": "BYTES" if k == "shop" else "FP64", "shape": [1], "data": v}
+            for k, v in tensors.items()
+        ]
+        told = server.ask("POST", "/v2/models/flights/infer", {"inputs": inputs})[1]
+        outputs = {each["name"]: each for each in told["outputs"]}
+        assert outputs["interval"]["shape"] == [1, 2]
+        assert outputs["interval"]["data"][0] < outputs["prediction"]["data"][0]
+    with live.served(root) as server:  # without the setting, and with a log that has intervals
+        assert "interval" not in predict(server, "c", 1)[0]

@@ -93,6 +93,7 @@ class Telemetry:
         served = self._served.pop(version, None)
         if served is None:
             served = self._begin(version, bundle, bins, seconds, now)
+        served.intervals = getattr(bundle, "intervals", None)  # of the model as it was loaded now
         self._served[version] = served
         self._expose_drift(served, role)
         engine = engine or bundle.manifest["serving"]["engine"]

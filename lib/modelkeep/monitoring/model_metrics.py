@@ -30,7 +30,7 @@ CLASSES, OTHER = 20, "other"
 SUMS = {  # what a day holds beside rows and labelled ones, by task
     "binary": ("correct", "log_loss", "positive", "predicted_positive", "true_positive"),
     "multiclass": ("correct", "log_loss"),
-    "regression": ("squared_error", "absolute_error", "error"),
+    "regression": ("squared_error", "absolute_error", "error", "interval", "covered"),
 }
 
 
@@ -99,6 +99,8 @@ class Cohorts:
         if self.task == "regression":
             error = answer[0] - truth
             yield from zip(range(2, 5), (error * error, abs(error), error))
+            if len(answer) == 3:  # the number and the ends of its interval
+                yield from ((5, 1.0), (6, float(answer[1] <= truth <= answer[2])))
             return
         actual, best = int(truth), max(range(len(answer)), key=answer.__getitem__)
         yield 2, float(best == actual)
@@ -178,6 +180,7 @@ class Served:
         self.estimated = dict.fromkeys(names, 0.0)
         learned = bundle.manifest.get("live_quality")  # bundles had none before
         self.skill = Skill(learned, len(schema.classes)) if learned else None
+        self.intervals = getattr(bundle, "intervals", None)
         self._windows = self.skill.by_window(now) if self.skill else []
         self._ages = self.cohorts.by_age(now)
         self._waiting: list[tuple] = []
@@ -214,6 +217,8 @@ class Served:
     ) -> None:
         """Count a label of a prediction made at `at`."""
         self.cohorts.truth(at, answer, label, previous)
+        if self.intervals and previous is None:
+            self.intervals.observe(answer, label)
         if self.skill:
             self.skill.ground_truth(at, answer, label, previous)
 

@@ -220,7 +220,7 @@ def _sizes(table: pd.DataFrame, roles: Roles) -> dict[str, dict[str, object]]:
         window = max((rows - known) // 6, 20)
         out = {"prepare": {"as_of": str(known) if known < rows else "", "test_days": 30}}
         out["monitor"] = {"window_rows": window, "min_labels": min(200, window // 2)}
-        return out | {"train": {"min_rows_leaf": 5 if known < 1000 else 20}}
+        return out | {"train": _learning(known)}
     times = as_times(table[roles.time])[0]
     axis = time_axis.limits(times)
     times = times[~time_axis.outside(times, axis) & times.notna()] if axis else times.dropna()
@@ -236,7 +236,13 @@ def _sizes(table: pd.DataFrame, roles: Roles) -> dict[str, dict[str, object]]:
     calendar = int((days[-1] - known[-1]).astype(int)) if later else 84
     out["collect"] = {"source": "replay", "days": max(calendar, 1)}
     out["backtest"] = {"start": str(days[len(days) // 3]), "end": ""} if len(days) else {}
-    return out | {"train": {"min_rows_leaf": 5 if len(times) < 1000 else 20}}
+    return out | {"train": _learning(len(times))}
+
+
+def _learning(rows: int) -> dict[str, object]:
+    """Hyperparameters as scikit-learn's defaults, which suit more tables than the example's do."""
+    depth = {"max_depth": 0, "learning_rate": 0.1, "trees": 100}
+    return {"model": "boosting", **depth, "min_rows_leaf": 5 if rows < 1000 else 20, "l2": 1.0}
 
 
 def _kinds(raw: pd.DataFrame, roles: Roles, parts: splits.Prepared | None) -> list[dict[str, str]]:

@@ -94,12 +94,14 @@ def logged(batches: Iterable[pa.RecordBatch], schema: Schema, model: str = "") -
     log = pd.concat(parts, ignore_index=True) if parts else nothing
     log = log[log["model"] == model].reset_index(drop=True) if model else log
     names, values = prediction_columns(schema), _json(log["answer"])
-    alike = np.array([len(each) == len(names) for each in values], dtype=bool)
+    fits = {1, 3} if schema.task == "regression" else {len(names)}  # 3: with an interval
+    alike = np.array([len(each) in fits for each in values], dtype=bool)
     cleaned = clean(_raw(log, schema), _with_log_axis(schema, log["at"]), unique=False, also=[
         Fault(OTHER_CLASSES, pd.Series(OTHER_CLASSES, np.flatnonzero(~alike), dtype="str"))
     ])  # fmt: skip
     kept = cleaned.rows.index
-    given = np.array([values[i] for i in kept], dtype="float64").reshape(len(kept), len(names))
+    given = [values[i][: len(names)] for i in kept]
+    given = np.array(given, dtype="float64").reshape(len(kept), len(names))
     table = with_predictions(cleaned.rows, schema, given)
     table[ANSWERED_BY] = log["model"][kept].astype("str")
     arrived = log["labelled_at"][kept].astype("datetime64[us]")

@@ -14,6 +14,7 @@ from modelkeep.data.schema import Schema
 from modelkeep.evaluation import comparison, metrics
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
+from modelkeep.training import intervals
 from modelkeep.training.baseline import SLICE_ROWS
 
 PARTS = {"value": "gain", "low": "low", "high": "high"}  # of a row in a forest figure
@@ -172,19 +173,41 @@ def side_by_side(
 
 
 def calibration(
-    rows: pd.DataFrame, schema: Schema, y: np.ndarray, predictions: np.ndarray
+    rows: pd.DataFrame,
+    schema: Schema,
+    y: np.ndarray,
+    predictions: np.ndarray,
+    learned: Mapping | None = None,
 ) -> Figure | Html:
-    """Predicted against observed rates of the last class on the test rows."""
+    """Predicted against observed rates of the last class on the test rows; of numbers, the coverage
+    of prediction intervals (`learned`: those of the manifest).
+    """
     if schema.task == "regression":
-        return markup.table(
-            [], "Calibration is a question for classes; this model predicts numbers."
-        )
+        return _intervals(splits.blocks(rows, schema), y, predictions, learned)
     points = metrics.calibration(y, predictions, splits.blocks(rows, schema))
     return figures.calibration(
         points,
         name="candidate",
         title=f"How often was {schema.label} = {schema.classes[-1]}, where the model said so?",
     )
+
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+
+def _intervals(
+    blocks: np.ndarray, y: np.ndarray, predictions: np.ndarray, learned: Mapping | None
+) -> Html:
+    if not learned:
+        return markup.table([], "This bundle has no prediction intervals; train again.")
+    rows = []
+    for level in LEVELS:
+        low, high = intervals.static(learned, predictions, level)
+        held = metrics.clustered(((low <= y) & (y <= high)).astype(float), blocks)
+        within = between(held.value, max(held.low, 0.0), min(held.high, 1.0))
+        width = float(np.median(high - low))
+        rows.append({"interval": f"{level:.0%}", "holds the label": within, "median width": width})
+    return markup.table(rows)
 
 
 def calibration_csv(

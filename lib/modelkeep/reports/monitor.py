@@ -14,9 +14,10 @@ from modelkeep.evaluation import drift, metrics
 from modelkeep.monitoring.decisions import MonitoringResult
 from modelkeep.monitoring.windows import Window, cut
 from modelkeep.predictions import frames
+from modelkeep.predictions.frames import LABELLED_AT
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
-from modelkeep.training import reference
+from modelkeep.training import intervals, reference
 from modelkeep.training.bundle import Bundle
 
 SHOWN = 20  # columns in the figure of what drifted; the rest is in the table
@@ -256,6 +257,48 @@ def quality(seen: MonitoringResult, metric: str) -> Figure | Html:
         f"by {number(miss)} on average. Estimates assume that the link from inputs to outcome has "
         "not changed.",
     )
+
+
+def intervals_held(served: Bundle, log: pd.DataFrame, days: int, size: int) -> Figure | Html:
+    """The share of labels within 90 % prediction intervals by window, fixed and adaptive."""
+    schema, learned = served.schema, served.manifest.get("intervals")
+    if schema.task != "regression" or not learned:
+        return markup.table([], "This model has no prediction intervals.")
+    if not log[schema.label].notna().any():
+        return markup.table([], "No label has come yet.")
+    y = log[schema.label].to_numpy(dtype="float64", na_value=np.nan)
+    p = frames.predictions(log, schema)
+    low, high = intervals.static(learned, p)
+    held = {"fixed": (low <= y) & (y <= high)}
+    if schema.time:
+        moments = (log[name].to_numpy("datetime64[us]") for name in (schema.time, LABELLED_AT))
+        held = {"adaptive": intervals.replay(learned, y, p, *moments)} | held
+    place = pd.Series(np.arange(len(log)), log.index)
+    windows = [
+        (start, place[rows.index].to_numpy()) for start, rows in cut(log, schema, days, size)
+    ]
+    known = ~np.isnan(y)
+    lines = {
+        name: np.array([_share(h[i][known[i]]) for _, i in windows]) for name, h in held.items()
+    }
+    starts = [start for start, _ in windows]
+    times = np.array(starts, "datetime64[D]") if schema.time else np.arange(1, len(starts) + 1)
+    spread = ", ".join(
+        f"{name} {np.nanmin(v):.0%} to {np.nanmax(v):.0%}" for name, v in lines.items()
+    )
+    return figures.courses(
+        times,
+        lines,
+        {},
+        name="labels within the interval",
+        title=f"Do intervals of {intervals.LEVEL:.0%} hold {intervals.LEVEL:.0%} of the labels?",
+        caption=f"{known.sum():,} labels in {count(len(windows), 'window')}; {spread}. Fixed "
+        "intervals are those of training, adaptive ones follow the labels that come back.",
+    )
+
+
+def _share(held: np.ndarray) -> float:
+    return float(held.mean()) if len(held) else np.nan
 
 
 def _waiting(windows: Sequence[Window]) -> np.ndarray:

@@ -425,7 +425,7 @@ class App:
             at = store.now(self.store)
             if at is None or at == self.at:
                 return self.service
-            service, bins = await asyncio.to_thread(self._load, at)
+            service, bins = await asyncio.to_thread(self._load, at, self.service)
         except Exception:
             self.telemetry.swap("failed")
             raise
@@ -434,10 +434,13 @@ class App:
         self.telemetry.swap("done")
         return service
 
-    def _load(self, at: store.Now) -> tuple[Service, dict[str, LiveBins]]:
+    def _load(
+        self, at: store.Now, before: Service | None = None
+    ) -> tuple[Service, dict[str, LiveBins]]:
         """The service of a pointer and what its metrics need: work for a thread."""
         settings = self.settings
-        service = models.load(self.store, at, settings.max_rows, settings.extra_keys)
+        options = settings.max_rows, settings.extra_keys, settings.intervals
+        service = models.load(self.store, at, *options, before)
         return service, {m.name: self.telemetry.prepare(m) for _, m in service.models}
 
     def _announce(self, service: Service, bins: dict[str, LiveBins]) -> None:

@@ -25,6 +25,7 @@ from modelkeep.serving.requests import RowReader, ValidatedRows, ValidationError
 from modelkeep.serving.responses import Prediction, ResponseTemplate
 from modelkeep.training import manifests
 from modelkeep.training.engines.onnx import ALONE
+from modelkeep.training.intervals import Adaptive
 
 # the largest difference from a reference prediction, relative where predictions are numbers
 TOLERANCE = 1e-5
@@ -47,6 +48,7 @@ class Model:
     template: ResponseTemplate
     reference: Profile
     manifest: MappingProxyType
+    intervals: Adaptive | None = None  # of numbers, where the settings ask for them
 
     def predict(self, rows: ValidatedRows) -> np.ndarray:
         """Probabilities (rows, classes) or numbers (rows,) of rows of which none is refused."""
@@ -181,20 +183,38 @@ def _predictions(
         best, texts = values.argmax(axis=1).tolist(), texts[2:-2].split(b"],[")
     else:
         texts = texts[1:-1].split(b",")
+        if model.intervals and listed:
+            texts = _with_ends(model.intervals, values)
     return [*map(Prediction, rows, repeat(model), repeat(role), listed, best, texts, notes)]
+
+
+def _with_ends(intervals: Adaptive, values: np.ndarray) -> list[bytes]:
+    """Each number with the ends of its interval."""
+    low, high = intervals.ends(values)
+    table = np.column_stack([values, low, high]).tolist()
+    return msgspec.json.encode(table)[2:-2].split(b"],[")
 
 
 def _failure(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> ModelOutput:
     return ModelOutput(model, role, None, [], np.zeros(0), 0.0, entities(rows))
 
 
-def load(folder: Path, at: Now, max_rows: int, extra_keys: str = "table") -> Service:
+def load(
+    folder: Path,
+    at: Now,
+    max_rows: int,
+    extra_keys: str = "table",
+    level: float = 0.0,
+    before: Service | None = None,
+) -> Service:
     """The service that the store's pointer names; ServingError if one of its models may not serve.
 
-    Every model is verified, and must repeat its reference predictions.
+    Every model is verified, and must repeat its reference predictions. `level` is that of
+    prediction intervals (0: none); those of models that served `before` go on as they were.
     """
     roles = {"champion": at.champion, "canary": at.canary, "shadow": at.shadow}
-    options = max_rows, extra_keys
+    known = {m.sha256: m.intervals for _, m in before.models if m.intervals} if before else {}
+    options = max_rows, extra_keys, level, known
     models = {name: _model(folder, role, *options) for name, role in roles.items() if role}
     first = models["champion"]
     for name, model in models.items():
@@ -210,11 +230,22 @@ def load(folder: Path, at: Now, max_rows: int, extra_keys: str = "table") -> Ser
     return Service(**models, share=share, salt=at.canary.salt if at.canary else "")
 
 
-def _model(folder: Path, role: Role, max_rows: int, extra_keys: str) -> Model:
+def _model(
+    folder: Path,
+    role: Role,
+    max_rows: int,
+    extra_keys: str,
+    level: float,
+    known: Mapping[str, Adaptive],
+) -> Model:
     content = store.check(folder, role.sha256)
     manifest = json.loads(content[manifests.MANIFEST])
     schema = definitions.from_json(content["schema.json"].decode())
     reference = profile.from_json(content["reference.json"].decode())
+    intervals, learned = known.get(role.sha256), manifest.get("intervals")
+    if level and learned and not intervals:  # bundles had none before
+        intervals = Adaptive(learned, level)
+    interval = intervals is not None
     model = Model(
         name=role.sha256[:10],
         sha256=role.sha256,
@@ -222,9 +253,12 @@ def _model(folder: Path, role: Role, max_rows: int, extra_keys: str) -> Model:
         schema=schema,
         engine=_engine(content, schema),
         reader=RowReader(schema, reference.bins, max_rows, extra_keys),
-        template=ResponseTemplate(role.sha256[:10], role.version, role.sha256, schema.classes),
+        template=ResponseTemplate(
+            role.sha256[:10], role.version, role.sha256, schema.classes, interval
+        ),
         reference=reference,
         manifest=MappingProxyType(manifest),
+        intervals=intervals,
     )
     _check_reference_predictions(model, json.loads(content["golden.json"]))
     return model

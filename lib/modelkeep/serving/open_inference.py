@@ -166,7 +166,9 @@ def metadata(name: str, model: Model) -> dict:
         shape = [-1, len(schema.classes)]
         predicted = {"name": "probabilities", "datatype": "FP64", "shape": shape}
     names = ("label", "id", "model") if schema.classes else ("id", "model")
-    outputs = [predicted, *({"name": n, "datatype": "BYTES", "shape": [-1]} for n in names)]
+    interval = {"name": "interval", "datatype": "FP64", "shape": [-1, 2]}
+    predictions = [predicted, interval] if model.intervals else [predicted]
+    outputs = [*predictions, *({"name": n, "datatype": "BYTES", "shape": [-1]} for n in names)]
     return {
         "name": name,
         "versions": [model.name],
@@ -198,6 +200,7 @@ def response(
         values["label"] = [schema.classes[r.best] for r in results]
     else:
         values["prediction"] = [r.value for r in results]
+        values["interval"] = [float(end) for r in results for end in r.text.split(b",")[1:]]
     shapes = {o["name"]: o for o in metadata(name, model)["outputs"]}
     wanted = [o.name for o in request.outputs] or list(shapes)
     if strange := [o for o in wanted if o not in shapes]:

@@ -70,6 +70,7 @@ class NumberPrediction(msgspec.Struct, omit_defaults=True):
     id: str
     model: str
     prediction: float
+    interval: list[float] = []
     notes: list[str] = []
 
 

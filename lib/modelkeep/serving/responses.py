@@ -26,7 +26,7 @@ class Prediction(msgspec.Struct, gc=False):
     role: str
     value: list[float] | float
     best: int  # position of the most probable class
-    text: bytes  # `value` as JSON, its numbers between commas
+    text: bytes  # `value` as JSON, its numbers between commas; then the ends of its interval
     notes: Sequence[str]
 
 
@@ -129,7 +129,14 @@ def _place(found: ValidationError, position: int) -> str:
 class ResponseTemplate:
     """The texts of one model, with places for what differs from row to row."""
 
-    def __init__(self, name: str, version: str, sha256: str, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        sha256: str,
+        classes: Sequence[str],
+        interval: bool = False,
+    ) -> None:
         # its entry in `models`
         self.model = encode({name: {"version": version, "sha256": sha256}})[1:-1]
         head = b'{"id":"%%b","model":%b,' % encode(name)
@@ -138,7 +145,8 @@ class ResponseTemplate:
         rest = b',"probabilities":{' + each + b"}%b}"
         # by the most probable class; with places for the id, the numbers and the notes
         self.rows = [head + b'"label":' + label + rest for label in labels]
-        self.rows = self.rows or [head + b'"prediction":%b%b}']
+        ends = b',"interval":[%b,%b]' if interval else b""
+        self.rows = self.rows or [head + b'"prediction":%b' + ends + b"%b}"]
         begin = b'{"models":{%b},"predictions":[' % self.model.replace(b"%", b"%%")
         self.responses = [begin + row + b"]}" for row in self.rows]
 

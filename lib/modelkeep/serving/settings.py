@@ -37,6 +37,7 @@ class Settings:
     errors: str = "full"
     access_log: str = "errors"
     log_format: str = "text"
+    intervals: float = 0.0
     fast_path: bool = True
     max_connections: int = 1000
     max_body_kb: int = 4096
@@ -54,6 +55,8 @@ class Settings:
         ]
         if not 0 <= self.port <= 65535:
             problems.append(f"port: {self.port} is not between 0 (a free one) and 65535")
+        if not 0 <= self.intervals < 1:
+            problems.append(f"intervals: {self.intervals} is not from 0 (none) to below 1 (as 0.9)")
         positive = ("max_connections", "max_body_kb", "max_rows", "head_seconds", "body_seconds")
         problems += [
             f"{name}: {getattr(self, name)} must be above 0"

@@ -25,7 +25,7 @@ from modelkeep.data.schema import Schema
 from modelkeep.evaluation import live_quality, metrics, profile
 from modelkeep.evaluation.profile import Profile
 from modelkeep.predictions import frames
-from modelkeep.training import custom, manifests, pipelines, reference
+from modelkeep.training import custom, intervals, manifests, pipelines, reference
 from modelkeep.training.engines import export
 from modelkeep.training.engines.export import Engine
 from modelkeep.training.manifests import FORMAT, MANIFEST, BundleError
@@ -162,10 +162,9 @@ def _errors(out_of_fold: pd.DataFrame, schema: Schema) -> dict:
     """What a server needs to expect errors of numbers before labels come."""
     if schema.task != "regression":
         return {}
-    cuts, means = metrics.errors_by_size(
-        pipelines.outcome(out_of_fold, schema), frames.predictions(out_of_fold, schema)
-    )
-    return {"errors": {"cuts": cuts, **means}}
+    y, p = pipelines.outcome(out_of_fold, schema), frames.predictions(out_of_fold, schema)
+    cuts, means = metrics.errors_by_size(y, p)
+    return {"errors": {"cuts": cuts, **means}, "intervals": intervals.learn(y, p)}
 
 
 def _live_quality(out_of_fold: pd.DataFrame, schema: Schema) -> dict:

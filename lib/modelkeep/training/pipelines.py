@@ -55,7 +55,7 @@ def pipeline(
     seed: int = 0,
 ) -> Pipeline:
     """An unfitted pipeline for the schema: `boosting`, `forest` or `linear` (logistic regression,
-    or ridge for numbers).
+    or ridge for numbers). `max_depth` 0 is no limit.
     """
     if model not in KINDS:
         raise ModelError(
@@ -65,7 +65,7 @@ def pipeline(
     if model == "boosting":
         kind = HistGradientBoostingRegressor if numbers else HistGradientBoostingClassifier
         estimator = kind(
-            max_depth=max_depth,
+            max_depth=max_depth or None,
             learning_rate=learning_rate,
             max_iter=trees,
             min_samples_leaf=min_rows_leaf,
@@ -77,7 +77,7 @@ def pipeline(
         kind = RandomForestRegressor if numbers else RandomForestClassifier
         estimator = kind(
             n_estimators=trees,
-            max_depth=max_depth,
+            max_depth=max_depth or None,
             min_samples_leaf=min_rows_leaf,
             random_state=seed,
         )
