@@ -35,7 +35,7 @@ def body(*several, **changes):
 
 
 def check(reader, *several, **changes):
-    decoded, refused, _ = reader.decode(body(*several, **changes))
+    decoded, refused, *_ = reader.decode(body(*several, **changes))
     assert not refused
     return reader.check(decoded)
 

@@ -57,12 +57,13 @@ class PredictionLog:
         return f"<pre>{escape(repr(self))}</pre>"
 
 
-def trace(id: str, *, root: Path | None = None) -> list[Trace]:
+def trace(id: str, *, explain: bool = False, root: Path | None = None) -> list[Trace]:
     """The predictions of a row's id, oldest first, each with all that it rests on.
 
     Row, notes, role, model, version, evidence, labels; the bundle in the store predicts it again.
+    `explain` adds what each column adds to the prediction.
     """
-    return tracing.trace(root or workspace.root(), id)
+    return tracing.trace(root or workspace.root(), id, explain=explain)
 
 
 def score_file(

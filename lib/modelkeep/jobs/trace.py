@@ -26,6 +26,7 @@ from modelkeep.serving import models
 from modelkeep.serving.models import Model
 
 SECOND, DAY = 10**6, 86_400 * 10**6  # in microseconds
+MOST = 6  # columns of an explanation that are shown
 LOCKED = {"data": "the data", "model": "the model", "report": "the report of evaluate"}
 
 
@@ -65,6 +66,7 @@ class Trace:
     champion: Mapping  # version, tag, at, by, action, reason
     rollout: Mapping
     checks: list[Check] = field(default_factory=list)
+    explanation: Mapping | None = None  # Shapley values, where they were asked for
 
     @property
     def holds(self) -> bool:
@@ -82,10 +84,10 @@ class Trace:
         return f"<pre>{escape(repr(self))}</pre>"
 
 
-def trace(root: Path, id: str, url: str = "") -> list[Trace]:
+def trace(root: Path, id: str, url: str = "", explain: bool = False) -> list[Trace]:
     """The predictions of a row's id in the workspace's log (or the one at `url`), oldest first.
 
-    TraceError if the log has no prediction of that id.
+    `explain` adds what each column adds to the prediction. TraceError if the log has no prediction of that id.
     """
     with closing(open_log(url or _log(root), root=root, create=False)) as log:
         predictions, address = log.find(id), log.address
@@ -98,14 +100,14 @@ def trace(root: Path, id: str, url: str = "") -> list[Trace]:
         at = record.read(root)
     except (record.RecordError, git.GitError):
         at = None
-    return [_traced(root, at, each) for each in predictions]
+    return [_traced(root, at, each, explain) for each in predictions]
 
 
 def _log(root: Path) -> str:
     return str(workspace.params(root, "serve")["log"])
 
 
-def _traced(root: Path, at: Record | None, found: TracedPrediction) -> Trace:
+def _traced(root: Path, at: Record | None, found: TracedPrediction, explain: bool) -> Trace:
     entry, moment = found.record, found.record.at // SECOND
     version = _version(at, entry.model)
     sha256, checks = _bundle(root, at, version, entry.model)
@@ -127,6 +129,7 @@ def _traced(root: Path, at: Record | None, found: TracedPrediction) -> Trace:
         champion=_champion(at, version, moment),
         rollout=_rollout(at, version, moment) if entry.role != "champion" else {},
         checks=checks,
+        explanation=_explained(root, model, entry.features) if explain and model else None,
     )
 
 
@@ -246,6 +249,12 @@ def _written(step: str, what: str, unchanged: bool | None) -> Check:
     return Check(step, unchanged, f"{what} is {state}".replace("labels is", "labels are"))
 
 
+def _explained(root: Path, model: Model, features: bytes) -> dict | None:
+    rows = model.reader.decode(b'{"rows":[%b]}' % features).rows
+    explainers = models.Explainers(releases.folder(root))
+    return explainers.explain_rows(model, rows)[0] if rows else None
+
+
 def _again(model: Model | None, found: TracedPrediction) -> Check:
     """Predict all rows of the same call again, and compare the one with the log to the last bit."""
     step, entry = "predicted again", found.record
@@ -297,7 +306,18 @@ def _lines(found: Trace) -> list[str]:
     lines += [f"  {name}: {value}" for name, value in _roles(found).items() if value]
     if found.notes is not None:
         lines += [f"Notes: {'; '.join(found.notes) or 'none'}"]
+    if found.explanation:
+        lines += _why(found.explanation, found.row)
     return [*lines, *_labels(found), *_origin(found), *_checked(found)]
+
+
+def _why(explanation: Mapping, row: Mapping) -> list[str]:
+    of = f" of {explanation['class']}" if "class" in explanation else ""
+    base, output = (number(explanation[name]) for name in ("base", "output"))
+    lines = [f"Why: {explanation['scale']}{of} {output}, {base} in the mean of the background"]
+    values = sorted(explanation["values"].items(), key=lambda each: -abs(each[1]))
+    shown = {name: number(row[name]) for name, _ in values if row.get(name) is not None}
+    return lines + [f"  {v:+.3g}  {name} = {shown.get(name, '-')}" for name, v in values[:MOST]]
 
 
 def _roles(found: Trace) -> dict[str, str | None]:

@@ -49,6 +49,8 @@ class App:
         self.settings, self.log, self.telemetry, self.clock = settings, log, telemetry, clock
         self.store, self.access = root / settings.store, access
         self.encode = msgspec.json.Encoder().encode
+        self.explainers, self.explaining = models.Explainers(self.store), ThreadPoolExecutor(1)
+        self.tasks: set[asyncio.Task] = set()
         self.known_heads: dict[bytes, int] = {}  # of the fast path; cleared when tokens change
         self.at = store.now(self.store)
         if self.at is None:
@@ -199,7 +201,8 @@ class App:
         if self.batcher.full:
             return respond(self._failed(Busy("too many rows wait already; try again")))
         try:
-            rows, refused, ignored = service.reader.decode(body)
+            rows, refused, ignored, explain = service.reader.decode(body)
+            self._check_explain(explain, len(rows))
         except ValidationError as error:
             return respond(self._failed(error))
         self._count_input(len(refused), ignored)
@@ -209,9 +212,32 @@ class App:
                 return respond(self._failed(results))
             if not full:
                 self._log_errors([*refused.values(), *results])
-            return respond(responses.rows(results, refused, full=full))
+            reply = responses.rows(results, refused, full=full)
+            if explain and reply.status == 200:
+                work = self._explain(results, reply, respond)
+                self.tasks.add(task := asyncio.get_running_loop().create_task(work))
+                return task.add_done_callback(self.tasks.discard)
+            return respond(reply)
 
         return self.batcher.submit(service, rows, finish) if rows else finish([])
+
+    def _check_explain(self, explain: bool, rows: int) -> None:
+        if explain and self.settings.errors == "brief":
+            message = "is off: this server tells nothing of its columns (errors: brief)"
+            raise ValidationError("$.explain", message)
+        if explain and rows > self.settings.explain_rows:
+            message = f"is for at most {self.settings.explain_rows} rows (explain_rows)"
+            raise ValidationError("$.explain", message)
+
+    async def _explain(self, results: list, reply: Reply, respond: Callable[[Reply], None]) -> None:
+        """Respond with an explanation of each prediction, made in a thread of their own."""
+        predictions = [each for each in results if isinstance(each, Prediction)]
+        loop = asyncio.get_running_loop()
+        try:
+            made = await loop.run_in_executor(self.explaining, self.explainers.explain, predictions)
+        except Exception as error:
+            return respond(self._failed(error))
+        return respond(responses.with_explanations(reply, made))
 
     def _log_errors(self, results: list) -> None:
         """Log what the settings do not tell clients: the first error of a request."""
@@ -247,7 +273,7 @@ class App:
         json_bytes = request.headers.get("inference-header-content-length", "")
         parsed, table = open_inference.rows(body, service.champion.schema, json_bytes)
         try:
-            rows, refused, ignored = service.reader.decode(table)
+            rows, refused, ignored, _ = service.reader.decode(table)
         except ValidationError as error:
             raise ValidationError("$.inputs", error.message, error.status) from None
         self._count_input(len(refused), ignored)
@@ -374,6 +400,7 @@ class App:
         yield
         for task in tasks:
             task.cancel()
+        self.explaining.shutdown(wait=False, cancel_futures=True)
         self.log.close()
 
     async def _recall(self) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
@@ -29,6 +29,7 @@ from modelkeep.training.intervals import Adaptive
 
 # the largest difference from a reference prediction, relative where predictions are numbers
 TOLERANCE = 1e-5
+MOST_EXPLAINERS = 2  # champion and canary
 
 
 class ServingError(ModelkeepError, RuntimeError):
@@ -197,6 +198,38 @@ def _with_ends(intervals: Adaptive, values: np.ndarray) -> list[bytes]:
 
 def _failure(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> ModelOutput:
     return ModelOutput(model, role, None, [], np.zeros(0), 0.0, entities(rows))
+
+
+class Explainers:
+    """Explains predictions; a model is loaded for it with scikit-learn, once it is asked for."""
+
+    def __init__(self, store: Path) -> None:
+        self.store, self.explainers = store, {}
+
+    def explain(self, predictions: Sequence[Prediction]) -> list[dict]:
+        """The Shapley values of each prediction as plain values; work for a thread."""
+        explanations: list = [None] * len(predictions)
+        for model in dict.fromkeys(each.model for each in predictions):
+            places = [i for i, each in enumerate(predictions) if each.model is model]
+            made = self.explain_rows(model, [predictions[i].row for i in places])
+            for i, each in zip(places, made, strict=True):
+                explanations[i] = each
+        return explanations
+
+    def explain_rows(self, model: Model, rows: Sequence[msgspec.Struct]) -> list[dict]:
+        """The same of rows that one model reads, none of which is refused."""
+        result = self._explainer(model)(model.reader.frame(model.reader.check(rows)))
+        return [result.as_dict(i) for i in range(len(rows))]
+
+    def _explainer(self, model: Model) -> Callable:
+        if model.sha256 not in self.explainers:
+            from modelkeep.training import bundle
+            from modelkeep.training.explain import Explainer
+
+            loaded = bundle.load(store.path(self.store, model.sha256))
+            newest = [*self.explainers.items()][1 - MOST_EXPLAINERS :]
+            self.explainers = {**dict(newest), model.sha256: Explainer(loaded)}
+        return self.explainers[model.sha256]
 
 
 def load(

@@ -54,6 +54,17 @@ class ModelName(msgspec.Struct):
     sha256: str
 
 
+class Explanation(msgspec.Struct, omit_defaults=True, rename={"of": "class"}):
+    """What each column adds to a prediction, from `base` to `output`; asked for by `explain`."""
+
+    scale: str
+    method: str
+    base: float
+    output: float
+    values: dict[str, float]
+    of: str = ""
+
+
 class ClassPrediction(msgspec.Struct, omit_defaults=True):
     """The prediction of one row by a classifier."""
 
@@ -62,6 +73,7 @@ class ClassPrediction(msgspec.Struct, omit_defaults=True):
     label: str
     probabilities: dict[str, float]
     notes: list[str] = []
+    explanation: Explanation | None = None
 
 
 class NumberPrediction(msgspec.Struct, omit_defaults=True):
@@ -72,6 +84,7 @@ class NumberPrediction(msgspec.Struct, omit_defaults=True):
     prediction: float
     interval: list[float] = []
     notes: list[str] = []
+    explanation: Explanation | None = None
 
 
 class Predictions(msgspec.Struct):
@@ -291,7 +304,8 @@ def _fields(operation: dict, components: dict) -> list[str]:
     from modelkeep.core import markup
 
     ref = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    (items,) = components[ref.rpartition("/")[2]]["properties"].values()
+    properties = components[ref.rpartition("/")[2]]["properties"].values()
+    (items,) = (each for each in properties if "$ref" in each.get("items", {}))
     item = components[items["items"]["$ref"].rpartition("/")[2]]
     rows = [
         {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,6 +17,9 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.data.definitions import Column, Schema, did_you_mean
 from modelkeep.evaluation.binning import Bins
 from modelkeep.training.engines.encoding import LARGEST
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_TEXT = 1000  # characters of the longest category
 MAX_ID = 200  # characters of the longest id
@@ -76,6 +79,7 @@ class Decoded(NamedTuple):
     rows: list[msgspec.Struct]
     refused: dict[int, ValidationError]
     ignored: int = 0
+    explain: bool = False  # whether the predictions are to be explained
 
 
 class RowReader:
@@ -113,8 +117,9 @@ class RowReader:
     def _decoders(self, max_rows: int) -> None:
         limits = Meta(min_length=1, max_length=max_rows)
         closed = {"forbid_unknown_fields": True}
-        whole = [("rows", Annotated[list[self.row], limits])]
-        raw = [("rows", Annotated[list[msgspec.Raw], limits])]
+        explain = ("explain", bool | UnsetType, UNSET)
+        whole = [("rows", Annotated[list[self.row], limits]), explain]
+        raw = [("rows", Annotated[list[msgspec.Raw], limits]), explain]
         self.request = msgspec.defstruct("Rows", whole, **closed)
         each = msgspec.defstruct("RawRows", raw, **closed)
         self.decode_all = msgspec.json.Decoder(self.request).decode
@@ -147,16 +152,20 @@ class RowReader:
     def decode(self, body: bytes) -> Decoded:
         """The rows of a body; ValidationError if none can be decoded."""
         try:
-            rows = self.decode_all(body).rows
+            request = self.decode_all(body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return self._one_by_one(body)
-        if not self._keys_are_single(body, rows):
+        rows, explain = request.rows, request.explain
+        if not self._keys_are_single(body, rows, 1 + (explain is not UNSET)):
             refuse_duplicates(body)
-        return Decoded(rows, {})
+        return Decoded(rows, {}, explain=explain is True)
 
-    def _keys_are_single(self, body: bytes, rows: Sequence[msgspec.Struct]) -> bool:
-        """Whether there are as many colons as keys: decoders keep the last of two equal keys."""
-        keys, colons = 1 + len(rows) * len(self.name), body.count(b":")
+    def _keys_are_single(self, body: bytes, rows: Sequence[msgspec.Struct], keys: int) -> bool:
+        """Whether there are as many colons as keys: decoders keep the last of two equal keys.
+
+        `keys` are those around the rows.
+        """
+        keys, colons = keys + len(rows) * len(self.name), body.count(b":")
         for role in self.roles if colons != keys else ():
             given = [value for value in map(role, rows) if value is not UNSET]
             keys += len(given) + sum(v.count(":") for v in given if type(v) is str)
@@ -164,14 +173,14 @@ class RowReader:
 
     def _one_by_one(self, body: bytes) -> Decoded:
         try:
-            raw = self.decode_each(body).rows
+            request = self.decode_each(body)
         except msgspec.ValidationError as error:
             raise explained(error) from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise ValidationError("$", f"not JSON: {error}; send UTF-8, without NaN", 400) from None
         objects = refuse_duplicates(body)["rows"]
         rows, refused, ignored = [], {}, 0
-        for i, (text, given) in enumerate(zip(raw, objects, strict=True)):
+        for i, (text, given) in enumerate(zip(request.rows, objects, strict=True)):
             place = f"$.rows[{i}]"
             try:
                 if isinstance(given, dict):
@@ -182,7 +191,7 @@ class RowReader:
                 refused[i] = error
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
                 refused[i] = explained(error, place)
-        return Decoded(rows, refused, ignored)
+        return Decoded(rows, refused, ignored, request.explain is True)
 
     def _check_keys(self, given: Collection[str], place: str) -> None:
         """Raise ValidationError that names all keys that may not be there, or all that lack."""
@@ -235,6 +244,13 @@ class RowReader:
                 return ValidatedRows(numbers, categories, times, problems=problems)
         strangers = ([], []) if known else self._strangers(categories)
         return self._judged(ValidatedRows(numbers, categories, times, refused), *strangers)
+
+    def frame(self, rows: ValidatedRows) -> "pd.DataFrame":
+        """Validated rows as a table of the model's columns."""
+        import pandas as pd  # no prediction needs it
+
+        columns = [*rows.numbers.T, *(pd.Series(c, dtype=object) for c in rows.categories)]
+        return pd.DataFrame(dict(zip(self.names, columns, strict=True)))
 
     def _times(
         self, rows: Sequence[msgspec.Struct]

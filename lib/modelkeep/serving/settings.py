@@ -42,6 +42,7 @@ class Settings:
     max_connections: int = 1000
     max_body_kb: int = 4096
     max_rows: int = 1000
+    explain_rows: int = 100
     max_wait_ms: float = 10.0
     head_seconds: float = 10.0
     body_seconds: float = 10.0

@@ -80,6 +80,17 @@ class Explanation:
             lines.append(f"{values[i]:+.3g}  {self.columns[i]} = {shown}")
         return lines
 
+    def as_dict(self, row: int = 0) -> dict[str, object]:
+        """Return one row as plain values; of several classes, the one that is predicted."""
+        values, base, output = self.values[row], self.base, self.output[row]
+        facts: dict[str, object] = {"scale": self.scale, "method": self.method}
+        if values.ndim == 2:
+            k = int(np.argmax(output))
+            values, base, output = values[:, k], base[k], output[k]
+            facts["class"] = self.classes[k]
+        named = dict(zip(self.columns, values.tolist(), strict=True))
+        return facts | {"base": float(base), "output": float(output), "values": named}
+
     def __repr__(self) -> str:
         more = "" if len(self.values) == 1 else f" ({len(self.values):,} rows, the first is shown)"
         return "\n".join([f"Shapley values, {self.method}{more}", *self.lines()])
