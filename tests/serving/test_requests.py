@@ -129,7 +129,7 @@ def test_numbers_that_a_model_cannot_hold_are_refused(free):
     ],
 )
 def test_a_row_that_is_none_says_where_and_why(free, change, place, rule):
-    found, refused, _ = free.decode(body(**change))
+    found, refused, *_ = free.decode(body(**change))
     assert found == [] and refused[0].place == place and rule in refused[0].message
 
 
@@ -182,7 +182,7 @@ def test_times_of_training_and_around_now_are_taken(free):
 
 
 def test_one_bad_row_does_not_refuse_the_others(free):
-    found, refused, _ = free.decode(body(GOOD, {"size": "x"}, GOOD))
+    found, refused, *_ = free.decode(body(GOOD, {"size": "x"}, GOOD))
     assert len(found) == 2 and list(refused) == [1] and refused[1].place.startswith("$.rows[1]")
 
 
