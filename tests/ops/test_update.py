@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import kills
 import released
 import rollouts
+import synthetic
 import turned
 import workspaces
 from modelkeep.core import files, workspace
@@ -21,6 +23,7 @@ from modelkeep.predictions.records import Label, PredictionRecord
 from modelkeep.registry import record, releases
 from modelkeep.rollout import control, rollout_log
 from modelkeep.serving import models
+from modelkeep.training import maintenance
 from released import DAY
 from turned import NOW, turn
 from workspaces import run
@@ -469,6 +472,135 @@ def test_a_commit_of_somebody_else_in_the_middle_of_a_cycle_stops_its_landing(ro
     assert len(turned.history(root)) < len(turned.table())
     monitor.during = lambda: None
     assert turn(root)["rows"]["rows"] == len(turned.asked())
+
+
+@pytest.fixture(scope="module")
+def template_of_refits(tmp_path_factory, parts):
+    """A repository after its first turn, whose training may learn from everything known."""
+    return turned.first(tmp_path_factory.mktemp("refits") / "all" / "clone", parts["binary"], True)
+
+
+@pytest.fixture
+def refits(template_of_refits, tmp_path):
+    """A copy of it."""
+    shutil.copytree(template_of_refits.parent, tmp_path / "all", symlinks=True)
+    return tmp_path / "all" / "clone"
+
+
+def prepared(root, k, flipped=False, state="non_inferior", **evidence):
+    """The next cycle trains the k-th bundle: its stages copy these rows and this verdict.
+
+    `flipped`: so are the labels of the newest week.
+    """
+    parts = synthetic.prepared("binary", synthetic.table(rows=3000, days=90))
+    test = parts.test
+    if flipped:
+        newest = test["when"] >= test["when"].max() - pd.Timedelta(days=6)
+        test = test.assign(late=test["late"].where(~newest, test["late"].map({"0": "1", "1": "0"})))
+    released.made(root, SimpleNamespace(test=test, schema=parts.schema), k, state)
+    splits.write(parts.train, root / "made/prepared/train.parquet")
+    path = root / "made/verdict.json"
+    verdict = json.loads(path.read_text())
+    verdict["evidence"] |= {"refit": True, "harm": "none", "earlier": False, "divergence": 0.01}
+    verdict["evidence"] |= {"weeks": 1.0, "canary": False, "risk": "as usual"} | evidence
+    files.write_json(path, verdict)
+    workspaces.commit(root, f"Made {k}")
+
+
+def withholds(root):
+    """What params/train.yaml of the last commit says, and that of the workspace is the same."""
+    text = run(root, "git", "show", "HEAD:params/train.yaml")
+    assert text == (root / "params/train.yaml").read_text()
+    return workspace.value(text)["withhold"]
+
+
+def test_a_refit_that_passes_learns_from_everything_and_is_promoted_at_once(refits, monitor):
+    prepared(refits, 1)
+    said = turn(refits)
+    assert (said["state"], said["version"]) == ("promoted", "v1.1.0"), said
+    assert "a refit, all at once: as usual" in said["sentence"]
+    assert record.read(refits).champion.version == "v1.1.0"
+    assert released.load(refits).sha256 == released.sha256(refits, 1)
+    assert withholds(refits) is False and is_clean(refits)
+    assert "withhold: false # the newest rows" in (refits / "params/train.yaml").read_text()
+    past = maintenance.read(refits)
+    assert (len(past.gaps), past.divergences, past.holds) == (1, (0.01,), 0)
+    added(refits, "next", NOW + 6 * DAY)
+    assert turn(refits, NOW + 6 * DAY)["sentence"].endswith("and every_days is 7.")
+
+
+def test_a_refit_of_risk_begins_as_a_canary(refits, monitor):
+    turned.busy(refits, NOW).log.close()
+    prepared(refits, 1, canary=True)
+    said = turn(refits)
+    assert said["state"] == "in_progress" and "has begun as canary" in said["sentence"], said
+    assert record.read(refits).champion.version == "v1.0.0"
+
+
+def test_a_refit_that_may_harm_calls_a_person_and_nothing_is_released(refits, monitor):
+    prepared(refits, 1, state="worse", earlier=True)
+    said = turn(refits)
+    assert (said["state"], said["gate"]) == ("needs_attention", "worse"), said
+    assert [*record.read(refits).versions] == ["v1.0.0"]
+    assert maintenance.read(refits).holds == 1 and is_clean(refits)
+
+
+def test_flipped_labels_are_held_a_week_each_and_twice_in_a_row_at_most(refits, monitor):
+    prepared(refits, 1, flipped=True)
+    before = (refits / "dvc.lock").read_text()
+    for k, at in enumerate((NOW, NOW + 7 * DAY), 1):
+        added(refits, f"new-{k}", at - DAY)
+        said = turn(refits, at)
+        assert said["state"] == "needs_attention" and "candidate" not in said, said
+        assert "the newest data are held: label guard: " in said["sentence"]
+        assert subjects(refits)[0] == "Hold an update" and is_clean(refits)
+        assert maintenance.read(refits).holds == k
+        assert withholds(refits) is True and (refits / "dvc.lock").read_text() == before
+        monitor[0] = "retrain"  # does not end a hold sooner
+        said = turn(refits, at + DAY)
+        assert said["state"] == "unchanged" and "data were held 1.0 days ago" in said["sentence"]
+    added(refits, "new-3", NOW + 14 * DAY)
+    said = turn(refits, NOW + 14 * DAY)
+    assert (said["state"], maintenance.read(refits).holds) == ("promoted", 0), said
+    assert any("trained all the same after the holds before" in s for s in said["steps"])
+
+
+def test_a_changed_recipe_goes_to_the_held_back_gate(refits, monitor):
+    prepared(refits, 1)
+    assert turn(refits)["state"] == "promoted" and withholds(refits) is False
+    path = refits / "params/train.yaml"
+    path.write_text(path.read_text().replace("trees: 1", "trees: 2"))
+    workspaces.commit(refits, "More trees")
+    prepared(refits, 2, flipped=True, refit=False)  # no guard of a refit is asked
+    added(refits, "next", NOW + 7 * DAY)
+    turned.busy(refits, NOW + 7 * DAY).log.close()
+    said = turn(refits, NOW + 7 * DAY)
+    assert withholds(refits) is True and said["version"] == "v1.2.0"
+    assert said["state"] == "in_progress" and "has begun as canary" in said["sentence"], said
+    assert len(maintenance.read(refits).gaps) == 1
+
+
+def test_the_monitor_may_ask_for_a_refit_sooner_but_not_on_the_same_day(refits, monitor):
+    prepared(refits, 1)
+    assert turn(refits)["state"] == "promoted"
+    monitor[0] = "retrain"
+    prepared(refits, 2)
+    assert turn(refits, NOW + DAY / 2)["state"] == "unchanged"
+    said = turn(refits, NOW + DAY)
+    assert (said["state"], said["version"]) == ("promoted", "v1.2.0"), said
+
+
+def test_uncommitted_settings_of_training_stop_a_refit_and_not_the_rows(refits, monitor):
+    prepared(refits, 1)
+    with open(refits / "params/train.yaml", "a") as file:
+        file.write("mine: 1\n")
+    said = turn(refits)
+    assert said["state"] == "failed" and "sets withhold there" in said["sentence"], said
+    assert len(turned.history(refits)) == len(turned.table())
+
+
+def test_the_record_of_guards_is_one_file():
+    assert commits.GUARDS == maintenance.RECORD
 
 
 @pytest.mark.parametrize(

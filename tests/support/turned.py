@@ -53,14 +53,22 @@ SCENES = ("rows", "candidate", "ends")
 LINE = r"^({}: )(.*?)(\s+#)"
 
 
-def build(root: Path, parts) -> Path:
-    """A repository whose candidate may be released, with a history of 40 days that DVC tracks."""
+def build(root: Path, parts, refits: bool = False) -> Path:
+    """A repository whose candidate may be released, with a history of 40 days that DVC tracks.
+
+    `refits`: its training can withhold the newest rows, or learn from them.
+    """
     released.build(root, parts)
+    if refits:
+        (root / "params" / "train.yaml").write_text("trees: 1\nwithhold: true  # the newest rows\n")
+        shutil.copy(REPOSITORY / "params" / "guards.yaml", root / "params")
     for name in ("prepare", "update", "rollout", "collect"):
         shutil.copy(REPOSITORY / "params" / f"{name}.yaml", root / "params")
     settle(root, "prepare", **PREPARE)
     settle(root, "rollout", **rollouts.QUICK)
     settle(root, "update", retrain="every_days", every_days=7.0)
+    if refits:
+        settle(root, "update", silence_days=99.0)  # their labels all come from one table
     ignored = released.IGNORED.replace("/data/", "/data/?*\n!/data/*.dvc")
     (root / ".gitignore").write_text(ignored.replace("/made/\n", ""))
     (root / "dvc.yaml").write_text(DVC)
@@ -161,9 +169,9 @@ def history(root: Path) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(p) for p in parts], ignore_index=True)
 
 
-def first(root: Path, parts) -> Path:
+def first(root: Path, parts, refits: bool = False) -> Path:
     """The same after its first turn: v1.0.0 is champion, and the rows that a server was asked are in its log."""
-    build(root, parts)
+    build(root, parts, refits)
     served(root, asked())
     assert turn(root, NOW - DAY)["state"] == "promoted"
     return root

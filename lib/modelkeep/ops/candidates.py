@@ -1,6 +1,8 @@
 """Decisions about a candidate: the first champion, a shadow, a version and its canary, or nothing."""
 
-from modelkeep.core import git
+from pathlib import Path
+
+from modelkeep.core import git, workspace
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.ops import commits
 from modelkeep.ops.cycle import IN_PROGRESS, NEEDS_ATTENTION, PROMOTED, UNCHANGED, Cycle
@@ -11,16 +13,46 @@ from modelkeep.rollout import control, rollout_log
 from modelkeep.rollout.rollout_log import CANARY, SHADOW
 from modelkeep.serving import models
 
+FIRST = "the first champion"
+# what a model is made by; the setting beside a params file is the update's own
+RECIPE = {commits.PREPARE: "as_of", commits.TRAIN: "withhold"}
+RECIPE |= dict.fromkeys(("lib/pipeline.py", "notebooks/prepare.ipynb", "notebooks/train.ipynb"), "")
 
-def judge(cycle: Cycle, asked_by_monitor: bool) -> None:
-    """Go on with the candidate of this cycle as the gate's verdict has it."""
+
+def is_refit(cycle: Cycle) -> bool:
+    """Whether the next candidate is made as the champion was, from newer rows: settings, pipeline
+    and notebooks are those of the champion's commit."""
+    at = cycle.state.record
+    if at.champion is None:
+        return False
+    commit = at.versions[at.champion.version].commit
+    return _recipe(cycle.work, "HEAD") == _recipe(cycle.work, commit)
+
+
+def _recipe(root: Path, commit: str) -> list[object]:
+    found = []
+    for path, own in RECIPE.items():
+        try:
+            text = git.run(root, "show", f"{commit}:./{path}")
+        except git.GitError:
+            text = ""  # not every workspace has a pipeline of its own
+        settings = (workspace.value(text) or {}) if own else {}
+        found.append({k: v for k, v in settings.items() if k != own} if own else text)
+    return found
+
+
+def judge(cycle: Cycle, call: str) -> None:
+    """Go on with the candidate of this cycle as the gate's verdict has it.
+
+    Where nothing passes, `call` is why a person is needed; empty if nobody is.
+    """
     state = cycle.state
     if state.candidate in state.released:
         cycle.end(UNCHANGED, f"{state.champion} stays: the candidate is a version already.")
     elif not _further(cycle):
         word = state.gate.replace("_", " ")
-        status = NEEDS_ATTENTION if asked_by_monitor else UNCHANGED
-        why = "; the monitor says retrain, and no candidate has passed" if asked_by_monitor else ""
+        status = NEEDS_ATTENTION if call else UNCHANGED
+        why = f"; {call}" if call else ""
         cycle.end(status, f"{state.champion} stays: the candidate is {word}{why}.")
 
 
@@ -36,7 +68,7 @@ def finish(cycle: Cycle) -> bool:
             cycle.end(status, f"The candidate is {word}, and not released: {error}")
     version = waiting(cycle)
     if version and cycle.state.record.champion is None:
-        return _first(cycle, version)
+        return _promote(cycle, version, FIRST)
     return bool(version) and _try(cycle, version)
 
 
@@ -109,24 +141,18 @@ def _release(cycle: Cycle, forced: str) -> bool:
     cycle.step(done.sentence)
     cycle.facts["version"] = done.version
     if cycle.refresh().record.champion is None:
-        return _first(cycle, done.version)
+        return _promote(cycle, done.version, FIRST)
     _try(cycle, done.version)
     return True
 
 
-def _first(cycle: Cycle, version: str) -> bool:
-    """Make the first version champion."""
+def _promote(cycle: Cycle, version: str, reason: str) -> bool:
+    """Make a version champion at once: the first one, or a refit without the risk of a canary."""
     if cycle.dry:
-        cycle.end(PROMOTED, f"Would make {version} the first champion.")
+        cycle.end(PROMOTED, f"Would make {version} champion: {reason}.")
         return True
-    done = releases.promote(
-        cycle.root,
-        cycle.state.record,
-        cycle.now,
-        version,
-        "the first champion",
-        load=models.load,
-    )
+    at = cycle.state.record
+    done = releases.promote(cycle.root, at, cycle.now, version, reason, load=models.load)
     cycle.refresh()
     cycle.follow(cycle.following(), done.sentence.partition(" (")[0])
     cycle.end(PROMOTED, done.sentence)
@@ -134,7 +160,8 @@ def _first(cycle: Cycle, version: str) -> bool:
 
 
 def _try(cycle: Cycle, version: str) -> bool:
-    """Begin the canary of a released version; whether it goes on."""
+    """Begin the canary of a released version, or promote a refit at once where its predictions
+    change no more than usual; whether this cycle ends with it."""
     if not cycle.settings.rollout:
         cycle.end(
             NEEDS_ATTENTION,
@@ -142,6 +169,9 @@ def _try(cycle: Cycle, version: str) -> bool:
             f"`modelkeep rollout start {version}`, or `modelkeep promote {version}`.",
         )
         return False
+    verdict = record.evidence(cycle.state.record.versions[version])["verdict"]
+    if verdict.get("refit") and not verdict.get("canary", True):
+        return _promote(cycle, version, f"a refit, all at once: {verdict['risk']}")
     if cycle.dry:
         cycle.end(IN_PROGRESS, f"Would start the rollout of {version}.")
         return True

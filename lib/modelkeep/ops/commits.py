@@ -22,8 +22,8 @@ from modelkeep.registry import evidence, record, releases
 
 LOCK = "modelkeep-update"  # .lock is held, .json says by whom
 MADE = ("dvc.lock", "metrics", "verdicts", "plots")  # by a run of the pipeline, beside as_of
-PREPARE = "params/prepare.yaml"
-AS_OF = re.compile(r"^as_of:.*$", re.MULTILINE)
+PREPARE, TRAIN = "params/prepare.yaml", "params/train.yaml"
+GUARDS = "models/maintenance.json"  # maintenance.RECORD, without what that module imports
 CYCLE = "Modelkeep-Cycle"  # the trailer of each commit of ours
 FOLLOWS = (f"{releases.COPY}.dvc", evidence.CHAMPION, "rollouts")  # the record, not this commit
 BAR = re.compile(r"\|.*\[\d+:\d+")  # a bar of progress, drawn again and again
@@ -79,7 +79,7 @@ def check_clean(root: Path, source: str) -> list[str]:
     Returns the other paths with uncommitted changes: the cycle works on the last commit, and does
     not see them.
     """
-    ours = (*MADE, PREPARE, f"{source}.dvc")
+    ours = (*MADE, PREPARE, GUARDS, f"{source}.dvc")
     changed = [path for path in evidence.changed(root) if not path.startswith(FOLLOWS)]
     wrong = [path for path in changed if path.startswith(ours)]
     if wrong:
@@ -119,18 +119,27 @@ def changes(root: Path, source: str) -> dict[str, str]:
 
 def set_as_of(root: Path, moment: str) -> None:
     """Put a moment into params/prepare.yaml, all else kept as it is written."""
-    path = root / PREPARE
+    _set(root / PREPARE, "as_of", f"'{moment}'")
+
+
+def set_withhold(root: Path, value: bool) -> None:
+    """Let the next training keep the newest rows for the held-back gate, or learn from them too."""
+    _set(root / TRAIN, "withhold", str(value).lower())
+
+
+def _set(path: Path, name: str, value: str) -> None:
     text = path.read_text(encoding="utf-8")
-    line = AS_OF.search(text)
+    line = re.search(rf"^{name}:.*$", text, re.MULTILINE)
     if line is None:
         raise CommitError(
-            f"{PREPARE} has no line that begins with `as_of:`, so none can be set; write one"
+            f"params/{path.name} has no line that begins with `{name}:`, so none can be set; "
+            "write one"
         )
-    value, mark, comment = line[0].partition("#")
-    new = f"as_of: '{moment}'"
-    new = f"{new} ".ljust(len(value)) + mark + comment if mark else new
+    before, mark, comment = line[0].partition("#")
+    new = f"{name}: {value}"
+    new = f"{new} ".ljust(len(before)) + mark + comment if mark else new
     if new != line[0]:
-        files.write_text(path, AS_OF.sub(lambda _: new, text, count=1))
+        files.write_text(path, text[: line.start()] + new + text[line.end() :])
 
 
 def commit(root: Path, paths: Sequence[str], message: str, at: float, **trailers: object) -> str:

@@ -18,13 +18,14 @@ from modelkeep.rollout import rollout_log
 from modelkeep.rollout.rollout_log import RolloutLog, RolloutSpec
 from modelkeep.training import manifests
 
-RETRAIN = ("on_decision", "every_days", "never")
+RETRAIN = ("every_days", "on_decision", "never")
 SHADOWS = ("if_unsure", "always", "never")
 # how a cycle ends, the graver later; and its exit code: from 20 on a person is needed
 CODES = {"unchanged": 0, "promoted": 10, "in_progress": 11, "needs_attention": 20, "failed": 21}
 STATES = (*CODES,)
 UNCHANGED, PROMOTED, IN_PROGRESS, NEEDS_ATTENTION, FAILED = STATES
 CANDIDATE = "Candidate"  # the trailer of its commit: the gate's state, and its bundle
+HELD = "Held"  # the trailer of an update whose data a guard held: its moment
 
 
 class CycleError(ModelkeepError, ValueError):
@@ -35,7 +36,7 @@ class CycleError(ModelkeepError, ValueError):
 class Settings:
     """What params/update.yaml holds; each line there says what it means."""
 
-    retrain: str = "on_decision"
+    retrain: str = "every_days"
     every_days: float = 7.0
     label_wait_days: float = 2.0
     silence_days: float = 14.0

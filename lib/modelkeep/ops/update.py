@@ -13,7 +13,7 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.ops import candidates, commits, cycle, investigations, worktree
 from modelkeep.ops.cycle import FAILED, IN_PROGRESS, NEEDS_ATTENTION, PROMOTED, UNCHANGED, Cycle
 from modelkeep.predictions import history, log
-from modelkeep.registry import record, releases, timeline
+from modelkeep.registry import evidence, record, releases, timeline
 from modelkeep.reports import rollout
 from modelkeep.rollout import control, rollout_log
 
@@ -23,6 +23,7 @@ STAGES = ("prepare", "train", "evaluate")
 DAY = 86_400.0
 GAP_DAYS = 60  # of the log in which the usual gap between requests is looked for
 GAPS = 3  # so many times the largest of them, and a day, may have passed since the newest request
+SOONEST = 1.0  # days after the last candidate at which the monitor may ask for the next
 CALM = ("", "ok", "fine", "retrain")  # states of the monitor that need no person
 ENDED = {rollout_log.PROMOTED: PROMOTED, "stop": NEEDS_ATTENTION}  # other ends leave the champion
 
@@ -91,8 +92,14 @@ def _improve(turn: Cycle) -> None:
             f"Would train a candidate ({why}), ask the gate, commit, and go on as it says.",
         )
     else:
-        _retrain(turn, why)
-        candidates.judge(turn, word == "retrain")
+        if (verdict := _retrain(turn, why)) is None:
+            return
+        call = ""
+        if verdict["evidence"].get("refit"):
+            call = f"a refit should pass: {verdict['sentence']}".rstrip(".")
+        elif word == "retrain":
+            call = "the monitor says retrain, and no candidate has passed"
+        candidates.judge(turn, call)
 
 
 def _check_clock(turn: Cycle) -> None:
@@ -229,14 +236,15 @@ def _monitor(turn: Cycle) -> str:
     """The monitor's state of the champion on the log; its page is left in reports/."""
     root, at = turn.root, turn.state.record
     version = at.champion.version
-    evidence = record.evidence(at.versions[version])
+    tag = at.versions[version]
+    champion = record.evidence(tag)
     if not turn.dry:
-        releases.fetch(root, at.versions[version], evidence)
+        releases.fetch(root, tag, champion)
     case = investigations.Case(
         id="update",
         alert="update",
         version=version,
-        sha256=evidence["hashes"]["bundle"],
+        sha256=champion["hashes"]["bundle"],
         began=turn.at,
         requested=turn.now,
         days=int(workspace.params(root, "collect")["days"]),
@@ -267,12 +275,17 @@ def _due(turn: Cycle, word: str) -> tuple[bool, str]:
     """Whether a candidate is to be trained, and why or why not."""
     setting, days = turn.settings.retrain, turn.settings.every_days
     age = (turn.now - _moment(turn.state.prepare["as_of"])) / DAY
+    held = (turn.now - _moment(commits.trailed(turn.root, cycle.HELD)[1])) / DAY
     if setting == "never":
         return False, "retrain is never"
     if version := candidates.waiting(turn):
         return False, f"{version} waits for a person"
     if not turn.state.candidate:
         return True, "there is no candidate yet"
+    if held < min(age, days):
+        return False, f"data were held {held:.1f} days ago, and every_days is {days:g}"
+    if setting == "every_days" and word == "retrain" and age >= SOONEST:
+        return True, f"the monitor says retrain, and the last candidate is {age:.1f} days old"
     if age < days:
         return False, f"the last candidate is {age:.1f} days old, and every_days is {days:g}"
     if setting == "every_days" or not word:
@@ -280,20 +293,66 @@ def _due(turn: Cycle, word: str) -> tuple[bool, str]:
     return word == "retrain", f"the monitor says {word}"
 
 
-def _retrain(turn: Cycle, why: str) -> None:
-    """Train a candidate on what is known, ask the gate, commit both, and land."""
+def _retrain(turn: Cycle, why: str) -> dict | None:
+    """Train a candidate on what is known, ask its gate, commit both, and land; the verdict.
+
+    A refit of the champion's recipe learns from everything known, unless a guard holds the data:
+    then there is no candidate, and no verdict.
+    """
     turn.step(f"Trains a candidate: {why}.")
     source, work = str(turn.state.prepare["source"]).rstrip("/"), turn.work
+    refit = _set_withhold(turn)
     commits.set_as_of(work, turn.at)
     champion = [path for path in commits.FOLLOWS[:1] if (work / path).is_file()]
     commits.dvc(work, "checkout", f"{source}.dvc", *champion)
+    if refit and _held(turn):
+        return None
     commits.dvc(work, "repro", *STAGES)
     verdict = verdicts.read(work)["evaluate"]
     gate = turn.facts["gate"] = verdict["state"]
     bundle = cycle.bundle(work)
     turn.facts["candidate"] = bundle[:10]
+    if refit:
+        from modelkeep.training import maintenance  # scikit-learn takes a second to import
+
+        maintenance.write(work, maintenance.read(work).after(verdict["evidence"]))
     title = f"Train a candidate: {gate.replace('_', ' ')}"
     text = f"{title}\n\n{verdict['sentence']}\nTrained because {why}."
-    turn.commit([commits.PREPARE, *commits.MADE], text, **{cycle.CANDIDATE: f"{gate} {bundle}"})
+    paths = [commits.PREPARE, commits.TRAIN, commits.GUARDS, *commits.MADE]
+    turn.commit(paths, text, **{cycle.CANDIDATE: f"{gate} {bundle}"})
     turn.land()
     turn.step(verdict["sentence"])
+    return verdict
+
+
+def _set_withhold(turn: Cycle) -> bool:
+    """Let a refit learn from everything known, and no other candidate; whether it is a refit."""
+    params = workspace.params(turn.work, "train")
+    if "withhold" not in params:
+        return False  # a training of another kind, which always keeps rows for the held-back gate
+    refit = candidates.is_refit(turn)
+    if params["withhold"] is refit:
+        if commits.TRAIN in evidence.changed(turn.root):
+            raise UpdateError(
+                f"{commits.TRAIN} has uncommitted changes, and this cycle sets withhold there; "
+                f"commit your change or take it back (`git checkout -- {commits.TRAIN}`)"
+            )
+        commits.set_withhold(turn.work, not refit)
+    return refit
+
+
+def _held(turn: Cycle) -> bool:
+    """Ask the data guards before anything learns; data that they hold are put on record."""
+    from modelkeep.training import maintenance, trial
+
+    commits.dvc(turn.work, "repro", STAGES[0])
+    checked = trial.check_prepared(turn.work)
+    maintenance.write(turn.work, maintenance.read(turn.work).with_data(checked))
+    turn.step(f"Data guards: {checked.sentence}.")
+    if checked.hold:
+        sentence = f"No candidate this time, the newest data are held: {checked.sentence}."
+        text = f"Hold an update\n\n{sentence}"
+        turn.commit([commits.GUARDS], text, **{cycle.HELD: turn.at})
+        turn.land()
+        turn.end(NEEDS_ATTENTION, sentence)
+    return checked.hold
