@@ -96,7 +96,8 @@ def test_the_next_cycle_takes_what_a_real_server_answered_and_judges_against_the
     assert said["state"] in ("unchanged", "in_progress", "needs_attention"), said
     assert said["gate"] and said["monitor"], said
     verdict = json.loads((runner / "verdicts/evaluate.json").read_text())
-    assert "the champion v1.0.0" in verdict["sentence"]
+    assert "the champion v1.0.0" in verdict["sentence"] and verdict["evidence"]["refit"]
+    assert "withhold: false" in run(runner, "git", "show", "HEAD:params/train.yaml")
     assert "v1.0.0" in (runner / "reports/update.html").read_text() or said["monitor"]
     history = turned.history(runner)
     assert len(history) == 3000 and history["key"].is_unique

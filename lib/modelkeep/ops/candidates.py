@@ -15,8 +15,13 @@ from modelkeep.serving import models
 
 FIRST = "the first champion"
 # what a model is made by; the setting beside a params file is the update's own
-RECIPE = {commits.PREPARE: "as_of", commits.TRAIN: "withhold"}
-RECIPE |= dict.fromkeys(("lib/pipeline.py", "notebooks/prepare.ipynb", "notebooks/train.ipynb"), "")
+RECIPE = {
+    commits.PREPARE: "as_of",
+    commits.TRAIN: "withhold",
+    "lib/pipeline.py": "",
+    "notebooks/prepare.ipynb": "",
+    "notebooks/train.ipynb": "",
+}
 
 
 def is_refit(cycle: Cycle) -> bool:

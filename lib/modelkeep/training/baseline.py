@@ -54,11 +54,17 @@ def comparator(root: Path, candidate: Bundle, rows: pd.DataFrame) -> Comparator:
             f"`dvc checkout {named['bundle']}` brings that here"
         )
     check_comparable(champion.schema, candidate.schema)
-    name = f"the champion {named.get('version') or champion.name}"
+    name = champion_name(root, champion)
     # by its own schema: with other features a row has another hash
     comparison.refuse_leaks(bundle.row_hashes(rows, champion.schema), champion.trained_rows, name)
     both = np.concatenate([candidate.trained_rows, champion.trained_rows])
     return Comparator(name, champion.predict(rows), both)
+
+
+def champion_name(root: Path, champion: Bundle) -> str:
+    """Return the champion in words: by its version, or by its bundle where it has none."""
+    named = _named(root / "models" / "champion.json")
+    return f"the champion {named.get('version') or champion.name}"
 
 
 def champion_folder(root: Path) -> Path | None:

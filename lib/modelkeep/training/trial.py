@@ -75,9 +75,8 @@ def _refit(root: Path, candidate: Bundle, known: pd.DataFrame) -> Trial:
     baseline.check_comparable(champion.schema, schema)
     rows = candidate.out_of_fold
     name, plain = baseline.plain(candidate, rows)
-    comparator = Comparator(
-        f"the champion {champion.name}", champion.predict(rows), champion.trained_rows
-    )
+    called = baseline.champion_name(root, champion)
+    comparator = Comparator(called, champion.predict(rows), champion.trained_rows)
     outcome, blocks = pipelines.outcome(rows, schema), splits.blocks(rows, schema)
     ours = frames.predictions(rows, schema)
     return Trial(comparator, rows, outcome, blocks, ours, plain, name, 0, champion, known)
