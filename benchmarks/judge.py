@@ -21,7 +21,7 @@ from modelkeep.rollout.planning import Rules
 RATE, MINUTE, DAY = 0.05, 60, 86_400
 RULES = Rules(longest=4 * 3600)
 SLOW = Rules(longest=10 * DAY)
-LONG = Rules(longest=10 * DAY, dwell=6 * 3600)
+LONG = Rules(longest=10 * DAY, min_step=6 * 3600)
 FIXED_LOOKS = (
     6  # how long rules without evidence stay at a step: 24 minutes in all, as long as ours
 )
@@ -180,12 +180,14 @@ class Ours(Rule):
     def look(self, counts: np.ndarray, step: np.ndarray, stayed: np.ndarray) -> tuple:
         """Weigh one look of each run."""
         margin, enough = np.array(self.rules.margins)[step], math.log(1 / self.rules.alpha)
-        found = sequential.weigh(self.found, counts, margin, self.rules.floor)
-        worse = sequential.is_worse(found)
+        found = sequential.weigh(self.found, counts, margin, self.rules.tolerated_error_rate)
+        worse = sequential.log_e_worse(found)
         back = worse >= enough
-        up = (worse < judge.DOUBT) & (sequential.is_harmless(found) >= enough)
-        up &= (stayed * self.rules.look >= self.rules.dwell) & (counts[:, 0] + counts[:, 2] > 0)
-        self.found = replace(found, harmless=np.where(up[:, None], 0, found.harmless))
+        up = (worse < math.log(judge.DOUBT)) & (sequential.log_e_noninferior(found) >= enough)
+        up &= (stayed * self.rules.interval >= self.rules.min_step) & (
+            counts[:, 0] + counts[:, 2] > 0
+        )
+        self.found = replace(found, log_noninferior=np.where(up[:, None], 0, found.log_noninferior))
         return up, back
 
 
@@ -210,7 +212,7 @@ class Flagger(Rule):
 
 
 class Pooled(Rule):
-    """A two-sample z-test at 5 % on all counts of the step, asked at each look; six minutes a step."""
+    """A two-sample z-test at 5 % on all counts of the step at each look; six minutes a step."""
 
     def begin(self, runs: int) -> None:
         """Forget what was before."""
@@ -227,7 +229,7 @@ class Pooled(Rule):
 
 
 class MannWhitney(Rule):
-    """A Mann-Whitney test at 5 % on the rates by minute of the step, asked from its fourth minute on; six minutes a step."""
+    """A Mann-Whitney test at 5 % on the rates by minute of the step, from its fourth minute on; six minutes a step."""
 
     def begin(self, runs: int) -> None:
         """Forget what was before."""
@@ -256,11 +258,11 @@ def rollouts(rule: Rule, world: World, runs: int, seed: int) -> dict[str, np.nda
     rule.begin(runs)
     world.begin(runs)
     shares = np.array([*rules.shares, 1.0])
-    for look in range(1, int(rules.longest / rules.look) + 1):
-        counts = world.draw(look * rules.look, shares[step], rng)
+    for look in range(1, int(rules.longest / rules.interval) + 1):
+        counts = world.draw(look * rules.interval, shares[step], rng)
         stayed += 1
         exposed[at] += counts[:, 2]
-        minutes[at] = look * rules.look / MINUTE
+        minutes[at] = look * rules.interval / MINUTE
         up, back = rule.look(counts, step, stayed)
         step, stayed = step + up, np.where(up, 0, stayed)
         left[at] = step
@@ -394,7 +396,7 @@ def breaker(runs: int, seed: int) -> None:
 
 def price(runs: int, seed: int) -> None:
     """Print the CPU time of one look (other programs may run beside it): three metrics, after all restarts."""
-    rules = Rules(metrics=("failed", "slow", "wrong"), longest=math.inf, dwell=math.inf)
+    rules = Rules(metrics=("error", "latency", "quality"), longest=math.inf, min_step=math.inf)
     state, rng, took = (
         judge.start(rules, dict.fromkeys(rules.metrics, RATE)),
         np.random.default_rng(seed),
@@ -407,7 +409,7 @@ def price(runs: int, seed: int) -> None:
             for name in rules.metrics
         }
         began = time.process_time()
-        look = judge.Look(60.0 * i, counts, (n_a, n_b))
+        look = judge.Analysis(60.0 * i, counts, (n_a, n_b))
         state, verdict = judge.judge(rules, state, look)
         judge.line(look, verdict)
         took.append(time.process_time() - began)

@@ -78,7 +78,7 @@ def main() -> None:
 def report(name: str, history: History, result: backtest.Backtest, seconds: float) -> None:
     weeks = result.replay.weeks
     words = [sum(w.candidate == x for w in weeks) for x in ("held", "refused")]
-    words.append(sum(w.canary == "roll_back" for w in weeks))
+    words.append(sum(w.canary == "rollback" for w in weeks))
     bad = [p for p in result.planted if p.bad]
     stopped = f"{sum(not p.served for p in bad)}, {sum(bool(p.stopped_by) for p in bad)} of {len(bad)}"  # fmt: skip
     answered = sum(p.answered for p in bad) / max(sum(p.rows for p in bad), 1)

@@ -172,28 +172,30 @@ def test_regression_is_replayed_too():
     assert np.mean([week["squared_error"] for week in best]) <= error[1]
 
 
+TIMES = {"analysis_interval_seconds": 60, "min_step_minutes": 2, "max_hours": 672}
+TIMES |= {"hold_hours": 24, "bake_hours": 24, "tolerated_error_rate": 0.002}
+
+
 def test_a_canary_is_judged_by_the_judge_of_production():
-    stated = {"steps": [20, 50], "margins": [2.0, 1.5], "metrics": ["failed", "wrong"]}
-    stated |= {"maturity_hours": {"wrong": 48}, "alpha": 0.05, "floor": 0.002, "look_seconds": 60}
-    stated |= {"dwell_minutes": 2, "max_hours": 672, "hold_hours": 24, "bake_hours": 24}
+    stated = {"steps": [20, 50], "margins": [2.0, 1.5], "metrics": ["error", "quality"]}
+    stated |= {"label_maturity_hours": {"quality": 48}, "alpha": 0.05, **TIMES}
     rules = replace(RULES, rollout=trials.rules(stated, "binary", 1.0))
     history = past("sudden", rows=300)
     policy = Policy("every", 4, history_days=21, canary=True)
     found = replay.replay(history, policy, rules)
-    assert any(w.canary == "step_up" for w in found.weeks)
+    assert any(w.canary == "advance" for w in found.weeks)
     assert loss(found) < loss(replay.replay(history, NEVER, rules))
     ended = [w.canary for w in found.weeks if w.canary]
-    assert set(ended) <= {"step_up", "roll_back"}
+    assert set(ended) <= {"advance", "rollback"}
 
 
 def test_a_canary_without_labels_in_time_is_refused():
-    stated = {"steps": [20], "margins": [2.0], "metrics": ["wrong"], "alpha": 0.05, "floor": 0.002}
-    stated |= {"maturity_hours": {"wrong": 24}, "look_seconds": 60, "dwell_minutes": 2}
-    stated |= {"max_hours": 672, "hold_hours": 24, "bake_hours": 24}
+    stated = {"steps": [20], "margins": [2.0], "metrics": ["quality"], "alpha": 0.05}
+    stated |= {"label_maturity_hours": {"quality": 24}, **TIMES}
     assert isinstance(trials.rules(stated, "binary", 1.0), planning.Rules)
     with pytest.raises(trials.TrialError, match="labels come after 2 days"):
         trials.rules(stated, "binary", 2.0)
-    with pytest.raises(trials.TrialError, match="a number is not right or wrong"):
+    with pytest.raises(trials.TrialError, match="regression has no quality outcome"):
         trials.rules(stated, "regression", 1.0)
 
 

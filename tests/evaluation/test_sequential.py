@@ -120,8 +120,8 @@ def test_all_good_all_bad_and_one_side_only(counts, base):
     found = sequential.begin(np.array([base]))
     for _ in range(3):
         found = sequential.weigh(found, np.array([counts]), np.array([1.5]), 0.01)
-    logs = np.concatenate([found.worse, found.harmless], axis=1)
-    assert np.isfinite(logs).all() and np.isfinite(sequential.is_worse(found))
+    logs = np.concatenate([found.log_worse, found.log_noninferior], axis=1)
+    assert np.isfinite(logs).all() and np.isfinite(sequential.log_e_worse(found))
     if 0 in (counts[0], counts[2]):
         assert (logs == 0).all() and found.weighed == 0
     assert np.isnan(found.base) == (math.isnan(base) and counts[0] == 0)
@@ -132,10 +132,10 @@ def test_a_first_stratum_teaches_the_rate_and_is_no_evidence():
         sequential.begin(np.array([math.nan])), np.array([[99, 9, 50, 50]]), np.array([2.0]), 0
     )
     assert found.base == pytest.approx(9.5 / 100)
-    assert (found.worse == 0).all() and (found.harmless == 0).all()
+    assert (found.log_worse == 0).all() and (found.log_noninferior == 0).all()
     found = sequential.weigh(found, np.array([[100, 20, 50, 50]]), np.array([2.0]), 0)
     assert found.base == pytest.approx(0.095 + (0.2 - 0.095) / 15)
-    assert sequential.is_worse(found) > 20
+    assert sequential.log_e_worse(found) > 20
 
 
 def test_the_mixture_is_what_it_says():
@@ -144,25 +144,27 @@ def test_the_mixture_is_what_it_says():
     for _ in range(430):
         n_a, n_b = draw.integers(50, 100, 2)
         counts = np.array([[n_a, draw.binomial(n_a, 0.1), n_b, draw.binomial(n_b, 0.1)]])
-        before = found.worse
+        before = found.log_worse
         found = sequential.weigh(found, counts, np.array([2.0]), 0)
-        steps.append((found.worse - before)[0])
+        steps.append((found.log_worse - before)[0])
         n = len(steps)
         if n in (1, 10, 11, 95, 400, 430):
             starts = range(0, min(n, 400), 10)
             e = [np.exp(np.sum(steps[s:], axis=0)).mean() for s in starts]
             weights = [1 / (k * (k + 1)) for k in range(1, len(e) + 1)]
             w = np.dot(weights, e) + 1 - sum(weights)
-            assert sequential.is_worse(found)[0] == pytest.approx(math.log(w), abs=1e-9)
+            assert sequential.log_e_worse(found)[0] == pytest.approx(math.log(w), abs=1e-9)
 
 
 def test_the_sample_ratio_is_a_beta_binomial():
     for share, champion, canary in ((0.01, 990, 10), (0.25, 700, 300), (0.5, 0, 0), (0.5, 40, 0)):
         n, a, b = champion + canary, 1000 * share, 1000 * (1 - share)
         expected = betabinom.logpmf(canary, n, a, b) - binom.logpmf(canary, n, share)
-        assert sequential.ratio(champion, canary, share) == pytest.approx(expected, abs=1e-8)
+        assert sequential.sample_ratio_mismatch(champion, canary, share) == pytest.approx(
+            expected, abs=1e-8
+        )
     chances = binom.pmf(np.arange(201), 200, 0.25)
-    e = [math.exp(sequential.ratio(200 - k, k, 0.25)) for k in range(201)]
+    e = [math.exp(sequential.sample_ratio_mismatch(200 - k, k, 0.25)) for k in range(201)]
     assert np.dot(chances, e) == pytest.approx(1, abs=1e-9)
 
 
@@ -176,7 +178,7 @@ def test_worse_by_the_margin_leaves_its_step_seldom(share, margin):
         n_a, n_b = draw.poisson(6000 * (1 - share), runs), draw.poisson(6000 * share, runs)
         counts = [n_a, draw.binomial(n_a, p), n_b, draw.binomial(n_b, p * margin)]
         found = sequential.weigh(found, np.stack(counts, axis=-1), np.full(runs, margin), 0)
-        passed |= sequential.is_harmless(found) >= math.log(20)
+        passed |= sequential.log_e_noninferior(found) >= math.log(20)
     assert passed.sum() <= binom.isf(1e-4, runs, 0.05)
 
 

@@ -22,7 +22,8 @@ from page import page, verdict
 from results import evaluate, wrong
 
 ASKED = {"label": "late", "id_column": "key", "time_column": "when", "label_delay_days": 1}
-RULES = {"maturity_hours": {"wrong": 30}, "look_seconds": 21_600, "max_hours": 240, "bake_hours": 6}
+RULES = {"label_maturity_hours": {"quality": 30}, "analysis_interval_seconds": 21_600}
+RULES |= {"max_hours": 240, "bake_hours": 6}
 CHANGE = "UPDATE answers SET ids = ?, answers = ? WHERE n = ?"
 START, DAYS = "2020-03-01", 17
 
@@ -86,9 +87,9 @@ def test_every_row_is_in_the_log_once_as_in_the_response(lived, results):
 
 
 def test_the_good_one_is_promoted_and_the_planted_one_goes_back(lived, results):
-    assert [j.end for j in results.journals] == ["step_up", "roll_back"]
+    assert [j.end for j in results.journals] == ["advance", "rollback"]
     good, bad = results.journals
-    assert "`wrong` is worse" in bad.verdicts[-1].reason
+    assert "`quality` is worse" in bad.verdicts[-1].reason
     for found in (good, bad):  # they began and ended in the time of the year, at full looks
         assert "2020-03" in str(np.datetime64(found.spec.started, "us"))
         assert found.state.at % 21_600 < 2 or found.state.at % 21_600 > 21_598

@@ -249,7 +249,7 @@ def test_a_plan_that_is_refused_calls_a_person_each_time_and_history_grows(root,
     turned.made(root, 1)
     said = turn(root)
     assert said["state"] == "needs_attention"
-    assert "v1.1.0 cannot begin as canary: 0.0 answers a second" in said["sentence"]
+    assert "v1.1.0 cannot begin as canary: 0.0 predictions a second" in said["sentence"]
     added(root, "new", NOW - 5 * DAY)
     said = turn(root, NOW + 60)
     assert (said["state"], said["rows"]["rows"]) == ("needs_attention", 1)

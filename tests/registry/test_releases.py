@@ -594,7 +594,7 @@ def test_a_server_that_cannot_have_the_model_on_record_serves_the_one_before(roo
             time.sleep(0.05)
 
 
-TRIAL = {"rollout": "r1", "end": "rolled_back", "sentence": "`wrong` is worse", "analyses": 3}
+TRIAL = {"rollout": "r1", "end": "rolled_back", "sentence": "`quality` is worse", "analyses": 3}
 
 
 def test_a_trial_is_on_record_once_and_speaks_against_a_promotion_without_a_reason(root):

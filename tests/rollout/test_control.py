@@ -47,24 +47,24 @@ def test_an_equal_canary_is_promoted_step_by_step_and_the_record_tells_it_again(
     controller = world.begin(reason="it is newer")
     assert world.serving() == ("champion", ("good", 0.2), None)
     seen = world.until_end(controller)
-    assert seen[-1].end == "step_up"
+    assert seen[-1].end == "advance"
     assert world.serving() == ("good", None, None)
     shares = [each.share for each in seen]
     assert sorted(shares) == shares and set(shares) == {0.2, 0.5, 1.0}
     lines = seen[-1].path.read_text().splitlines()
     _, state, verdicts = judge.replay(lines)
-    assert state.final == "step_up"
-    assert [v.word for v in verdicts] == [v.word for v in seen[-1].verdicts]
+    assert state.final == "advance"
+    assert [v.decision for v in verdicts] == [v.decision for v in seen[-1].verdicts]
     again = rollout_log.read(seen[-1].path)
-    assert (again.spec, again.end, again.share) == (seen[-1].spec, "step_up", 1.0)
+    assert (again.spec, again.end, again.share) == (seen[-1].spec, "advance", 1.0)
     assert again.spec.reason == "it is newer"
     assert store.check(world.root / "serving", world.hashes["champion"])  # the way back stays
 
 
 def test_a_canary_that_is_wrong_more_often_goes_back_to_exactly_nothing(world):
     seen = world.until_end(world.begin(), wrong=0.75)
-    assert (seen[-1].end, seen[-1].share) == ("roll_back", 0.0)
-    assert "`wrong` is worse" in seen[-1].verdicts[-1].reason
+    assert (seen[-1].end, seen[-1].share) == ("rollback", 0.0)
+    assert "`quality` is worse" in seen[-1].verdicts[-1].reason
     assert world.serving() == ("champion", None, None)
 
 
@@ -73,7 +73,7 @@ def test_a_canary_that_fails_outright_goes_back_at_the_first_look(world):
     for _ in range(2):
         world.traffic(600, failed=0.9)
     found = controller.turn()
-    assert found.end == "roll_back"
+    assert found.end == "rollback"
     assert "circuit breaker" in found.verdicts[-1].reason
     assert world.serving() == ("champion", None, None)
 
@@ -91,7 +91,7 @@ def test_a_pause_keeps_the_share_and_only_outright_failure_ends_it(world):
     control.note(world.root, "pause", world.now)
     for _ in range(3):
         world.traffic(400, failed=0.9)
-    assert controller.turn().end == "roll_back"
+    assert controller.turn().end == "rollback"
     assert world.serving() == ("champion", None, None)
 
 
@@ -100,7 +100,7 @@ def test_an_abort_gives_all_back_and_is_the_end(world):
     world.until_end(controller, most=2)
     control.note(world.root, "abort", world.now, "no more")
     assert world.serving() == ("champion", None, None)
-    assert controller.turn().end == "abort"
+    assert controller.turn().end == "aborted_by_person"
     with pytest.raises(RolloutError, match="has ended"):
         control.note(world.root, "resume", world.now)
     assert world.begin("bad").turn().share == 0.2  # and another one may begin
@@ -156,7 +156,7 @@ def test_a_shadow_is_heard_by_nobody_and_judged_by_days(world):
     (said,) = found.events
     assert (said["verdict"], said["days"], said["pairs"]) == ("better", 40, 4000)
     assert 0.2 < said["disagree"] < 0.5
-    assert said["shadow"]["failed"] == 40 and said["champion"]["failed"] == 0
+    assert said["shadow"]["error"] == 40 and said["champion"]["error"] == 0
     assert world.serving() == ("champion", None, None)
 
 
@@ -169,7 +169,7 @@ def test_a_shadow_waits_for_thirty_days(world):
 
 
 def counter(world, upto, **rules):
-    found = planning.Rules(metrics=counts.METRICS, maturity={"wrong": 1.0}, **rules)
+    found = planning.Rules(metrics=counts.METRICS, label_maturity={"quality": 1.0}, **rules)
     begun = int(1_750_000_000 * 1e6)
     return counts.Counter(world.log, found, begun, upto, slow_ms=50, truth=TRUTH)
 
@@ -197,12 +197,12 @@ def test_an_entity_is_counted_once_a_rollout_also_after_a_restart(world):
     say(world, 2, "a")
     say(world, 3, "b", "canary")
     ours = counter(world, at(0))
-    assert ours.look(at(5), 0.2).counts["failed"] == [(1, 0, 1, 0)]
+    assert ours.analyze(at(5), 0.2).counts["error"] == [(1, 0, 1, 0)]
     say(world, 6, "a")
     say(world, 7, "c")
     for found in (ours, counter(world, at(5))):
-        look = found.look(at(10), 0.2)
-        assert (look.counts["failed"], look.entities) == ([(1, 0, 0, 0)], (1, 0))
+        look = found.analyze(at(10), 0.2)
+        assert (look.counts["error"], look.entities) == ([(1, 0, 0, 0)], (1, 0))
         assert look.recent == (2, 0, 1, 0)
 
 
@@ -211,23 +211,35 @@ def test_splits_are_strata_and_rows_of_no_rollout_are_none(world):
     say(world, 2, "a", share=0.2)
     say(world, 3, "b", share=0.5)
     say(world, 4, "before", "canary", share=0.5)
-    look = counter(world, at(0)).look(at(9), 0.5)
-    assert look.counts["failed"] == [(1, 0, 0, 0), (1, 0, 1, 0)]
+    look = counter(world, at(0)).analyze(at(9), 0.5)
+    assert look.counts["error"] == [(1, 0, 0, 0), (1, 0, 1, 0)]
     assert look.entities == (1, 1)
 
 
 def test_who_was_failed_by_the_canary_counts_for_it_though_the_champion_answered(world):
     say(world, 2, "a", "canary", failed=["a"])
     say(world, 2, "a", "champion")
-    look = counter(world, at(0)).look(at(9), 0.2)
-    assert look.counts["failed"] == [(0, 0, 1, 1)]
-    assert look.counts["wrong"] == look.counts["slow"] == []
+    look = counter(world, at(0)).analyze(at(9), 0.2)
+    assert look.counts["error"] == [(0, 0, 1, 1)]
+    assert look.counts["quality"] == look.counts["latency"] == []
 
 
 def test_slow_is_the_models_own_time(world):
     say(world, 2, "a", took=50_000)
     say(world, 3, "b", "canary", took=50_001)
-    assert counter(world, at(0)).look(at(9), 0.2).counts["slow"] == [(1, 0, 1, 1)]
+    assert counter(world, at(0)).analyze(at(9), 0.2).counts["latency"] == [(1, 0, 1, 1)]
+
+
+@pytest.mark.parametrize("name", ["wrong", "speed"])
+def test_a_metric_that_cannot_be_counted_is_refused(world, name):
+    rules = planning.Rules(metrics=("error", name))
+    with pytest.raises(counts.CountsError, match=f"'{name}'.* may hold error, latency, quality"):
+        counts.check(rules, 200.0)
+    begun = int(1_750_000_000 * 1e6)
+    say(world, 2, "a")
+    unchecked = counts.Counter(world.log, rules, begun, begun, slow_ms=50, truth=TRUTH)
+    with pytest.raises(counts.CountsError, match=f"'{name}' is no guardrail metric"):
+        unchecked.analyze(at(9), 0.2)
 
 
 def test_labels_count_by_a_fixed_time_after_the_answer(world):
@@ -236,9 +248,9 @@ def test_labels_count_by_a_fixed_time_after_the_answer(world):
     say(world, 3, "never", label=None)
     say(world, 8.5, "young")
     ours = counter(world, at(0))
-    assert ours.look(at(9), 0.2).counts["wrong"] == [(1, 1, 0, 0)]
-    assert ours.look(at(10), 0.2).counts["wrong"] == [(1, 1, 0, 0)]
-    assert ours.look(at(11), 0.2).counts["wrong"] == []
+    assert ours.analyze(at(9), 0.2).counts["quality"] == [(1, 1, 0, 0)]
+    assert ours.analyze(at(10), 0.2).counts["quality"] == [(1, 1, 0, 0)]
+    assert ours.analyze(at(11), 0.2).counts["quality"] == []
 
 
 def test_wrong_is_no_better_than_the_share_of_all():
@@ -316,14 +328,16 @@ def test_killed_at_every_write_it_is_the_old_split_or_the_new_one(world):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
-    assert set(told) == {"start", "step_up", "roll_back", "promote", "pause", "abort", "shadow"}
+    assert set(told) == {"start", "advance", "rollback", "promote", "pause", "abort", "shadow"}
     assert min(each["kills"] for each in told.values()) >= max(1, 5 // every)
     assert [each["corrupt"] for each in told.values()] == [[]] * len(told)
 
 
 def wrong_of(found):
     counts = [
-        s for row in found.rows for s in row.get("look", {}).get("counts", {}).get("wrong", [])
+        s
+        for row in found.rows
+        for s in row.get("analysis", {}).get("counts", {}).get("quality", [])
     ]
     return np.sum(counts, axis=0)
 
@@ -337,7 +351,7 @@ def test_end_to_end_a_good_canary_is_promoted_and_a_bad_one_goes_back(trio, tmp_
         assert (begun["state"], begun["share"]) == ("running", 0.2)
         assert rollouts.told(tmp_path, "run")["state"] == "promoted"
         planned = rollouts.told(tmp_path, "plan", "--days", "0.01")
-        assert planned["before"]["base"]["failed"] == 0.0 and len(planned["plan"]["steps"]) == 2
+        assert planned["before"]["base"]["error"] == 0.0 and len(planned["plan"]["steps"]) == 2
         rollouts.told(tmp_path, "start", hashes["bad"], "--reason", "planted")
         assert rollouts.told(tmp_path, "run")["state"] == "rolled_back"
         assert rollouts.told(tmp_path, "status")["sentence"].startswith(

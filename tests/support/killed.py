@@ -71,8 +71,8 @@ def prepared(root: Path, hashes: dict) -> dict[str, tuple]:
         look(here)
 
     case("start", began, begin=False)
-    case("step_up", look, n=600)
-    case("roll_back", look, n=600, failed=0.95)
+    case("advance", look, n=600)
+    case("rollback", look, n=600, failed=0.95)
     case("promote", look, looks=2, n=1500)
     case("pause", lambda here: noted(here, "pause"), n=50)
     case("abort", lambda here: noted(here, "abort"), n=50)
@@ -96,7 +96,9 @@ def state(root: Path) -> tuple:
     path = rollout_log.newest(root)
     lines = rollout_log.read(path).rows if path else None
     split = (at.champion.sha256, at.canary and at.canary.share, at.shadow and at.shadow.sha256)
-    return split, lines and [row.get("verdict", {}).get("word") or row["event"] for row in lines]
+    return split, lines and [
+        row.get("verdict", {}).get("decision") or row["event"] for row in lines
+    ]
 
 
 def forked(act, at: int = 0) -> int:

@@ -91,9 +91,8 @@ def whole(root: Path) -> Path:
     settle(root, "train", trees=20, folds=3)
     settle(root, "monitor", permutations=99, min_labels=50)
     settle(root, "update", retrain="every_days", label_wait_days=0.0)
-    settle(
-        root, "rollout", metrics=["failed", "slow"], maturity_hours={}
-    )  # nobody waits two days for labels here
+    metrics = ["error", "latency"]  # nobody waits two days for labels here
+    settle(root, "rollout", metrics=metrics, label_maturity_hours={})
     (root / SOURCE).mkdir(parents=True)
     rows = synthetic.table(rows=3000, days=90)
     rows[rows["when"] < day(75)].to_parquet(root / SOURCE / "first.parquet")

@@ -19,10 +19,10 @@ REASONS = {
     "days": "the monitor reads the predictions since the update before",
     "steps": "at 1 % of 900 flights a day the first step alone would take months",
     "margins": "the limits that 900 flights a day can decide within two weeks",
-    "floor": "the server hardly ever fails, so a tolerated rate is stated",
-    "maturity_hours": "a label arrives a day after the flight",
-    "look_seconds": "four analyses a day",
-    "dwell_minutes": "no step is shorter than a day, as hours of one day are alike",
+    "tolerated_error_rate": "the server hardly ever fails, so a tolerated rate is stated",
+    "label_maturity_hours": "a label arrives a day after the flight",
+    "analysis_interval_seconds": "four analyses a day",
+    "min_step_minutes": "no step is shorter than a day, as hours of one day are alike",
     "max_hours": "three weeks, so that a rollout ends before the next update",
     "retrain": "every four weeks by the calendar, so that the year does not depend on the monitor",
     "every_days": "four weeks",
@@ -71,13 +71,13 @@ def page(results: Results, events: list[dict], params: dict, commit: str, spent:
             "was released by force. The judge reads counts alone: errors, slow responses and "
             "wrong predictions of canary and champion."
         ),
-        _evidence(planted, "worse"),
+        _evidence(planted, "e_worse"),
         "<h2>How was a good one promoted?</h2>",
         _text(
             "A step ends when the evidence refutes that the canary is worse by its margin; then "
             "the evidence starts again."
         ),
-        *[_evidence(j, "harmless") for j in _promoted(results)[:1]],
+        *[_evidence(j, "e_noninferior") for j in _promoted(results)[:1]],
         "<h2>How did each rollout go?</h2>",
         markup.table(_rollouts(results), "There was no rollout.").markup,
         "<h2>What is on record?</h2>",
@@ -119,7 +119,7 @@ def _value(value: object) -> str:
 
 
 def _promoted(results: Results) -> list[RolloutLog]:
-    return [j for j in results.journals if j.end == "step_up"]
+    return [j for j in results.journals if j.end == "advance"]
 
 
 def _planted(results: Results, events: list[dict]) -> RolloutLog | None:
@@ -141,7 +141,7 @@ def verdict(results: Results, events: list[dict], spent: float) -> Html:
         f"{count(rows, 'flight')}, {count(len(_promoted(results)), 'candidate')} passed the "
         "canary, "
         f"the gate refused {len(refused)}, and the model planted past the gate was "
-        f"{'rolled back' if planted and planted.end == 'roll_back' else 'NOT rolled back'}"
+        f"{'rolled back' if planted and planted.end == 'rollback' else 'NOT rolled back'}"
         f"{_after(planted)}: {metrics.NAMES[first]} {number(float(ours))} by week on average, "
         f"{number(float(alone))} without updates."
     )
@@ -162,7 +162,7 @@ def _missing(results: Results, planted: RolloutLog | None, refused: list[dict]) 
     shown = {
         "no candidate was promoted by canary": _promoted(results),
         "no candidate was refused by the gate": refused,
-        "the planted model was not rolled back": planted and planted.end == "roll_back",
+        "the planted model was not rolled back": planted and planted.end == "rollback",
     }
     return [text for text, there in shown.items() if not there]
 
@@ -224,9 +224,7 @@ def _acts(results: Results, events: list[dict]) -> list[dict]:
 def _result(event: dict, found: RolloutLog | None) -> str:
     if found is None:
         return "refused: the champion stays" if _refused(event) else event.get("sentence", "")
-    word = {"step_up": "promoted", "roll_back": "rolled back"}.get(
-        found.end, found.end or "goes on"
-    )
+    word = {"advance": "promoted", "rollback": "rolled back"}.get(found.end, found.end or "goes on")
     return f"{word} after {_days(found)}"
 
 
@@ -245,7 +243,7 @@ def _rollouts(results: Results) -> list[dict]:
                 "shares": " → ".join(steps),
                 "analyses": len(j.verdicts),
                 "took": _days(j),
-                "last verdict": f"{last.word.replace('_', ' ')}: {last.reason.replace('`', '')}"
+                "last verdict": f"{last.decision.replace('_', ' ')}: {last.reason.replace('`', '')}"
                 if last
                 else "–",
             }
@@ -279,7 +277,7 @@ def _who(results: Results, planted: RolloutLog | None) -> figures.Figure:
 
 def _course(results: Results, metric: str) -> figures.Figure:
     ours, alone = results.served[metric], results.never[metric]
-    ends = {"step_up": "promoted", "roll_back": "rolled back"}
+    ends = {"advance": "promoted", "rollback": "rolled back"}
     marks = {}
     for word in ends:
         at = [np.datetime64(j.upto, "us") for j in results.journals if j.end == word]

@@ -33,15 +33,15 @@ PARAMS = {
     "rollout": {
         "steps": [10, 25, 50],
         "margins": [2.0, 1.5, 1.25],
-        "maturity_hours": {"wrong": 30},
-        "floor": 0.02,
-        "look_seconds": CHECK_HOURS * HOUR,
-        "dwell_minutes": 1440,
+        "label_maturity_hours": {"quality": 30},
+        "tolerated_error_rate": 0.02,
+        "analysis_interval_seconds": CHECK_HOURS * HOUR,
+        "min_step_minutes": 1440,
         "max_hours": 504,
     },
     "update": {"retrain": "every_days", "every_days": 28.0, "shadow": "never"},
 }
-ENDS = {"step_up": "promoted", "roll_back": "rolled back"}
+ENDS = {"advance": "promoted", "rollback": "rolled back"}
 LOST = 0.02  # share of labels never sent
 PLANT_AFTER = 13  # weeks; later while a rollout runs
 

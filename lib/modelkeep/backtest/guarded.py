@@ -199,7 +199,7 @@ def serve(history: History, rules: Rules, state: State, week: int) -> dict:
     if taken:
         result |= _taken(taken)
     elif new.canary:
-        result["canary"] = "step_up"
+        result["canary"] = "advance"
     return result | {"best_at_hand": _best(history, others, week)}
 
 
@@ -229,7 +229,7 @@ def answer(
 def _taken(shadow: Shadow) -> dict:
     days = int(np.isfinite(shadow.differences).sum())
     reason = f"worse than the model before on {days} days"
-    return {"canary": "roll_back", "held_by": "reverse shadow", "reason": reason}
+    return {"canary": "rollback", "held_by": "reverse shadow", "reason": reason}
 
 
 def _best(history: History, others: list[Model], week: int) -> dict[str, float]:

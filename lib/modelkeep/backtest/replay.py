@@ -171,7 +171,7 @@ def _serve(history: History, policy: Policy, rules: Rules, now: _Service, week: 
     did |= {"champion": champion.key, "quality": quality, "best_at_hand": best}
     if now.rollout and (word := now.rollout.final):
         did["canary"] = word
-        if word == "step_up":
+        if word == "advance":
             _promote(now, now.rollout.candidate)
             did["promoted"] = True
         else:

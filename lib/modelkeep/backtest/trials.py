@@ -18,7 +18,7 @@ from modelkeep.training import baseline, bundle, pipelines
 
 HOUR = np.timedelta64(1, "h")
 PASSES = ("better", "non_inferior")
-WRONG = "wrong"  # the only guardrail metric that a history holds
+QUALITY = "quality"  # the only guardrail metric that a history holds
 
 
 class TrialError(ModelkeepError, ValueError):
@@ -69,7 +69,7 @@ class Rollout:
 
     @property
     def final(self) -> str:
-        """`step_up` (promoted), `roll_back` or `stop`, or nothing yet."""
+        """`advance` (promoted), `rollback` or `abort`, or nothing yet."""
         return self.state.final
 
 
@@ -77,17 +77,23 @@ def rules(params: Mapping, task: str, label_delay_days: float) -> planning.Rules
     """The rules of params/rollout.yaml for the quality metric alone, analysed once an hour."""
     if task == "regression":
         raise TrialError(
-            "canary: a number is not right or wrong; set canary: false in params/backtest.yaml"
+            "canary: regression has no quality outcome here; "
+            "set canary: false in params/backtest.yaml"
         )
     stated = planning.rules(params)
-    matures = stated.maturity.get(WRONG, 0.0)
+    matures = stated.label_maturity.get(QUALITY, 0.0)
     if label_delay_days * 86_400 > matures:
         raise TrialError(
-            f"maturity_hours: {WRONG} answers are counted after {matures / 3600:g} h, and labels "
-            "come after "
-            f"{label_delay_days:g} days: none would count; raise it in params/rollout.yaml"
+            f"label_maturity_hours: {QUALITY} is counted {matures / 3600:g} h after a prediction, "
+            f"and labels come after {label_delay_days:g} days: none would count; "
+            "raise it in params/rollout.yaml"
         )
-    return replace(stated, metrics=(WRONG,), maturity={WRONG: matures}, look=max(stated.look, 3600))
+    return replace(
+        stated,
+        metrics=(QUALITY,),
+        label_maturity={QUALITY: matures},
+        interval=max(stated.interval, 3600),
+    )
 
 
 def begin(
@@ -124,7 +130,7 @@ def roll(
 
 def _analyse(going: Rollout, now: np.datetime64) -> None:
     """Judge the predictions that have matured since the last analysis, one an entity."""
-    matured = now - np.timedelta64(round(going.rules.maturity[WRONG]), "s")
+    matured = now - np.timedelta64(round(going.rules.label_maturity[QUALITY]), "s")
     due = [each for each in going.waiting if each[0] < matured]
     going.waiting = going.waiting[len(due) :]
     counts, entities = np.zeros(4, int), [0, 0]
@@ -135,9 +141,9 @@ def _analyse(going: Rollout, now: np.datetime64) -> None:
         entities[int(by_canary)] += 1
         counts[2 * int(by_canary) :][:2] += (1, int(wrong))
     seconds = float((now - going.began) / np.timedelta64(1, "s"))
-    look = judge.Look(seconds, {WRONG: [counts.tolist()]}, entities)
+    analysis = judge.Analysis(seconds, {QUALITY: [counts.tolist()]}, entities)
     step = going.state.step
-    going.state, verdict = judge.judge(going.rules, going.state, look)
+    going.state, verdict = judge.judge(going.rules, going.state, analysis)
     going.share = verdict.share
     if going.state.step != step:
         going.since, going.counted = now, set()

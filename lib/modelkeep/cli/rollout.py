@@ -99,7 +99,7 @@ def resume(root: Path, id: str, reason: str) -> Output:
 @takes_id
 @takes_reason
 def abort(root: Path, id: str, reason: str) -> Output:
-    """End a rollout: the champion answers everybody again."""
+    """End a rollout: the champion serves all requests again."""
     return _noted(root, "abort", id, reason)
 
 
@@ -131,4 +131,4 @@ def _noted(root: Path, event: str, id: str, reason: str) -> Output:
 def _shown(found: object) -> Output:
     from modelkeep.reports import rollout
 
-    return Output(rollout.text(found), rollout.told(found))
+    return Output(rollout.text(found), rollout.state(found))

@@ -9,7 +9,7 @@ from numbers import Real
 # What a state means to the reader decides its colour: go on, decide, or act.
 TONES = {
     "good": ("better", "non_inferior", "ok", "fine", "done", "promoted"),
-    "bad": ("worse", "retrain", "failed", "rolled_back", "stopped"),
+    "bad": ("worse", "retrain", "failed", "rolled_back", "aborted"),
 }
 
 

@@ -3,7 +3,7 @@
 import ast
 import io
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,6 +18,10 @@ TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": li
 RENAMED = {  # parameters of before, and what they are called now (another name in another stage)
     "by": ("model",),
     "draws": ("bootstrap_samples", "permutations"),
+    "dwell_minutes": ("min_step_minutes",),
+    "floor": ("tolerated_error_rate",),
+    "look_seconds": ("analysis_interval_seconds",),
+    "maturity_hours": ("label_maturity_hours",),
     "pages_a_year": ("false_alarms_per_year",),
     "penalty": ("l2",),
     "wait_days": ("label_wait_days",),
@@ -191,6 +195,16 @@ def _unknown(lines: dict[str, Parameter], given: Mapping, where: str) -> list[st
         f"{where}: `{name}` is not a parameter{_remedy(str(name), lines, given)}"
         for name in given
         if name not in lines
+    ]
+
+
+def renamed(given: Mapping, names: Sequence[str]) -> list[str]:
+    """What is wrong with params that lack some of these names: each is missing, or was renamed."""
+    former = {new: old for old, now in RENAMED.items() for new in now if old in given}
+    return [
+        f"`{former[name]}` was renamed to `{name}`" if name in former else f"`{name}` is missing"
+        for name in names
+        if name not in given
     ]
 
 

@@ -14,7 +14,7 @@ from modelkeep.registry.record import Record, Term, Trial
 
 FOLDER = "modelkeep-notify"  # in Git's folder: it is of this machine, and no commit has it
 UPDATES = "updates"
-HELD = ("inconclusive", "stopped")  # ends of a trial at which a person decides
+HELD = ("inconclusive", "aborted")  # ends of a trial at which a person decides
 NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 

@@ -112,7 +112,7 @@ def _further(cycle: Cycle) -> bool:
         return _shadow(cycle)
     passed, forced = state.gate in PASSES, ""
     if shadows:
-        judged = rollout.said(rollout_log.find(cycle.root, shadows[-1].id))
+        judged = rollout.shadow_result(rollout_log.find(cycle.root, shadows[-1].id))
         if not passed:
             forced = f"shadow {shadows[-1].id}: {judged.get('verdict')}, {judged.get('sentence')}"
         passed = judged.get("verdict") in PASSES

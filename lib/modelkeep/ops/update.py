@@ -16,6 +16,7 @@ from modelkeep.predictions import history, log
 from modelkeep.registry import evidence, record, releases, timeline
 from modelkeep.reports import rollout
 from modelkeep.rollout import control, rollout_log
+from modelkeep.rollout.judge import ABORT, INCONCLUSIVE
 
 PAGE = "reports/update.html"
 PUSH = "dvc push && git push --follow-tags origin HEAD"  # what shares a cycle; it shares nothing itself
@@ -25,7 +26,7 @@ GAP_DAYS = 60  # of the log in which the usual gap between requests is looked fo
 GAPS = 3  # so many times the largest of them, and a day, may have passed since the newest request
 SOONEST = 1.0  # days after the last candidate at which the monitor may ask for the next
 CALM = ("", "ok", "fine", "retrain")  # states of the monitor that need no person
-ENDED = {rollout_log.PROMOTED: PROMOTED, "stop": NEEDS_ATTENTION}  # other ends leave the champion
+ENDED = {rollout_log.PROMOTED: PROMOTED, ABORT: NEEDS_ATTENTION}  # other ends leave the champion
 
 
 class UpdateError(ModelkeepError, ValueError):
@@ -155,7 +156,7 @@ def _advance(turn: Cycle) -> bool:
         found = control.run(controller, lambda _: None, lambda _: None, once=True)
     turn.refresh()
     if not found.end:
-        stuck = found.verdicts and found.verdicts[-1].word == "hold"
+        stuck = found.verdicts and found.verdicts[-1].decision == INCONCLUSIVE
         verdict = rollout.verdict(found)
         sentence = f"{id}: {verdict.sentence} {'; '.join(verdict.reasons)}".rstrip()
         turn.end(NEEDS_ATTENTION if stuck else IN_PROGRESS, sentence)

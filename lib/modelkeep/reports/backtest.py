@@ -146,7 +146,7 @@ def _counts(history: History, ours: Replay, weekly: Replay, margin: float) -> di
         "promotions": sum(w.promoted for w in weeks),
         "refused": sum(bool(w.candidate) and w.candidate not in (*passed, "held") for w in weeks),
         "held": sum(w.candidate == "held" for w in weeks),
-        "rolled_back": sum(w.canary in ("roll_back", "stop") for w in weeks),
+        "rolled_back": sum(w.canary in ("rollback", "abort") for w in weeks),
         "false_alarms": int((alarm & ~gap).sum()),
         "missed_declines": int((missed & ~np.r_[False, missed[:-1]]).sum()),
         "weeks_of_missed_decline": int(missed.sum()),

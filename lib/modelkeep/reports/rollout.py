@@ -1,4 +1,4 @@
-"""What is told of a rollout: where it stands, the evidence against its thresholds, the share over time, the counts"""
+"""The rollout report: its state, the evidence with its thresholds, the share over time, counts."""
 
 import math
 from collections.abc import Mapping
@@ -8,45 +8,60 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modelkeep.core import markup
-from modelkeep.core.markup import Html, count, number, several
+from modelkeep.core.markup import Html, number, several, significant
 from modelkeep.core.verdicts import Verdict
+from modelkeep.rollout.judge import ABORT, ADVANCE, ROLLBACK
 from modelkeep.rollout.planning import PROMOTE, Rules, span
-from modelkeep.rollout.rollout_log import CANARY, RolloutLog
+from modelkeep.rollout.rollout_log import ABORTED, CANARY, OVERTAKEN, RolloutLog
 
 if TYPE_CHECKING:
     from modelkeep.reports.figures import Figure
     from modelkeep.rollout.control import Planned
 
 
-SHOWN = 12  # looks in the table of counts
-WIDE = 60  # looks in the picture of the terminal
+SHOWN = 12  # analyses in the table of counts
+WIDE = 60  # analyses in the picture of the terminal
 BARS = "▁▂▃▄▅▆▇█"
-QUESTIONS = ("worse", "harmless")
+THRESHOLDS = {  # by question: what follows beyond the threshold, the figure's title, the rule
+    "e_worse": (
+        "goes back",
+        "E-value that the canary is worse, by metric",
+        "One metric beyond it is enough.",
+    ),
+    "e_noninferior": (
+        "may grow",
+        "E-value that the canary is non-inferior, by metric",
+        "The share grows when all are beyond it, and each step begins anew.",
+    ),
+}
 ENDS = {
-    "step_up": ("promoted", "The canary was promoted: it is the champion now."),
-    "roll_back": ("rolled_back", "The canary was rolled back: the champion answers everybody."),
-    "stop": ("stopped", "The rollout was stopped: the traffic was not split as it should be."),
-    "abort": ("aborted", "A person ended the rollout: the champion answers everybody."),
-    "overtaken": ("overtaken", "Another model became champion meanwhile: the rollout is over."),
+    ADVANCE: ("promoted", "The canary was promoted: it is the champion now."),
+    ROLLBACK: ("rolled_back", "The canary was rolled back: the champion serves all requests."),
+    ABORT: ("aborted", "The rollout was aborted: the traffic was not split as planned."),
+    ABORTED: (ABORTED, "A person aborted the rollout: the champion serves all requests."),
+    OVERTAKEN: ("overtaken", "Another model became champion meanwhile: the rollout is over."),
 }
 
 
 def verdict(found: RolloutLog) -> Verdict:
-    """Where a rollout stands, in one sentence, and why."""
-    state, told = ENDS.get(found.end, ("paused" if found.paused else "running", ""))
+    """The state of a rollout, in one sentence, and its reasons."""
+    state, sentence = ENDS.get(found.end, ("paused" if found.paused else "running", ""))
     if found.end == "judged":
-        state = said(found)["verdict"]
-        told = f"The shadow is {state.replace('_', ' ')}: {said(found)['sentence']}."
+        state = shadow_result(found)["verdict"]
+        sentence = f"The shadow is {state.replace('_', ' ')}: {shadow_result(found)['sentence']}."
     elif not found.end and found.spec.kind != CANARY:
-        told = "The shadow answers beside the champion, heard by nobody; it is judged once enough days have come true."
+        sentence = (
+            "The shadow serves beside the champion, and no client gets its predictions; "
+            "it is judged once enough days have labels."
+        )
     elif not found.end:
         held = ", held there by a person" if found.paused else ""
-        told = f"The rollout goes on: the canary has {found.share:.0%} of the entities{held}."
-    return Verdict("rollout", state, told, _reasons(found))
+        sentence = f"The rollout goes on: the canary has {found.share:.0%} of the entities{held}."
+    return Verdict("rollout", state, sentence, _reasons(found))
 
 
 def _reasons(found: RolloutLog) -> tuple[str, ...]:
-    reasons = [f"{v.word.replace('_', ' ')}: {v.reason}" for v in found.verdicts[-1:]]
+    reasons = [f"{v.decision.replace('_', ' ')}: {v.reason}" for v in found.verdicts[-1:]]
     people = [event for event in found.events if event["event"] != "judged"]
     named = [f"{e['event']} at {_moment(e['at'])}{_why(e)}" for e in people]
     return (*reasons, *named)
@@ -56,13 +71,13 @@ def _why(event: Mapping) -> str:
     return f": {event['reason']}" if event.get("reason") else ""
 
 
-def said(found: RolloutLog) -> dict:
-    """What the one verdict on a shadow says; empty before it."""
+def shadow_result(found: RolloutLog) -> dict:
+    """The one verdict on a shadow; empty before it."""
     return next((e for e in found.events if e["event"] == "judged"), {})
 
 
 def facts(found: RolloutLog) -> dict[str, object]:
-    """What the rollout was about, for the table on top of its page."""
+    """Models, times and metrics of a rollout, for the table on top of its page."""
     spec, last = found.spec, found.rows[-1] if found.rows else {}
     until = last.get("at") or found.upto
     return {
@@ -71,80 +86,79 @@ def facts(found: RolloutLog) -> dict[str, object]:
         "champion": _model(spec.champion),
         spec.kind: _model(spec.canary),
         "began": _moment(spec.started),
-        "ended" if found.end else "seen until": _moment(until),
-        "looks": number(len(found.verdicts)),
-        "guards": several(found.rules.metrics),
-        "why": spec.reason or "nobody said",
+        "ended" if found.end else "analysed until": _moment(until),
+        "analyses": number(len(found.verdicts)),
+        "guardrail metrics": several(found.rules.metrics),
+        "reason": spec.reason or "not given",
     }
 
 
 def evidence(found: RolloutLog, question: str) -> "Figure | Html":
-    """How the evidence of one question grew by metric, against what is enough: `worse` (then it goes back) or `harmless` (then the share may grow)."""
-    from modelkeep.reports import (
-        figures,  # Matplotlib takes a second to import, and a terminal needs none
-    )
+    """The e-values of one question over time, by metric, with the alert threshold.
 
-    looks = found.verdicts
-    if not looks:
-        return markup.table([], "There was no look yet.")
+    `e_worse`: beyond it the canary is rolled back; `e_noninferior`: beyond it the share may grow.
+    """
+    from modelkeep.reports import figures  # Matplotlib takes a second to import
+
+    analyses = found.verdicts
+    if not analyses:
+        return markup.table([], "There was no analysis yet.")
     rules = found.rules
-    paths = {name: np.exp([v.evidence[name][question] for v in looks]) for name in rules.metrics}
-    enough = (len(rules.metrics) if question == "worse" else 1) / rules.alpha
-    crossed = [name for name, path in paths.items() if (path >= enough).any()]
-    then = "goes back" if question == "worse" else "may grow"
-    title = "Is the canary worse?" if question == "worse" else "Is it surely not much worse?"
-    caption = f"{count(len(looks), 'look')}; {several(crossed) or 'none'} crossed the line at {number(float(enough))}. "
-    caption += (
-        "One metric beyond it is enough."
-        if question == "worse"
-        else "The share grows when all are beyond it, and each step begins anew."
+    paths = {
+        name: np.array([v.evidence[name][question] for v in analyses]) for name in rules.metrics
+    }
+    threshold = float(len(rules.metrics) if question == "e_worse" else 1) / rules.alpha
+    crossed = [name for name, path in paths.items() if (path >= threshold).any()]
+    then, title, rule = THRESHOLDS[question]
+    caption = (
+        f"{_analyses(found)}; {several(crossed) or 'none'} crossed the alert threshold of "
+        f"{significant(threshold)}. {rule}"
     )
     return figures.e_values(
-        _times(found), paths, float(enough), title=title, caption=caption, then=then
+        _times(found), paths, threshold, title=title, caption=caption, then=then
     )
 
 
 def shares(found: RolloutLog) -> "Figure | Html":
     """The canary's share over time, as steps."""
-    from modelkeep.reports import (
-        figures,  # Matplotlib takes a second to import, and a terminal needs none
-    )
+    from modelkeep.reports import figures  # Matplotlib takes a second to import
 
-    looks = found.verdicts
-    if not looks:
-        return markup.table([], "There was no look yet.")
+    analyses = found.verdicts
+    if not analyses:
+        return markup.table([], "There was no analysis yet.")
     steps = [f"{share:.0%}" for share in (*found.rules.shares, 1.0)]
-    after = [v.share for v in looks]
+    after = [v.share for v in analyses]
     times = np.concatenate([[np.datetime64(found.spec.started, "us")], _times(found)])
     return figures.course(
-        np.repeat(times, 2)[1:],  # it stays what it was until a look changes it
+        np.repeat(times, 2)[1:],  # it stays what it was until an analysis changes it
         np.repeat([found.rules.shares[0], *after], 2)[:-1],
         name="the canary's share",
-        title="The canary's share of the predictions over time",
-        caption=f"The steps are {several(steps, 9)} of the entities; after {count(len(looks), 'look')} it has {after[-1]:.0%}.",
+        title="The canary's share of the entities over time",
+        caption=f"The steps are {several(steps, 9)} of the entities; "
+        f"after {_analyses(found)} it has {after[-1]:.0%}.",
         share=True,
     )
 
 
 def counts(found: RolloutLog) -> Html:
-    """What the newest looks counted: bad of all, champion beside canary."""
+    """The counts of the newest analyses: bad of all, champion beside canary."""
     rows = []
-    looks = [row for row in found.rows if "look" in row]
-    for row, verdict in list(zip(looks, found.verdicts, strict=True))[-SHOWN:]:
-        told = {"after": span(row["look"]["at"] / 3600), "share": f"{verdict.share:.0%}"}
+    analyses = [row for row in found.rows if "analysis" in row]
+    for row, verdict in list(zip(analyses, found.verdicts, strict=True))[-SHOWN:]:
+        line = {"after": span(row["analysis"]["at"] / 3600), "share": f"{verdict.share:.0%}"}
         for name in found.rules.metrics:
-            strata = row["look"]["counts"].get(name, [])
+            strata = row["analysis"]["counts"].get(name, [])
             n_a, x_a, n_b, x_b = np.sum(strata, axis=0).tolist() if strata else (0, 0, 0, 0)
-            told[name] = f"{_rate(x_a, n_a)} of {n_a:,} | {_rate(x_b, n_b)} of {n_b:,}"
-        rows.append(told | {"concluded": verdict.word.replace("_", " ")})
-    return markup.table(rows, "There was no look yet.")
+            line[name] = f"{_rate(x_a, n_a)} of {n_a:,} | {_rate(x_b, n_b)} of {n_b:,}"
+        rows.append(line | {"decision": verdict.decision.replace("_", " ")})
+    return markup.table(rows, "There was no analysis yet.")
 
 
 def totals(found: RolloutLog) -> Html:
-    """All that was counted of each metric, in words; the judge never pools them over steps."""
-    rows = []
+    """The sums by metric, for people: the judge never pools counts over steps."""
+    rows, analyses = [], [row["analysis"] for row in found.rows if "analysis" in row]
     for name in found.rules.metrics:
-        strata = [s for row in found.rows if "look" in row for s in row["look"]["counts"].get(name, ())]  # fmt: skip
+        strata = [s for analysis in analyses for s in analysis["counts"].get(name, ())]
         n_a, x_a, n_b, x_b = np.sum(strata, axis=0).tolist() if strata else (0, 0, 0, 0)
         rows.append(
             {
@@ -157,23 +171,29 @@ def totals(found: RolloutLog) -> Html:
 
 
 def paired(found: RolloutLog) -> "Figure | Html":
-    """What a shadow gained on the rows that both answered."""
-    from modelkeep.reports import (
-        figures,  # Matplotlib takes a second to import, and a terminal needs none
-    )
+    """The gain of a shadow on the rows that both models predicted."""
+    from modelkeep.reports import figures  # Matplotlib takes a second to import
 
-    told = said(found)
-    if not told.get("gains"):
-        return markup.table([], told.get("sentence", "This was no shadow, or its days have not come true yet."))  # fmt: skip
+    result = shadow_result(found)
+    if not result.get("gains"):
+        none = "This was no shadow, or its days have no labels yet."
+        return markup.table([], result.get("sentence", none))
     rows = [
-        {"name": g["metric"], "value": g["gain"], "low": g["low"], "high": g["high"], "breach": g["verdict"] == "worse"}
-        for g in told["gains"]
-    ]  # fmt: skip
+        {
+            "name": gain["metric"],
+            "value": gain["gain"],
+            "low": gain["low"],
+            "high": gain["high"],
+            "breach": gain["verdict"] == "worse",
+        }
+        for gain in result["gains"]
+    ]
     return figures.forest(
         rows,
         name="gain of the shadow over the champion",
         title="Was the shadow better on the same rows?",
-        caption=f"{told['labelled']:,} rows of {told['days']} days with their truth; they would say different things on {told['disagree']:.1%} of {told['pairs']:,} rows.",
+        caption=f"{result['labelled']:,} rows of {result['days']} days with labels; "
+        f"they differ on {result['disagree']:.1%} of {result['pairs']:,} rows.",
     )
 
 
@@ -182,62 +202,64 @@ def changed(found: RolloutLog, rules: Rules) -> str:
     old, new = vars(found.rules), vars(rules)
     names = [name for name in old if old[name] != new[name]]
     if not names:
-        return "The next rollout would keep to the same rules."
-    told = [f"{name}: {old[name]} then, {new[name]} now" for name in names]
-    return f"The next rollout would keep to other rules: {'; '.join(told)}."
+        return "The next rollout would have the same rules."
+    changes = [f"{name}: {old[name]} then, {new[name]} now" for name in names]
+    return f"The next rollout would have other rules: {'; '.join(changes)}."
 
 
 def picture(found: RolloutLog) -> str:
-    """The evidence over time, for a terminal: a line a metric and question, full where it is enough."""
+    """The e-values over time, for a terminal: a line a metric and question."""
     rules, lines = found.rules, []
-    looks = [v for v in found.verdicts if v.evidence][-WIDE:]
-    for question, then in zip(QUESTIONS, ("goes back", "may grow"), strict=True):
-        enough = math.log((len(rules.metrics) if question == "worse" else 1) / rules.alpha)
-        for name in rules.metrics if looks else ():
-            path = [v.evidence[name][question] for v in looks]
-            drawn = "".join(BARS[_level(value / enough)] for value in path)
-            lines.append(f"{question:>8} {name:<7} {drawn} {path[-1]:6.2f}, {then} at {enough:.2f}")
+    analyses = [v for v in found.verdicts if v.evidence][-WIDE:]
+    for question, (then, _, _) in THRESHOLDS.items():
+        threshold = (len(rules.metrics) if question == "e_worse" else 1) / rules.alpha
+        for name in rules.metrics if analyses else ():
+            path = [v.evidence[name][question] for v in analyses]
+            drawn = "".join(BARS[_level(value, threshold)] for value in path)
+            value = f"e-value {significant(path[-1])}, {then} at {significant(threshold)}"
+            lines.append(f"{question:>13} {name:<7} {drawn} {value}")
     return "\n".join(lines)
 
 
 def planned(found: "Planned") -> str:
-    """A plan in words: what each step needs, what it bounds, what it would miss."""
+    """A plan in words: the need of each step, its margin, and the risks."""
     before, rules = found.before, found.rules
     rates = ", ".join(f"{name} {rate:.2%}" for name, rate in before.base.items())
     unit = "entities" if found.entity else "requests"
-    lines = [f"The champion answers {before.rate:,.2f} new {unit} a second; bad: {rates}."]
+    lines = [f"The champion serves {before.rate:,.2f} new {unit} a second; bad: {rates}."]
     if found.why:
         lines.append(f"params/rollout.yaml: {found.why}.")
         shares, margins = [round(100 * s, 3) for s in rules.shares], list(rules.margins)
         lines.append(f"For this traffic: steps {shares}, margins {[round(m, 3) for m in margins]}.")
     for need in found.plan.steps if found.plan else ():
-        amount = f"{need.rows:,.0f} answers, {need.hours:.2f} h"
-        margin = f"until {need.margin:g} times worse is refuted"
+        amount = f"{need.rows:,.0f} predictions, {need.hours:.2f} h"
+        margin = f"until {need.margin:g} times worse is rejected"
         lines.append(
-            f"  {need.share:>4.0%}, {margin}: {amount}; the canary gives {need.exposed:,.0f}"
+            f"  {need.share:>4.0%}, {margin}: {amount}; the canary makes {need.exposed:,.0f}"
         )
     hours = f"{rules.longest / 3600:g} h"
     lines.append(
         found.plan.sentence
         if found.plan
-        else f"No margin can be refuted in {hours}: after them it is promoted unless harm is shown."
+        else f"No margin can be rejected in {hours}: then it is promoted unless harm is shown."
     )
     lines.append(f"Found worse within {hours} at {rules.shares[-1]:.0%} (simulated):")
     for name, chances in found.risks.items():
         harmful = ", ".join(f"{r:g} times as bad {p:.0%}" for r, p in chances.items() if r > 1)
         lines.append(f"  {name}: an equal one {chances[1.0]:.1%}; {harmful}")
-    if rules.undecided == PROMOTE:
-        lines.append("What is not found worse by then is promoted (on_undecided: promote).")
+    if rules.on_undecided == PROMOTE:
+        lines.append("A canary not found worse by then is promoted (on_undecided: promote).")
     if not found.entity:
         lines.append(
-            "There is no entity column: requests of one user may be alike, and then an equal canary "
-            "is rolled back more often than stated; name `entity_column` in params/prepare.yaml."
+            "There is no entity column: requests of one user may be alike, and then an equal "
+            "canary is rolled back more often than stated; name `entity_column` in "
+            "params/prepare.yaml."
         )
     return "\n".join(lines)
 
 
-def told(found: RolloutLog) -> dict:
-    """Where a rollout stands, for `--json`."""
+def state(found: RolloutLog) -> dict:
+    """The state of a rollout, for `--json`."""
     last = found.verdicts[-1] if found.verdicts else None
     return {
         "id": found.spec.id,
@@ -246,30 +268,36 @@ def told(found: RolloutLog) -> dict:
         "sentence": verdict(found).sentence,
         "share": found.share,
         "step": found.state.step,
-        "looks": len(found.verdicts),
+        "analyses": len(found.verdicts),
         "champion": dict(found.spec.champion),
         "canary": dict(found.spec.canary),
-        "last": vars(last) if last else said(found) or None,
+        "last": vars(last) if last else shadow_result(found) or None,
     }
 
 
 def text(found: RolloutLog) -> str:
-    """Where a rollout stands, for a person."""
+    """The state of a rollout, for a terminal."""
     shown = verdict(found)
     facing = f"{_model(found.spec.canary)} against {_model(found.spec.champion)}"
-    lines = [f"{found.spec.id}: {shown.sentence}", f"{facing}, {count(len(found.verdicts), 'look')}"]  # fmt: skip
+    lines = [f"{found.spec.id}: {shown.sentence}", f"{facing}, {_analyses(found)}"]
     lines += [f"- {reason}" for reason in shown.reasons]
     return "\n".join([*lines, picture(found)]).rstrip()
 
 
+def _analyses(found: RolloutLog) -> str:
+    number = len(found.verdicts)
+    return f"{number:,} {'analysis' if number == 1 else 'analyses'}"
+
+
 def _times(found: RolloutLog) -> np.ndarray:
-    at = [row["look"]["at"] for row in found.rows if "look" in row]
+    at = [row["analysis"]["at"] for row in found.rows if "analysis" in row]
     began = np.datetime64(found.spec.started, "us")
     return began + (np.array(at) * 1e6).astype("timedelta64[us]")
 
 
-def _level(part: float) -> int:
-    return int(np.clip(part, 0, 1) * (len(BARS) - 1))
+def _level(value: float, threshold: float) -> int:
+    part = math.log(max(value, 1.0)) / math.log(threshold)
+    return int(min(part, 1.0) * (len(BARS) - 1))
 
 
 def _rate(bad: int, rows: int) -> str:

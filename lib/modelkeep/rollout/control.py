@@ -1,4 +1,4 @@
-"""A rollout: observe, ask the judge, write it down, change the share; what the record's last line says is what serves"""
+"""The controller of a rollout: count, judge, log, change the share; the log's last line serves."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -19,6 +19,7 @@ from modelkeep.rollout import counts, judge, outcomes, planning, rollout_log
 from modelkeep.rollout.counts import Counter
 from modelkeep.rollout.planning import Plan, Rules
 from modelkeep.rollout.rollout_log import (
+    ABORTED,
     CANARY,
     OVERTAKEN,
     PROMOTED,
@@ -28,9 +29,14 @@ from modelkeep.rollout.rollout_log import (
 )
 from modelkeep.serving import models
 
-LAG = 1.0  # seconds after which every answer of a moment is in the log
+LAG = 1.0  # seconds after which every prediction of a moment is in the log
 RECENT = 300.0  # seconds in which a paused canary's failures are looked for
-ENDS = {"step_up": "promoted", "roll_back": "rolled_back", "stop": "stopped", "abort": "aborted"}
+ENDS = {
+    PROMOTED: "promoted",
+    judge.ROLLBACK: "rolled_back",
+    judge.ABORT: "aborted",
+    ABORTED: ABORTED,
+}
 DAYS = 7.0  # of the log that say how the champion does
 
 
@@ -39,7 +45,7 @@ class RolloutError(ModelkeepError, RuntimeError):
 
 
 def folder(root: Path) -> Path:
-    """The sealed store of this workspace."""
+    """The model store of this workspace."""
     return root / str(workspace.params(root, "serve")["store"])
 
 
@@ -90,7 +96,10 @@ def planned(root: Path, log: PredictionLog, now: float, days: float = DAYS) -> P
 def start(
     root: Path, name: str, now: float, *, kind: str = CANARY, reason: str = "", anyway: bool = False
 ) -> RolloutLog:
-    """Begin: the model named (a SHA-256 of the store) gets the first step's share, or whispers as shadow. `anyway`: also where the plan says that it cannot finish."""
+    """Begin: the model named (a SHA-256 of the store) gets the first step's share, or is a shadow.
+
+    `anyway`: also where the plan says that it cannot finish.
+    """
     rules, slow_ms = _rules(root)
     place = folder(root)
     with lock(place):
@@ -124,7 +133,10 @@ def start(
 
 
 def settle(root: Path, found: RolloutLog) -> bool:
-    """Bring the pointer to what the record's last line says; whether it was not there. A rollout that has ended touches only what is still its own."""
+    """Bring the pointer to the log's last line; whether it was not there.
+
+    A rollout that has ended touches only its own roles.
+    """
     place, spec = folder(root), found.spec
     if found.end == PROMOTED and _mine(store.now(place), spec):
         promote(root, found)
@@ -137,7 +149,7 @@ def settle(root: Path, found: RolloutLog) -> bool:
         at = store.now(place)
         if found.end:
             want, ours = Now(at.champion), _mine(at, spec)
-        else:  # beside another champion, as after a rollback, it is not put: the next look ends it
+        else:  # not beside another champion, as after a rollback: the next analysis ends it
             want = Now(at.champion, **{spec.kind: role})
             ours = at.champion.sha256 == spec.champion["sha256"]
         if not ours or (at.canary, at.shadow) == (want.canary, want.shadow):
@@ -190,7 +202,7 @@ def promote(root: Path, found: RolloutLog) -> None:
 
 
 def note(root: Path, event: str, now: float, reason: str = "", id: str = "") -> RolloutLog:
-    """Pause, resume or abort a rollout; a pause keeps the share, an abort gives all back to the champion."""
+    """Pause, resume or abort a rollout: a pause keeps the share, an abort ends it."""
     with lock(folder(root)):
         found = rollout_log.find(root, id)
         if found.end:
@@ -204,7 +216,7 @@ def note(root: Path, event: str, now: float, reason: str = "", id: str = "") -> 
 
 
 class Controller:
-    """Goes on with a rollout, look by look; killed at any point, another one goes on from the record."""
+    """Goes on with a rollout; killed at any point, another one goes on from the log."""
 
     def __init__(
         self, root: Path, log: PredictionLog, clock: Callable[[], float], id: str = ""
@@ -213,28 +225,28 @@ class Controller:
         self.path = rollout_log.find(root, id).path
         self.found: RolloutLog | None = None
         self.counter: Counter | None = None
-        self.looked = 0.0  # not every look is put on record: while it is paused, or a shadow
+        self.analyzed = 0.0  # not every analysis is logged: while it is paused, or a shadow
 
     @property
     def due(self) -> float:
-        """When the next look is due, in seconds since 1970."""
+        """When the next analysis is due, in seconds since 1970."""
         found = self.found
         if found is None:
             return 0.0
-        age = max(self.looked - found.spec.started / 1e6, 0.0)
-        # a look at a shadow reads all that it has said
-        wait = max(found.rules.look, age / 20 if found.spec.kind == SHADOW else 0.0)
-        return max(found.upto / 1e6 + found.rules.look + LAG, self.looked + wait)
+        age = max(self.analyzed - found.spec.started / 1e6, 0.0)
+        # an analysis of a shadow reads all its predictions
+        wait = max(found.rules.interval, age / 20 if found.spec.kind == SHADOW else 0.0)
+        return max(found.upto / 1e6 + found.rules.interval + LAG, self.analyzed + wait)
 
     def turn(self) -> RolloutLog:
-        """Bring the pointer to the record, and take one look if it is due."""
+        """Bring the pointer to the record, and make one analysis if it is due."""
         with lock(folder(self.root)):
             self._read()
             if not self.found.end and self._overtaken():
                 self._note(OVERTAKEN, champion=store.now(folder(self.root)).champion.sha256)
             settle(self.root, self.found)
             if not self.found.end and self.clock() >= self.due:
-                self._look(int((self.clock() - LAG) * 1e6))
+                self._analyze(int((self.clock() - LAG) * 1e6))
                 settle(self.root, self.found)
         return self.found
 
@@ -242,28 +254,28 @@ class Controller:
         if self.found is None or self.path.stat().st_size != self.found.size:
             self.found, self.counter = rollout_log.read(self.path), None
 
-    def _look(self, until: int) -> None:
-        found, spec, self.looked = self.found, self.found.spec, self.clock()
+    def _analyze(self, until: int) -> None:
+        found, spec, self.analyzed = self.found, self.found.spec, self.clock()
         if spec.kind == SHADOW:
             from modelkeep.rollout import shadow  # and so does SciPy
 
-            said = shadow.judge(self.log, found, until)
-            if said["verdict"]:
-                self._note("judged", **said)
+            result = shadow.judge(self.log, found, until)
+            if result["verdict"]:
+                self._note("judged", **result)
             return
         if self.counter is None:
-            said = {"slow_ms": spec.slow_ms, "truth": spec.truth}
-            self.counter = Counter(self.log, found.rules, spec.started, found.upto, **said)
+            settings = {"slow_ms": spec.slow_ms, "truth": spec.truth}
+            self.counter = Counter(self.log, found.rules, spec.started, found.upto, **settings)
         # a person holds it: only a canary that fails outright goes back meanwhile
         if found.paused and not judge.breaks(self.counter.recent(until, RECENT)):
             return
         # counted, but not on record, is to be counted again
         counter, self.counter = self.counter, None
-        self.found, _ = rollout_log.judged(found, counter.look(until, found.share))
+        self.found, _ = rollout_log.judged(found, counter.analyze(until, found.share))
         self.counter = counter
 
     def _overtaken(self) -> bool:
-        """Whether another model is champion now, or was meanwhile: then the canary is gone, and the record says why."""
+        """Whether another model is champion now, or was meanwhile: then the canary is gone."""
         at, spec = store.now(folder(self.root)), self.found.spec
         other = at.champion.sha256 != spec.champion["sha256"]
         if other or _mine(at, spec):
@@ -277,8 +289,8 @@ class Controller:
             return False  # where nothing is on record nothing was promoted
         return bool(term) and term.tag.at > spec.started / 1e6
 
-    def _note(self, event: str, **said: object) -> None:
-        self.found = rollout_log.noted(self.found, event, int(self.clock() * 1e6), **said)
+    def _note(self, event: str, **fields: object) -> None:
+        self.found = rollout_log.noted(self.found, event, int(self.clock() * 1e6), **fields)
 
 
 def run(
@@ -287,20 +299,20 @@ def run(
     say: Callable[[RolloutLog], None],
     once: bool = False,
 ) -> RolloutLog:
-    """Look whenever a look is due, until the rollout has ended; `once`: one look at most."""
+    """Analyse whenever it is due, until the rollout has ended; `once`: one analysis at most."""
     while True:
-        told = controller.found and len(controller.found.rows)
+        logged = controller.found and len(controller.found.rows)
         try:
             found = controller.turn()
         except logs.LogError:
             if once or controller.found is None:
                 raise
             found = controller.found  # the log goes on by itself, and so do we
-        if len(found.rows) != told:
+        if len(found.rows) != logged:
             say(found)
         if once or found.end:
             return found
-        sleep(max(0.05, min(controller.due - controller.clock(), found.rules.look)))
+        sleep(max(0.05, min(controller.due - controller.clock(), found.rules.interval)))
 
 
 def lock(place: Path) -> FileLock:
@@ -320,8 +332,8 @@ def _ready(root: Path, place: Path) -> Now:
     last = rollout_log.newest(root)
     if last is not None and not (found := rollout_log.read(last)).end:
         raise RolloutError(
-            f"{found.spec.id} goes on with {found.spec.canary['sha256'][:10]}; one rollout at a time: "
-            "wait for its end, or `modelkeep rollout abort`"
+            f"{found.spec.id} goes on with {found.spec.canary['sha256'][:10]}; "
+            "one rollout at a time: wait for its end, or `modelkeep rollout abort`"
         )
     if last is not None:
         settle(root, found)  # it may have been killed before its last step
@@ -329,7 +341,10 @@ def _ready(root: Path, place: Path) -> Now:
     if at is None:
         raise RolloutError("no model is in service; `modelkeep serve` begins with the candidate")
     if at.canary or at.shadow:
-        raise RolloutError(f"{place.name}/{store.POINTER} names a canary or a shadow that no rollout put there; point the store at the champion alone")  # fmt: skip
+        raise RolloutError(
+            f"{place.name}/{store.POINTER} names a canary or a shadow that no rollout put there; "
+            "point the store at the champion alone"
+        )
     return at
 
 
@@ -348,9 +363,9 @@ def _named(root: Path, name: str) -> tuple[str, str]:
         raise RolloutError(
             f"{name!r} is no model of the store (there is {there}), and no version: {error}"
         ) from None
-    said = record.evidence(target)
-    releases.fetch(root, target, said)
-    return said["hashes"]["bundle"], target.version
+    evidence = record.evidence(target)
+    releases.fetch(root, target, evidence)
+    return evidence["hashes"]["bundle"], target.version
 
 
 def _truth(place: Path, sha256: str) -> dict:
@@ -360,7 +375,9 @@ def _truth(place: Path, sha256: str) -> dict:
     return outcomes.truth(champion.schema, champion.out_of_fold)
 
 
-def _before(log: PredictionLog, rules: Rules, now: float, days: float, slow_ms: float, truth: dict) -> counts.Before:  # fmt: skip
+def _before(
+    log: PredictionLog, rules: Rules, now: float, days: float, slow_ms: float, truth: dict
+) -> counts.Before:
     until = int((now - LAG) * 1e6)
     since = max(until - int(days * 86_400e6), 0)
     return counts.before(log, rules, since, until, slow_ms=slow_ms, truth=truth)
@@ -368,5 +385,6 @@ def _before(log: PredictionLog, rules: Rules, now: float, days: float, slow_ms: 
 
 def _entities(root: Path, at: Now, seen: counts.Before) -> float:
     content = store.check(folder(root), at.champion.sha256)
-    of = schema.from_json(content["schema.json"].decode())
-    return seen.entities if of.entity and of.entity != of.id else float("inf")
+    columns = schema.from_json(content["schema.json"].decode())
+    once = columns.entity and columns.entity != columns.id
+    return seen.entities if once else float("inf")

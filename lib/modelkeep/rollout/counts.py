@@ -1,4 +1,4 @@
-"""What one look at a rollout counts: from the prediction log, one outcome an entity, by the split it was answered under"""
+"""Counts of a rollout from the prediction log: one outcome an entity, by the split of its time."""
 
 import json
 from collections import Counter as Tally
@@ -13,16 +13,16 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.predictions.log import PredictionLog
 from modelkeep.predictions.records import CANARY, CHAMPION, Call
 from modelkeep.rollout import outcomes
-from modelkeep.rollout.judge import Look, Stratum
+from modelkeep.rollout.judge import FORMER_METRICS, Analysis, Stratum
 from modelkeep.rollout.planning import Rules
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-METRICS = ("failed", "slow", "wrong")
+METRICS = ("error", "latency", "quality")
 NEWEST = 50  # requests of the canary that the circuit breaker looks at
-CHUNK = 3_600_000_000  # microseconds of answers that are read at once when counting begins anew
+CHUNK = 3_600_000_000  # microseconds of predictions that are read at once when counting begins anew
 READ = ["at", "id", "role", "entity", "answer", "label", "labelled_at"]
 
 
@@ -32,7 +32,7 @@ class CountsError(ModelkeepError, ValueError):
 
 @dataclass
 class Cursor:
-    """How far answers were counted, and which entities were met until then (as sorted hashes)."""
+    """The moment up to which rows were counted, and the entities met by then (sorted hashes)."""
 
     upto: int
     met: np.ndarray
@@ -46,7 +46,7 @@ class Cursor:
 
 
 class Counter:
-    """Counts a rollout look by look; each answer is counted once, also after a restart."""
+    """Counts a rollout by analysis; each prediction is counted once, also after a restart."""
 
     def __init__(
         self,
@@ -60,14 +60,16 @@ class Counter:
     ) -> None:
         self.log, self.rules, self.started = log, rules, started
         self.slow, self.truth, self.newest = slow_ms * 1e3, truth, None
-        waits = {round(1e6 * rules.maturity.get(name, 0)) for name in rules.metrics} | {0}
+        waits = {round(1e6 * rules.label_maturity.get(name, 0)) for name in rules.metrics} | {0}
         self.cursors = {wait: Cursor(started, np.zeros(0, np.uint64)) for wait in waits}
         for wait, cursor in self.cursors.items():
-            while cursor.upto < upto - wait:  # who was met before
+            while cursor.upto < upto - wait:  # entities met before
                 self._new(cursor, min(cursor.upto + CHUNK, upto - wait), upto)
 
-    def look(self, until: int, share: float) -> Look:
-        """What was counted since the last look, of answers before `until`; `share` is the canary's now."""
+    def analyze(self, until: int, share: float) -> Analysis:
+        """The counts since the last analysis, of predictions before `until`; `share` is the
+        canary's now.
+        """
         counts: dict[str, list[Stratum]] = {}
         met = [0, 0]
         for wait, cursor in self.cursors.items():
@@ -76,12 +78,15 @@ class Counter:
                 here = new[np.isclose(new["share"], share)] if len(new) else new
                 met = [int((here["role"] == role).sum()) for role in (CHAMPION, CANARY)]
             for name in self.rules.metrics:
-                if round(1e6 * self.rules.maturity.get(name, 0)) == wait:
+                if round(1e6 * self.rules.label_maturity.get(name, 0)) == wait:
                     counts[name] = self._strata(name, new, wait)
-        return Look((until - self.started) / 1e6, counts, tuple(met), self.recent(until, 0))
+        return Analysis((until - self.started) / 1e6, counts, tuple(met), self.recent(until, 0))
 
     def recent(self, until: int, seconds: float) -> Stratum:
-        """The canary's newest requests, one an entity, and the champion's of the last `seconds` before `until` (0: since the last look)."""
+        """The canary's newest requests, one an entity, and the champion's beside them.
+
+        The champion's are of the last `seconds` before `until` (0: since the last analysis).
+        """
         if seconds:
             self._keep(rows(self.log, until - round(1e6 * seconds), until, until))
         if self.newest is None:
@@ -108,7 +113,7 @@ class Counter:
         self.newest = pd.concat([kept.tail(NEWEST), beside])
 
     def _strata(self, name: str, new: "pd.DataFrame", wait: int) -> list[Stratum]:
-        """Counts by the share under which the rows were answered."""
+        """Counts by the share under which the rows were predicted."""
         used, bad = outcome(name, new, slow=self.slow, wait=wait, truth=self.truth)
         shares, roles = new["share"].to_numpy()[used], new["role"].to_numpy()[used]
         found = []
@@ -122,9 +127,17 @@ class Counter:
 def check(rules: Rules, slow_ms: float) -> None:
     """CountsError unless every metric of the rules can be counted."""
     if unknown := set(rules.metrics) - set(METRICS):
-        raise CountsError(f"params/rollout.yaml: {sorted(unknown)} cannot be counted from the prediction log; `metrics` may hold {', '.join(METRICS)}")  # fmt: skip
-    if "wrong" in rules.metrics and not rules.maturity.get("wrong"):
-        raise CountsError("params/rollout.yaml: `wrong` needs a time for labels to come; give `maturity_hours: {wrong: HOURS}`")  # fmt: skip
+        known = [FORMER_METRICS[name] for name in sorted(unknown) if name in FORMER_METRICS]
+        hint = f" (renamed to {', '.join(known)})" if known else ""
+        raise CountsError(
+            f"params/rollout.yaml: {sorted(unknown)} cannot be counted from the prediction log"
+            f"{hint}; `metrics` may hold {', '.join(METRICS)}"
+        )
+    if "quality" in rules.metrics and not rules.label_maturity.get("quality"):
+        raise CountsError(
+            "params/rollout.yaml: `quality` needs a time for labels to come; "
+            "give `label_maturity_hours: {quality: HOURS}`"
+        )
     if not slow_ms > 0:
         raise CountsError(f"params/rollout.yaml: `slow_ms` is {slow_ms}; it must be above 0")
 
@@ -132,7 +145,10 @@ def check(rules: Rules, slow_ms: float) -> None:
 def rows(
     log: PredictionLog, start: int, end: int, known: int, rollout: bool = True
 ) -> "pd.DataFrame":
-    """Answers and failures of champion and canary with start <= at < end, in their order; `rollout`: only those given while there was a canary."""
+    """Predictions and failures of champion and canary with start <= at < end, in their order.
+
+    `rollout`: only those served while there was a canary.
+    """
     import pandas as pd
 
     calls = [c for c in log.calls(start, end) if c.role in (CHAMPION, CANARY)]
@@ -140,12 +156,12 @@ def rows(
     if not calls:
         return _nothing()
     parts = [batch.select(READ).to_pandas() for batch in log.read(start, end, known=known)]
-    said = pd.concat(parts) if parts else pd.DataFrame({name: [] for name in READ}, dtype=object)
-    said["at"] = said["at"].astype("datetime64[us]").astype("int64")
+    answered = pd.concat(parts) if parts else pd.DataFrame(columns=READ, dtype=object)
+    answered["at"] = answered["at"].astype("datetime64[us]").astype("int64")
     failed = [(c.at, c.role, who) for c in calls for who in json.loads(c.failed)]
     broke = pd.DataFrame(failed, columns=["at", "role", "entity"]).assign(failed=True)
-    some = [part for part in (broke, said.assign(failed=False)) if len(part)]
-    every = pd.concat(some, ignore_index=True) if some else said.assign(failed=False)
+    some = [part for part in (broke, answered.assign(failed=False)) if len(part)]
+    every = pd.concat(some, ignore_index=True) if some else answered.assign(failed=False)
     every = every.reindex(columns=[*READ, "failed"])
     every["labelled_at"] = pd.to_datetime(every["labelled_at"]).astype("datetime64[us]")
     return _under(every, calls)
@@ -153,7 +169,7 @@ def rows(
 
 @cache
 def _nothing() -> "pd.DataFrame":
-    """No rows, with the columns and kinds that rows have."""
+    """No rows, with the columns and dtypes of `rows`."""
     import pandas as pd
 
     kinds = {"at": "int64", "labelled_at": "datetime64[us]", "failed": bool, "took": "int64"}
@@ -164,7 +180,7 @@ def _nothing() -> "pd.DataFrame":
 
 
 def _under(every: "pd.DataFrame", calls: Sequence[Call]) -> "pd.DataFrame":
-    """With each row the call that gave it, and its entity as a number; rows of no call are left out."""
+    """Rows with their call and their entity as a number; rows of no call are left out."""
     under = {(c.at, c.role): (c.took, c.share) for c in calls}
     pairs = list(zip(every["at"].tolist(), every["role"].tolist(), strict=True))
     every["took"] = [under.get(pair, (0, 0.0))[0] for pair in pairs]
@@ -172,7 +188,7 @@ def _under(every: "pd.DataFrame", calls: Sequence[Call]) -> "pd.DataFrame":
     who = every["entity"].fillna(every["id"])
     every["key"] = np.array([outcomes.key(str(each)) for each in who], dtype=np.uint64)
     every = every[np.array([pair in under for pair in pairs], dtype=bool)]
-    # whom the canary failed and the champion then answered, counts for the canary
+    # a row that the canary failed and the champion then predicted counts for the canary
     return every.sort_values(["at", "failed"], ascending=[True, False], kind="stable")
 
 
@@ -181,26 +197,28 @@ def outcome(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which rows count for a metric, and which of them are bad."""
     failed = new["failed"].to_numpy(dtype=bool)
-    if name == "failed":
+    if name == "error":
         return np.ones(len(new), bool), failed
-    if name == "slow":
+    if name == "latency":
         return ~failed, new["took"].to_numpy() > slow
+    if name != "quality":
+        raise CountsError(f"{name!r} is no guardrail metric; there are {', '.join(METRICS)}")
     arrived = new["labelled_at"].to_numpy().astype("int64")
     used = ~failed & new["label"].notna().to_numpy() & (arrived - new["at"].to_numpy() <= wait)
     bad = np.zeros(len(new), bool)
     for i in np.flatnonzero(used):
         label = new["label"].iloc[i]
-        told = outcomes.wrong(json.loads(new["answer"].iloc[i]), label, truth)
-        used[i], bad[i] = (
-            told is not None and outcomes.drawn(new["id"].iloc[i], label, truth),
-            bool(told),
-        )
+        wrong = outcomes.wrong(json.loads(new["answer"].iloc[i]), label, truth)
+        used[i] = wrong is not None and outcomes.drawn(new["id"].iloc[i], label, truth)
+        bad[i] = bool(wrong)
     return used, bad
 
 
 @dataclass(frozen=True)
 class Before:
-    """How the champion did before a rollout: entities a second, how many there are, its bad share by metric, and which share of answers counts for it."""
+    """The champion before a rollout: entities a second, their number, its bad share by metric, and
+    the share of predictions that counts for each metric.
+    """
 
     rate: float
     entities: int
@@ -211,7 +229,7 @@ class Before:
 def before(
     log: PredictionLog, rules: Rules, since: int, until: int, *, slow_ms: float, truth: Mapping
 ) -> Before:
-    """What the log says of the champion between two moments; a metric without rows is left out."""
+    """The champion between two moments of the log; a metric without rows is left out."""
     cursor, total, bad, every = Cursor(since, np.zeros(0, np.uint64)), Tally(), Tally(), Tally()
     moments: list[int] = []
     for start in range(since, until, CHUNK):
@@ -219,7 +237,7 @@ def before(
         new = cursor.first(new[new["role"] == CHAMPION])
         moments += new["at"].tolist()
         for name in rules.metrics:
-            wait = round(1e6 * rules.maturity.get(name, 0))
+            wait = round(1e6 * rules.label_maturity.get(name, 0))
             old = new[new["at"] + wait <= until]
             used, found = outcome(name, old, slow=slow_ms * 1e3, wait=wait, truth=truth)
             every[name] += len(old)

@@ -1,4 +1,4 @@
-"""The rules of a rollout, and what each of its steps needs before it starts"""
+"""The rules of a rollout, and the rows that each of its steps needs, before it starts."""
 
 import math
 from collections.abc import Mapping
@@ -6,20 +6,31 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from modelkeep.core import parameters
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.evaluation import sequential
 
-BLOCKS, PATIENCE = (
-    200,
-    12,
-)  # a step is drawn in so many blocks of its expected need, at most so many times that
-
+BLOCKS = 200  # a step is simulated in so many blocks of its expected need
+PATIENCE = 12  # and for at most so many times that need
 
 ROLLBACK, PROMOTE = "rollback", "promote"
 LADDER = (1.1, 1.2, 1.5, 2.0, 3.0)  # margins that are tried for this traffic, the strictest first
 PROPOSED = (0.1, 0.5)  # the shares of a proposed plan
-RATIOS = (1.0, 1.2, 1.5, 2.0)  # so many times the champion's rate: what the risks are told for
+RATIOS = (1.0, 1.2, 1.5, 2.0)  # so many times the champion's rate: for which the risks are given
 ANALYSES = 100  # in a simulated rollout
+NAMES = (  # the parameters that `rules` needs
+    "steps",
+    "margins",
+    "metrics",
+    "label_maturity_hours",
+    "alpha",
+    "tolerated_error_rate",
+    "analysis_interval_seconds",
+    "min_step_minutes",
+    "max_hours",
+    "hold_hours",
+    "bake_hours",
+)
 
 
 class PlanError(ModelkeepError, ValueError):
@@ -32,20 +43,20 @@ class CannotFinish(PlanError):
 
 @dataclass(frozen=True)
 class Rules:
-    """What a rollout is promised to keep to; times in seconds since it began, shares from 0 to 1."""
+    """The rules that a rollout keeps; times in seconds since it began, shares from 0 to 1."""
 
     shares: tuple[float, ...] = (0.01, 0.05, 0.25, 0.5)
     margins: tuple[float, ...] = (2.0, 1.5, 1.2, 1.1)
-    metrics: tuple[str, ...] = ("failed",)
-    maturity: dict[str, float] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ("error",)
+    label_maturity: dict[str, float] = field(default_factory=dict)
     alpha: float = 0.05
-    floor: float = 0.0
-    look: float = 60.0
-    dwell: float = 120.0
+    tolerated_error_rate: float = 0.0
+    interval: float = 60.0
+    min_step: float = 120.0
     longest: float = 86_400.0
     hold: float = 7_200.0
     bake: float = 86_400.0
-    undecided: str = ROLLBACK  # at `longest`: hold and roll back, or promote unless harm was shown
+    on_undecided: str = ROLLBACK  # at `longest`: hold, then roll back; or promote without harm
 
     def __post_init__(self) -> None:
         for name, value, rule, kept in _limits(self):
@@ -59,9 +70,10 @@ class Rules:
 
 @dataclass(frozen=True)
 class Need:
-    """What an equal canary needs at one step, or in all, on average and in nine rollouts of ten.
+    """The need of an equal canary at one step, or in all, on average and in nine rollouts of ten.
 
-    `rows` are answers that count, of champion and canary; `exposed` are all that the canary gives meanwhile; `hours` hold the maturing of labels too.
+    `rows` are predictions that count, of champion and canary; `exposed` are all that the canary
+    serves meanwhile; `hours` include the maturing of labels.
     """
 
     share: float
@@ -75,7 +87,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a rollout needs before it starts, step by step and in all."""
+    """The need of a rollout, step by step and in all."""
 
     steps: tuple[Need, ...]
     total: Need
@@ -87,20 +99,22 @@ class Plan:
 
 
 def rules(params: Mapping) -> Rules:
-    """Return the rules that `params/rollout.yaml` holds."""
+    """Return the rules that `params/rollout.yaml` holds; PlanError names what was renamed."""
+    if problems := parameters.renamed(params, NAMES):
+        raise PlanError(f"params/rollout.yaml: {'; '.join(problems)}")
     return Rules(
         shares=tuple(percent / 100 for percent in params["steps"]),
         margins=tuple(params["margins"]),
         metrics=tuple(params["metrics"]),
-        maturity={name: 3600 * hours for name, hours in params["maturity_hours"].items()},
+        label_maturity={n: 3600 * hours for n, hours in params["label_maturity_hours"].items()},
         alpha=params["alpha"],
-        floor=params["floor"],
-        look=params["look_seconds"],
-        dwell=60 * params["dwell_minutes"],
+        tolerated_error_rate=params["tolerated_error_rate"],
+        interval=params["analysis_interval_seconds"],
+        min_step=60 * params["min_step_minutes"],
         longest=3600 * params["max_hours"],
         hold=3600 * params["hold_hours"],
         bake=3600 * params["bake_hours"],
-        undecided=params.get("on_undecided", ROLLBACK),
+        on_undecided=params.get("on_undecided", ROLLBACK),
     )
 
 
@@ -114,18 +128,17 @@ def plan(
     runs: int = 500,
     seed: int = 0,
 ) -> Plan:
-    """Say what each step needs if the canary is equal, by drawing rollouts; refuse what cannot finish.
+    """Return the need of each step if the canary is equal, by simulation; CannotFinish if it is
+    above the limits.
 
-    `rows_a_second` counts one answer an entity, of which there are `entities`; `base` is the champion's bad share by metric, `counted` the share of answers that count for it (all). Labels mature at each step anew.
+    `rows_a_second` counts one prediction an entity, of which there are `entities`; `base` is the
+    champion's bad share by metric, `counted` the share of predictions that count for it (all).
+    Labels mature at each step anew.
     """
-    if not rows_a_second > 0:
-        raise PlanError(f"{rows_a_second} answers a second: without traffic nothing can be shown; start when there is some")  # fmt: skip
-    missing = [name for name in rules.metrics if not 0 <= base.get(name, -1) <= 1]
-    if missing:
-        raise PlanError(f"the champion's bad share of {', '.join(missing)} is not known: no answer in the days looked at counts for it yet; wait until labels have come (maturity_hours), look back farther, or leave it out of `metrics` in params/rollout.yaml")  # fmt: skip
+    _check_traffic(rules, rows_a_second, base)
     draw, rows, seconds = np.random.default_rng(seed), [], []
     rates = {name: rows_a_second * (counted or {}).get(name, 1.0) for name in rules.metrics}
-    late = np.array([[rules.maturity.get(name, 0)] for name in rules.metrics])
+    late = np.array([[rules.label_maturity.get(name, 0)] for name in rules.metrics])
     for step in range(len(rules.shares)):
         needed = np.stack(
             [
@@ -134,7 +147,7 @@ def plan(
             ]
         )
         rows.append(np.max(needed, axis=0) * rows_a_second)
-        seconds.append(np.maximum(np.max(needed + late, axis=0), rules.dwell))
+        seconds.append(np.maximum(np.max(needed + late, axis=0), rules.min_step))
     exposed = [
         s * float(t.mean()) * rows_a_second for s, t in zip(rules.shares, seconds, strict=True)
     ]
@@ -142,8 +155,9 @@ def plan(
     total = _need(1.0, 1.0, np.sum(rows, axis=0), np.sum(seconds, axis=0), sum(exposed))
     _refuse(rules, needs, total, entities)
     sentence = (
-        f"An equal canary reaches all traffic after {total.rows:,.0f} answers that count ({span(total.hours)}) on average, "
-        f"{total.rows_90:,.0f} ({span(total.hours_90)}) in nine rollouts of ten; {rules.longest / 3600:g} h are allowed."
+        f"An equal canary reaches all traffic after {total.rows:,.0f} predictions that count "
+        f"({span(total.hours)}) on average, {total.rows_90:,.0f} ({span(total.hours_90)}) "
+        f"in nine rollouts of ten; {rules.longest / 3600:g} h are allowed."
     )
     return Plan(needs, total, sentence)
 
@@ -170,8 +184,8 @@ def fitted(
             return tried, plan(tried, rows_a_second, base, **known, runs=200)
         except CannotFinish:
             continue
-    last = {"shares": PROPOSED[-1:], "margins": LADDER[-1:], "dwell": rules.longest}
-    return replace(rules, **last, undecided=PROMOTE), None
+    last = {"shares": PROPOSED[-1:], "margins": LADDER[-1:], "min_step": rules.longest}
+    return replace(rules, **last, on_undecided=PROMOTE), None
 
 
 def risks(
@@ -186,7 +200,7 @@ def risks(
 ) -> dict[str, dict[float, float]]:
     """How often a canary is found worse within `longest` at the last step's share, by metric and
     by how many times the champion's rate its own is: at 1.0 the chance of a false rollback, above
-    it that of finding the harm; the rest is promoted where `undecided` is `promote`.
+    it that of finding the harm; the rest is promoted where `on_undecided` is `promote`.
 
     Simulated by `runs` rollouts, each entity counted once.
     """
@@ -194,7 +208,7 @@ def risks(
     needed = math.log(len(rules.metrics) / rules.alpha)
     found: dict[str, dict[float, float]] = {}
     for name in rules.metrics:
-        late = rules.maturity.get(name, 0.0)
+        late = rules.label_maturity.get(name, 0.0)
         rows = min(rows_a_second * max(rules.longest - late, 0.0), entities)
         rows *= (counted or {}).get(name, 1.0) / ANALYSES
         found[name] = {}
@@ -206,8 +220,8 @@ def risks(
                 x = (draw.binomial(n_a, base[name]), draw.binomial(n_b, rate))
                 counts = np.stack([n_a, x[0], n_b, x[1]], axis=-1)
                 margin = np.full(runs, rules.margins[-1])
-                state = sequential.weigh(state, counts, margin, rules.floor)
-                over |= sequential.is_worse(state) >= needed
+                state = sequential.weigh(state, counts, margin, rules.tolerated_error_rate)
+                over |= sequential.log_e_worse(state) >= needed
             found[name][ratio] = float(over.mean())
     return found
 
@@ -228,22 +242,23 @@ def _seconds(
 ) -> np.ndarray:
     share, margin = rules.shares[step], rules.margins[step]
     on_average = np.array([1 - share, (1 - share) * base, share, share * base])
-    asked = sequential.nulls(np.array(margin), rules.floor)
-    alternatives = sequential.growth(on_average, np.array(base), *asked)[len(sequential.WORSE) :]
+    nulls = sequential.nulls(np.array(margin), rules.tolerated_error_rate)
+    alternatives = sequential.growth(on_average, np.array(base), *nulls)[len(sequential.WORSE) :]
     speed = float(alternatives.max())
     if speed <= 1e-12:
         raise CannotFinish(
-            f"`{name}`: of a champion that is bad in {base:.3%} no answer can show that a canary is not {margin:g} times worse; "
-            "raise `floor`, the share of bad answers that nobody minds, above 0"
+            f"`{name}`: of a champion that is bad in {base:.3%} no prediction can show that a "
+            f"canary is not {margin:g} times worse; "
+            "raise `tolerated_error_rate`, the rate of bad predictions that always passes, above 0"
         )
     needed = math.log(1 / rules.alpha)
     scale = (needed + math.log(len(alternatives))) / speed
-    looks = math.ceil(scale / BLOCKS / (rows_a_second * rules.look))
-    rows = rows_a_second * rules.look * looks
+    looks = math.ceil(scale / BLOCKS / (rows_a_second * rules.interval))
+    rows = rows_a_second * rules.interval * looks
     blocks = _blocks(
         rules, step, base, rows, needed, math.ceil(PATIENCE * scale / rows), draw, runs
     )
-    return blocks * looks * rules.look
+    return blocks * looks * rules.interval
 
 
 def _blocks(
@@ -256,15 +271,15 @@ def _blocks(
     draw: np.random.Generator,
     runs: int,
 ) -> np.ndarray:
-    """Blocks of `rows` until an equal canary has passed, one number a run; `most` where it has not."""
+    """Blocks of `rows` until an equal canary has passed, by run; `most` where it has not."""
     share, margin = rules.shares[step], rules.margins[step]
     found, passed = sequential.begin(np.full(runs, base)), np.full(runs, most)
     for block in range(most):
         n_b = draw.poisson(rows * share, runs)
         n_a = draw.poisson(rows * (1 - share), runs)
         counts = np.stack([n_a, draw.binomial(n_a, base), n_b, draw.binomial(n_b, base)], axis=-1)
-        found = sequential.weigh(found, counts, np.full(runs, margin), rules.floor)
-        over = sequential.is_harmless(found) >= needed
+        found = sequential.weigh(found, counts, np.full(runs, margin), rules.tolerated_error_rate)
+        over = sequential.log_e_noninferior(found) >= needed
         passed = np.where(over & (passed == most), block + 1, passed)
         if (passed < most).all():
             break
@@ -275,38 +290,77 @@ def _need(
     share: float, margin: float, rows: np.ndarray, seconds: np.ndarray, exposed: float
 ) -> Need:
     most = [float(np.quantile(each, 0.9)) for each in (rows, seconds / 3600)]
-    return Need(share, margin, float(rows.mean()), most[0], exposed, float(seconds.mean()) / 3600, most[1])  # fmt: skip
+    mean, hours = float(rows.mean()), float(seconds.mean()) / 3600
+    return Need(share, margin, mean, most[0], exposed, hours, most[1])
+
+
+def _check_traffic(rules: Rules, rows_a_second: float, base: Mapping[str, float]) -> None:
+    if not rows_a_second > 0:
+        raise PlanError(
+            f"{rows_a_second} predictions a second: without traffic nothing can be shown; "
+            "start when there is some"
+        )
+    missing = [name for name in rules.metrics if not 0 <= base.get(name, -1) <= 1]
+    if missing:
+        raise PlanError(
+            f"the champion's bad share of {', '.join(missing)} is not known: no prediction of the "
+            "days read counts for it yet; wait until labels have come (label_maturity_hours), "
+            "read more days, or leave it out of `metrics` in params/rollout.yaml"
+        )
 
 
 def _refuse(rules: Rules, needs: tuple[Need, ...], total: Need, entities: float) -> None:
     slowest = max(needs, key=lambda need: need.hours)
-    relax = f"relax the slowest step, {slowest.share:.1%} ({span(slowest.hours)}): a larger share, or a margin above {slowest.margin:g}"
+    relax = (
+        f"relax the slowest step, {slowest.share:.1%} ({span(slowest.hours)}): "
+        f"a larger share, or a margin above {slowest.margin:g}"
+    )
     if total.rows_90 > entities:
         raise CannotFinish(
-            f"this rollout cannot finish: an equal canary needs one answer of each of {total.rows_90:,.0f} entities in nine of ten, there are {entities:,.0f}; {relax}"
+            f"this rollout cannot finish: an equal canary needs one prediction of each of "
+            f"{total.rows_90:,.0f} entities in nine of ten, there are {entities:,.0f}; {relax}"
         )
     if total.hours_90 * 3600 > rules.longest:
         raise CannotFinish(
-            f"this rollout cannot finish: an equal canary needs {span(total.hours)} on average and {span(total.hours_90)} in nine of ten, `max_hours` is {rules.longest / 3600:g}; "
+            f"this rollout cannot finish: an equal canary needs {span(total.hours)} on average "
+            f"and {span(total.hours_90)} in nine of ten, `max_hours` is {rules.longest / 3600:g}; "
             f"raise `max_hours` to {math.ceil(total.hours_90)}, or {relax}"
         )
 
 
 def _limits(rules: Rules) -> list[tuple[str, object, str, bool]]:
-    shares, margins, late = rules.shares, rules.margins, rules.maturity
+    shares, margins, late = rules.shares, rules.margins, rules.label_maturity
     grow = list(shares) == sorted(set(shares)) and len(shares) > 0
     known = set(late) <= set(rules.metrics) and min(late.values(), default=0) >= 0
-    worst = max(margins, default=1)
-    times = {"dwell_minutes": rules.dwell, "max_hours": rules.longest, "hold_hours": rules.hold}
+    worst = rules.tolerated_error_rate * max(margins, default=1)
+    above, times = min(margins, default=0) > 1, "0 or more (here in seconds)"
+    ends = (ROLLBACK, PROMOTE)
     return [
-        ("steps", shares, "growing shares above 0 and below 100 %", grow and shares[0] > 0 and shares[-1] < 1),
-        ("margins", margins, "one a step, each above 1", len(margins) == len(shares) and min(margins, default=0) > 1),
-        ("metrics", rules.metrics, "at least one, each once", 0 < len(rules.metrics) == len(set(rules.metrics))),
-        ("maturity_hours", late, "0 or more, of guarded metrics", known),
+        (
+            "steps",
+            shares,
+            "growing shares above 0 and below 100 %",
+            grow and shares[0] > 0 and shares[-1] < 1,
+        ),
+        ("margins", margins, "one a step, each above 1", len(margins) == len(shares) and above),
+        (
+            "metrics",
+            rules.metrics,
+            "at least one, each once",
+            0 < len(rules.metrics) == len(set(rules.metrics)),
+        ),
+        ("label_maturity_hours", late, "0 or more, of guardrail metrics", known),
         ("alpha", rules.alpha, "above 0 and below 1", 0 < rules.alpha < 1),
-        ("floor", rules.floor, "0 or more, and below 1 times the largest margin", 0 <= rules.floor * worst < 1),
-        ("look_seconds", rules.look, "above 0", rules.look > 0),
-        *((name, seconds, "0 or more (here in seconds)", seconds >= 0) for name, seconds in times.items()),
-        ("bake_hours", rules.bake, "0 or more (here in seconds)", rules.bake >= 0),
-        ("on_undecided", rules.undecided, f"{ROLLBACK} or {PROMOTE}", rules.undecided in (ROLLBACK, PROMOTE)),
-    ]  # fmt: skip
+        (
+            "tolerated_error_rate",
+            rules.tolerated_error_rate,
+            "0 or more, and below 1 times the largest margin",
+            0 <= worst < 1,
+        ),
+        ("analysis_interval_seconds", rules.interval, "above 0", rules.interval > 0),
+        ("min_step_minutes", rules.min_step, times, rules.min_step >= 0),
+        ("max_hours", rules.longest, times, rules.longest >= 0),
+        ("hold_hours", rules.hold, times, rules.hold >= 0),
+        ("bake_hours", rules.bake, times, rules.bake >= 0),
+        ("on_undecided", rules.on_undecided, " or ".join(ends), rules.on_undecided in ends),
+    ]

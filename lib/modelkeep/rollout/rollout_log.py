@@ -1,4 +1,4 @@
-"""The record of a rollout: one line a look, whole or not there; what its last line says is what holds"""
+"""The log of a rollout: one line an analysis, whole or not there; its last line is what holds."""
 
 import json
 import os
@@ -9,22 +9,27 @@ from pathlib import Path
 from modelkeep.core import files
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.rollout import judge
-from modelkeep.rollout.judge import Look, State, Verdict
+from modelkeep.rollout.judge import Analysis, Decision, State, Verdict
 from modelkeep.rollout.planning import Rules
 
 FOLDER = "rollouts"
 CANARY, SHADOW = "canary", "shadow"
-ABORTED, OVERTAKEN = "abort", "overtaken"
-PROMOTED = "step_up"  # as the judge calls it: from the last step there is nowhere else to go
+ABORTED, OVERTAKEN = "aborted_by_person", "overtaken"  # ends that the judge did not decide
+PROMOTED = Decision.ADVANCE  # from the last step there is nowhere else to go
+EVENTS = {"abort": ABORTED, OVERTAKEN: OVERTAKEN, "judged": "judged"}  # those that end a rollout
 
 
 class RolloutLogError(ModelkeepError, RuntimeError):
-    """A record that is not there, or that nobody can go on from."""
+    """A log that is not there, or that no controller can go on from."""
 
 
 @dataclass(frozen=True)
 class RolloutSpec:
-    """What a rollout is about; `started` in microseconds since 1970, models as {sha256, version}, `truth` is what makes an answer wrong (see `mistakes.truth`)."""
+    """The models and the start of a rollout.
+
+    `started` in microseconds since 1970, models as {sha256, version}; `truth` is the rule by which
+    a prediction is wrong (see `outcomes.truth`).
+    """
 
     id: str
     kind: str
@@ -38,7 +43,7 @@ class RolloutSpec:
 
 @dataclass(frozen=True)
 class RolloutLog:
-    """A rollout as its record tells it; `rows` are the lines after the first, `size` the bytes of all whole lines."""
+    """A rollout as logged; `rows` are lines after the first, `size` the bytes of whole lines."""
 
     path: Path
     spec: RolloutSpec
@@ -51,15 +56,15 @@ class RolloutLog:
 
     @property
     def end(self) -> str:
-        """The word that ended it, empty while it goes on."""
-        ends = [e["event"] for e in self.events if e["event"] in (ABORTED, OVERTAKEN, "judged")]
+        """The decision or event that ended it, empty while it goes on."""
+        ends = [EVENTS[e["event"]] for e in self.events if e["event"] in EVENTS]
         return self.state.final or (ends[0] if ends else "")
 
     @property
     def paused(self) -> bool:
         """Whether a person holds the share where it is."""
-        asked = [e["event"] for e in self.events if e["event"] in ("pause", "resume")]
-        return not self.end and asked[-1:] == ["pause"]
+        people = [e["event"] for e in self.events if e["event"] in ("pause", "resume")]
+        return not self.end and people[-1:] == ["pause"]
 
     @property
     def share(self) -> float:
@@ -75,7 +80,7 @@ class RolloutLog:
 
 
 def begin(root: Path, rules: Rules, base: Mapping[str, float], spec: RolloutSpec) -> RolloutLog:
-    """Put the first line of a new rollout on record."""
+    """Write the first line of a new rollout's log."""
     path = root / FOLDER / f"{spec.id}.jsonl"
     if path.exists():
         raise RolloutLogError(f"{FOLDER}/{path.name} is there already; try again in a second")
@@ -84,45 +89,53 @@ def begin(root: Path, rules: Rules, base: Mapping[str, float], spec: RolloutSpec
     return read(path)
 
 
-def judged(rollout_log: RolloutLog, look: Look) -> tuple[RolloutLog, Verdict]:
-    """Judge a look and put it on record; the verdict holds once this returns."""
-    state, verdict = judge.judge(rollout_log.rules, rollout_log.state, look)
-    row = {**json.loads(judge.line(look, verdict)), "final": state.final}
+def judged(rollout_log: RolloutLog, analysis: Analysis) -> tuple[RolloutLog, Verdict]:
+    """Judge an analysis and log it; the verdict holds once this returns."""
+    state, verdict = judge.judge(rollout_log.rules, rollout_log.state, analysis)
+    row = {**json.loads(judge.line(analysis, verdict)), "final": state.final}
     grown = _appended(rollout_log, row)
     return replace(grown, state=state, verdicts=(*rollout_log.verdicts, verdict)), verdict
 
 
-def noted(rollout_log: RolloutLog, event: str, at: int, **said: object) -> RolloutLog:
-    """Put on record what a person did, or what happened beside the looks."""
-    row = {"event": event, "at": at, **said}
+def noted(rollout_log: RolloutLog, event: str, at: int, **fields: object) -> RolloutLog:
+    """Log an event beside the analyses, as of a person."""
+    row = {"event": event, "at": at, **fields}
     return replace(_appended(rollout_log, row), events=(*rollout_log.events, row))
 
 
 def read(path: Path) -> RolloutLog:
-    """The rollout on record, judged again from its counts; RolloutLogError or JudgeError if the record does not hold. A last line that was never finished is passed over."""
+    """The rollout of a log, judged again from its counts; an unfinished last line is passed over.
+
+    RolloutLogError or JudgeError if the log does not hold.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise RolloutLogError(f"there is no rollout {path.stem}; `modelkeep rollout status` shows the last one") from None  # fmt: skip
+        raise RolloutLogError(
+            f"there is no rollout {path.stem}; `modelkeep rollout status` shows the last one"
+        ) from None
     whole = content[: content.rfind(b"\n") + 1]
     lines = whole.decode().splitlines()
     rules, state, verdicts = judge.replay(lines)
-    first, *rows = map(json.loads, lines)
+    first, *rows = judge.parse(lines)
     if "rollout" not in first:
-        raise RolloutLogError(f"{FOLDER}/{path.name}: its first line does not say which models it is about; another program wrote it")  # fmt: skip
+        raise RolloutLogError(
+            f"{FOLDER}/{path.name}: its first line does not say which models it is about; "
+            "another program wrote it"
+        )
     events = tuple(row for row in rows if "event" in row)
     spec = RolloutSpec(**first["rollout"])
     return RolloutLog(path, spec, rules, state, tuple(rows), tuple(verdicts), len(whole), events)
 
 
 def newest(root: Path) -> Path | None:
-    """The record of the rollout that began last."""
+    """The log of the rollout that began last."""
     paths = sorted((root / FOLDER).glob("*.jsonl"))
     return paths[-1] if paths else None
 
 
 def specs(root: Path) -> list[RolloutSpec]:
-    """What every rollout on record was about, the oldest first."""
+    """The spec of every rollout, the oldest first."""
     found = []
     for path in sorted((root / FOLDER).glob("*.jsonl")):
         with open(path, encoding="utf-8") as file:
@@ -141,7 +154,7 @@ def find(root: Path, id: str = "") -> RolloutLog:
 
 
 def _appended(rollout_log: RolloutLog, row: dict) -> RolloutLog:
-    """Add a line by one write, on disk when this returns; what a killed writer left of a line goes first."""
+    """Add a line by one write, on disk when this returns; an unfinished last line goes first."""
     text = (json.dumps(row) + "\n").encode()
     with open(rollout_log.path, "r+b") as file:
         if file.seek(0, os.SEEK_END) > rollout_log.size:

@@ -1,4 +1,6 @@
-"""A shadow beside the champion: both on the very same rows, judged once by day when enough days have come true"""
+"""A shadow beside the champion: both predict the same rows, and are judged once enough days have
+labels.
+"""
 
 import json
 from collections.abc import Mapping
@@ -21,27 +23,31 @@ READ = ["at", "id", "role", "time", "answer", "label", "labelled_at"]
 
 
 def judge(log: PredictionLog, found: RolloutLog, until: int) -> dict:
-    """What the shadow of a rollout is worth by `until`: a `verdict` of the gate, empty while days are missing, with what it rests on."""
+    """The gate's `verdict` on a shadow by `until`, with evidence; empty while days are missing."""
     spec, rules = found.spec, found.rules
-    wait = round(1e6 * max(rules.maturity.values(), default=0.0))
+    wait = round(1e6 * max(rules.label_maturity.values(), default=0.0))
     both = pairs(log, spec.started, until, wait)
-    told = _told(both[both["at"] <= until - wait], spec.truth, wait)
-    days = len(np.unique(told["day"])) if len(told) else 0
-    said = {"days": days, "pairs": len(both), "labelled": len(told), **alike(both, spec.truth)}
-    said |= _calls(log, spec.started, until, spec.slow_ms)
+    known = labelled(both[both["at"] <= until - wait], spec.truth, wait)
+    days = len(np.unique(known["day"])) if len(known) else 0
+    facts = {"days": days, "pairs": len(both), "labelled": len(known)}
+    facts |= disagreement(both, spec.truth) | _calls(log, spec.started, until, spec.slow_ms)
     if days < comparison.MINIMUM_BLOCKS:
         over = until - spec.started >= rules.longest * 1e6
         word = "insufficient" if over else ""
-        sentence = f"{days} days have come true of {comparison.MINIMUM_BLOCKS} that are needed"
-        return {"verdict": word, "sentence": sentence, **said}
-    judged = paired(told, spec.truth, rules.alpha)
-    sentence = "; ".join(f"{g.metric}: gain {g.gain:+.4g} ({g.low:+.4g} to {g.high:+.4g})" for g in judged.gains)  # fmt: skip
+        sentence = f"{days} days have labels of {comparison.MINIMUM_BLOCKS} that are needed"
+        return {"verdict": word, "sentence": sentence, **facts}
+    judged = paired(known, spec.truth, rules.alpha)
+    sentence = "; ".join(
+        f"{g.metric}: gain {g.gain:+.4g} ({g.low:+.4g} to {g.high:+.4g})" for g in judged.gains
+    )
     gains = [{k: None if v != v else v for k, v in asdict(g).items()} for g in judged.gains]
-    return {"verdict": judged.word, "sentence": sentence, **said, "gains": gains}
+    return {"verdict": judged.word, "sentence": sentence, **facts, "gains": gains}
 
 
 def pairs(log: PredictionLog, start: int, end: int, known: int) -> "pd.DataFrame":
-    """Rows that champion and shadow both answered, with both answers; `known` microseconds after `end` labels count no more."""
+    """Rows that champion and shadow both predicted; `known`: a label may come so many microseconds
+    after `end`.
+    """
     import pandas as pd
 
     batches = log.read(start, end, roles=(CHAMPION, SHADOW), known=end + known)
@@ -55,14 +61,16 @@ def pairs(log: PredictionLog, start: int, end: int, known: int) -> "pd.DataFrame
     ours = every.loc[every["role"] == SHADOW, ["id", "at", "answer"]]
     theirs = every[every["role"] == CHAMPION]
     both = theirs.merge(ours, on=["id", "at"], suffixes=("", "_shadow"))
-    return both.drop_duplicates("id")  # a row that is asked again is no other row
+    return both.drop_duplicates("id")  # a row that is requested again is no other row
 
 
-def alike(both: "pd.DataFrame", truth: Mapping) -> dict[str, float | None]:
-    """The share of rows on which they would say different things (another class; or numbers farther apart than the champion usually is from the truth)."""
+def disagreement(both: "pd.DataFrame", truth: Mapping) -> dict[str, float | None]:
+    """The share of rows on which the two disagree: another class, or numbers farther apart than the
+    champion's usual error.
+    """
     if not len(both):
         return {"disagree": None}
-    ours, theirs = _answers(both["answer_shadow"]), _answers(both["answer"])
+    ours, theirs = _predictions(both["answer_shadow"]), _predictions(both["answer"])
     if "apart" in truth:
         differ = np.abs(ours - theirs)[:, 0] > truth["apart"]
     else:
@@ -70,42 +78,42 @@ def alike(both: "pd.DataFrame", truth: Mapping) -> dict[str, float | None]:
     return {"disagree": float(differ.mean())}
 
 
-def paired(told: "pd.DataFrame", truth: Mapping, alpha: float) -> comparison.Verdict:
-    """The gate's verdict on rows whose truth is known, by the day of the row."""
-    ours, theirs = _answers(told["answer_shadow"]), _answers(told["answer"])
+def paired(rows: "pd.DataFrame", truth: Mapping, alpha: float) -> comparison.Verdict:
+    """The gate's verdict on labelled rows, by the day of the row."""
+    ours, theirs = _predictions(rows["answer_shadow"]), _predictions(rows["answer"])
     if "apart" in truth:
-        task, y = "regression", told["label"].to_numpy(dtype=float)
+        task, y = "regression", rows["label"].to_numpy(dtype=float)
         ours, theirs = ours[:, 0], theirs[:, 0]
     else:
         task = "binary" if len(truth["classes"]) == 2 else "multiclass"
-        y = told["label"].map({name: k for k, name in enumerate(truth["classes"])}).to_numpy(int)
+        y = rows["label"].map({name: k for k, name in enumerate(truth["classes"])}).to_numpy(int)
     margin = comparison.margins(task, y, theirs)
     return comparison.judge(
-        comparison.gains(task, y, ours, theirs), told["day"].to_numpy(), margin, alpha
+        comparison.gains(task, y, ours, theirs), rows["day"].to_numpy(), margin, alpha
     )
 
 
-def _told(both: "pd.DataFrame", truth: Mapping, wait: int) -> "pd.DataFrame":
+def labelled(both: "pd.DataFrame", truth: Mapping, wait: int) -> "pd.DataFrame":
     """The rows whose label came in time, of a class that the models know."""
     late = both["labelled_at"].astype("int64") - both["at"] > wait
     known = both["label"].notna() & ~late
     return both[known & both["label"].isin(truth["classes"])] if "classes" in truth else both[known]
 
 
-def _answers(texts: "pd.Series") -> np.ndarray:
+def _predictions(texts: "pd.Series") -> np.ndarray:
     values = json.loads(b"[" + b",".join(texts) + b"]")
     width = min(map(len, values), default=0)  # some numbers may have an interval, and some none
     return np.array([each[:width] for each in values], dtype=float)
 
 
 def _calls(log: PredictionLog, start: int, end: int, slow_ms: float) -> dict[str, object]:
-    """How both did beside their answers: rows they had none for, and the time that a call took."""
-    said: dict[str, object] = {}
+    """Errors and latency of both, by role."""
+    found: dict[str, object] = {}
     calls = log.calls(start, end)
     for role in (CHAMPION, SHADOW):
         took = np.array([c.took for c in calls if c.role == role]) / 1e3
         failed = sum(len(json.loads(c.failed)) for c in calls if c.role == role)
         middle, high = np.quantile(took, [0.5, 0.99]).tolist() if len(took) else (None, None)
         slow = float((took > slow_ms).mean()) if len(took) else None
-        said[role] = {"failed": failed, "ms": middle, "ms_99": high, "slow": slow}
-    return said
+        found[role] = {"error": failed, "ms": middle, "ms_99": high, "latency": slow}
+    return found
