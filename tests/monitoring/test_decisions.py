@@ -28,8 +28,10 @@ def weeks(past=3, now=5, **changes):
     return found + [window(past + i, **changes) for i in range(now)]
 
 
-def decide(windows, drift_path=CALM, quality_path=CALM, moves=()):
-    return decisions.decide(windows, moves, drift_path, quality_path, limit=LIMIT, min_coverage=0.8)
+def decide(windows, drift_path=CALM, quality_path=CALM, drifts=()):
+    return decisions.decide(
+        windows, drifts, drift_path, quality_path, limit=LIMIT, min_coverage=0.8
+    )
 
 
 def year(noise, seed, past=6, now=12, shift=0.0):
@@ -160,7 +162,10 @@ def test_without_labels_nothing_is_fine():
 
 def test_too_few_days_with_labels_are_not_fine():
     found = decide(weeks(past=0, now=1), np.zeros(1), np.array([np.nan]))
-    assert found.state == "investigate" and "cannot be told from chance yet" in found.reasons[0]
+    assert (
+        found.state == "investigate"
+        and "cannot be distinguished from chance yet" in found.reasons[0]
+    )
     assert "nan" not in " ".join(found.reasons)
 
 
@@ -186,7 +191,7 @@ def test_windows_that_became_too_small_to_be_judged():
     found = decide(windows)
     assert found.state == "investigate"
     assert found.reasons[0] == (
-        "the window from 2020-01-11 cannot be judged: 9 of 10 answers have a label"
+        "the window from 2020-01-11 cannot be judged: 9 of 10 predictions have a label"
     )
 
 
@@ -199,12 +204,12 @@ def move(*findings):
 
 def test_what_one_window_shows_is_noted_and_changes_nothing():
     told = drift.Finding("missing share rose", "missing share rose from 0% to 10%", 0, 0.1, 0.01)
-    found = decide(weeks(), moves=[move(), move(told)])
+    found = decide(weeks(), drifts=[move(), move(told)])
     assert found.state == "ok"
     assert found.reasons[-1] == (
         "noted in the newest window, size: missing share rose from 0% to 10%"
     )
-    assert len(decide(weeks(), moves=[move(told), move()]).reasons) == 2
+    assert len(decide(weeks(), drifts=[move(told), move()]).reasons) == 2
 
 
 @pytest.mark.parametrize(
@@ -216,7 +221,7 @@ def test_a_look_at_every_kind_of_log(task, timed):
     log = synthetic.promise(learned, "linear")
     against = reference.learn(promise, of)
     seen = decisions.analyze(promise, against, log, of, **KNOBS | {"window_rows": 100})
-    assert len(seen.now) == len(seen.moves) == len(seen.drift_path) == len(seen.quality_path) > 0
+    assert len(seen.now) == len(seen.drifts) == len(seen.drift_path) == len(seen.quality_path) > 0
     assert len(seen.windows) > len(seen.now)
     assert len(seen.decision.reasons) >= 1
     assert seen.limit == pytest.approx(365.25 / 7 / 0.025)

@@ -128,7 +128,7 @@ def test_a_rollback_is_one_more_tag(root):
     done = rollback(root, "v1.2.0")
     assert (done.version, done.tag) == ("v1.2.0", "flights#champion#6")
     assert released.pointer(root)["champion"]["version"] == "v1.2.0"
-    told = timeline.told(record.read(root))
+    told = timeline.history(record.read(root))
     assert [t["version"][3] for t in told["json"]["terms"]] == list("201210")
     assert "v1.1.0  rollback by Ada <ada@example.org>: slow" in told["text"]
 
@@ -142,10 +142,13 @@ def test_who_was_champion_when(root):
         "2013-04-12": "v1.0.0",
         "2013-04-13": "v1.1.0",
     }.items():
-        assert timeline.live(at, timeline.moment(date))["json"]["version"] == version
-    assert "until v1.1.0 at 2013-04-13 00:00 UTC" in timeline.live(at, SPRING + 11 * DAY)["text"]
+        assert timeline.champion_at(at, timeline.moment(date))["json"]["version"] == version
+    assert (
+        "until v1.1.0 at 2013-04-13 00:00 UTC"
+        in timeline.champion_at(at, SPRING + 11 * DAY)["text"]
+    )
     assert timeline.moment("2013-04-12T02:00+02:00") == SPRING + 11 * DAY
-    with pytest.raises(timeline.BadDate, match="say it like 2026-06-01"):
+    with pytest.raises(timeline.BadDate, match="write it like 2026-06-01"):
         timeline.moment("spring")
 
 
@@ -195,7 +198,7 @@ def test_it_says_how_often_the_test_rows_have_judged(fresh, parts):
     assert "These test rows have now judged 3 candidates." in release(fresh).sentence
     assert (
         "have judged 3 candidates: v1.0.0, v1.1.0, v1.2.0"
-        in timeline.explained(record.read(fresh), "v1.2.0")["text"]
+        in timeline.details(record.read(fresh), "v1.2.0")["text"]
     )
     # another order and other columns are the same rows; one row less are others
     path, rows = fresh / "data/prepared/test.parquet", parts["binary"].test
@@ -215,7 +218,7 @@ def test_the_gate_must_have_been_passed(fresh, parts):
             refused(fresh, NotFit, r"log loss 0.01 lower \(0.01 higher to 0.03 lower;", release)
     done = release(fresh, forced="a planted bad one")
     assert record.evidence(record.read(fresh).find("v1.2.0"))["forced"] == "a planted bad one"
-    assert "forced: a planted bad one" in timeline.told(record.read(fresh))["text"]
+    assert "forced: a planted bad one" in timeline.history(record.read(fresh))["text"]
     assert done.state == "released"
 
 
@@ -283,7 +286,7 @@ def test_a_tag_without_evidence(root, how):
     run(root, "git", "tag", *message, "flights@v9.0.0", "HEAD~2")
     words = "evidence of schema 2, and this code reads 1" if how == "newer" else "holds no evidence"
     refused(root, RecordError, words, promote, "v9.0.0")
-    assert "v9.0.0" in timeline.told(record.read(root))["text"]
+    assert "v9.0.0" in timeline.history(record.read(root))["text"]
 
 
 def test_a_bundle_of_another_format(root):
@@ -604,8 +607,8 @@ def test_a_trial_is_on_record_once_and_speaks_against_a_promotion_without_a_reas
     assert releases.record_trial(root, "v1.1.0", "canary", TRIAL, SPRING + 12 * DAY) == ""
     at = record.read(root)
     assert [t.result["rollout"] for t in at.tried("v1.1.0")] == ["r1"] and at.counter == 1
-    assert "canary rolled back" in timeline.told(at)["text"]
-    assert "Canary r1, ended" in timeline.explained(at, "v1.1.0")["text"]
+    assert "canary rolled back" in timeline.history(at)["text"]
+    assert "Canary r1, ended" in timeline.details(at, "v1.1.0")["text"]
     with pytest.raises(NotServable, match=r"canary r1 ended as rolled_back.*--reason 'why'"):
         promote(root, "v1.1.0")
     assert promote(root, "v1.1.0", reason="the log was wrong").tag == "flights#champion#2"

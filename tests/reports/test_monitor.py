@@ -157,5 +157,5 @@ def test_the_distribution_of_a_drifted_column_is_drawn_then_and_now(task, turns)
     assert isinstance(figure, Figure) and said(figure)
     assert ">size<" in figure.svg and "newest window" in figure.svg
     assert f"{t.served.reference.rows.sum():,} rows of the reference" in figure.caption
-    calm = replace(seen, moves=())
+    calm = replace(seen, drifts=())
     assert "No column has drifted" in said(monitor.distributions(calm, t.served, moved, 7, 300))

@@ -161,4 +161,4 @@ def wrong(results: Results) -> dict[str, int]:
 def _record(root: Path) -> tuple[dict[str, str], dict]:
     at = record.read(root)
     names = {record.evidence(t)["hashes"]["bundle"][:10]: v for v, t in at.versions.items()}
-    return names, timeline.told(at)
+    return names, timeline.history(at)

@@ -31,17 +31,17 @@ class Registry:
 
     def versions(self) -> pd.DataFrame:
         """A line a version, newest first: released_at, by, state of the gate."""
-        lines = timeline.told(self._record)["json"]["versions"]
+        lines = timeline.history(self._record)["json"]["versions"]
         return _table(lines, ["version", "at", "by", "state", "why"]).set_index("version")
 
     def champions(self) -> pd.DataFrame:
         """A line a change of champion, newest first: version, at, action, reason."""
-        lines = timeline.told(self._record)["json"]["terms"]
+        lines = timeline.history(self._record)["json"]["terms"]
         return _table(lines, ["version", "at", "action", "reason", "by"]).set_index("at")
 
     def champion_at(self, day: str) -> pd.Series:
         """Which version was champion as a day begins, or at a time (UTC), since and until when."""
-        found = timeline.live(self._record, timeline.moment(str(day)))
+        found = timeline.champion_at(self._record, timeline.moment(str(day)))
         facts = Facts(found["json"], name=self.model, dtype=object)
         facts.attrs["sentence"] = found["text"]
         return facts

@@ -56,7 +56,7 @@ def history(root: Path) -> Output:
     from modelkeep.registry import record, timeline
 
     at = record.read(root)
-    return _agreed(root, at, timeline.told(at))
+    return _agreed(root, at, timeline.history(at))
 
 
 @commands.command("show v1.2.0")
@@ -65,7 +65,7 @@ def show(root: Path, version: str) -> Output:
     """Show the evidence of a version."""
     from modelkeep.registry import record, timeline
 
-    return _printed(timeline.explained(record.read(root), version))
+    return _printed(timeline.details(record.read(root), version))
 
 
 @commands.command("champion --at 2026-06-01T14:30")
@@ -76,7 +76,7 @@ def champion(root: Path, at: str) -> Output:
 
     moment = timeline.moment(at) if at else int(time.time())
     record_ = record.read(root)
-    result = timeline.live(record_, moment)
+    result = timeline.champion_at(record_, moment)
     return _printed(result) if at else _agreed(root, record_, result)
 
 

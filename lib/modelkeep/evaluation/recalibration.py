@@ -252,15 +252,15 @@ def _scores(task: str, kind: str, side: Outcomes) -> tuple[np.ndarray, np.ndarra
     fitted = {"none": 0, "level": width - 1, "level and slope": width}[kind]
     base, inner = scores.u[:, :fitted], scores.information[:fitted, :fitted]
 
-    def effective(values: np.ndarray, moved: np.ndarray) -> np.ndarray:
-        return values - base @ np.linalg.lstsq(inner, moved.T, rcond=None)[0]
+    def effective(values: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+        return values - base @ np.linalg.lstsq(inner, jacobian.T, rcond=None)[0]
 
     own = slice(max(fitted, width - 1 - scores.residuals.shape[1]), width)
     parts = [effective(scores.u[:, own], scores.information[own, :fitted])]
     z = side.directions
     for k in range(scores.residuals.shape[1]):
-        moved = z.T @ scores.slopes(k)[:, :fitted] / len(z)
-        parts.append(effective(z * scores.residuals[:, [k]], moved))
+        jacobian = z.T @ scores.slopes(k)[:, :fitted] / len(z)
+        parts.append(effective(z * scores.residuals[:, [k]], jacobian))
     return _clustered(np.column_stack(parts), side.blocks)
 
 

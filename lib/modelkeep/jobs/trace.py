@@ -163,7 +163,7 @@ def _champion(at: Record | None, version: Mapping, moment: int) -> dict:
         return {}
     now = at.at(moment)[0]
     term = now if now in terms else terms[0]
-    action, reason = (term.said.get(key) or "" for key in ("action", "reason"))
+    action, reason = (term.details.get(key) or "" for key in ("action", "reason"))
     facts = {"version": term.version, "tag": term.tag.name, "at": when(term.tag.at)}
     return facts | {"by": term.tag.who, "action": action, "reason": reason}
 
@@ -352,7 +352,7 @@ def _origin(found: Trace) -> list[str]:
             f"Version: {version['tag']}, released {version['at']} by {version['by']}",
             f"  commit {version['commit']}",
             f"  evidence: {version['sentence']}",
-            *([f"  let through by force: {version['forced']}"] if version["forced"] else []),
+            *([f"  released by force: {version['forced']}"] if version["forced"] else []),
             "  "
             + ", ".join(f"{key} {str(value)[:12]}" for key, value in version["hashes"].items()),
             f"  reports: mk.Workspace().reports({version['version']!r})",

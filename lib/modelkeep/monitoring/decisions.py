@@ -1,4 +1,4 @@
-"""Has the world moved, how good are we, what should be done: windows of answers weighed into one decision.
+"""Have inputs drifted, has quality declined, what to do: one decision from windows of predictions.
 
 Two detectors see slow changes, each a Shiryaev-Roberts sum of e-values with half of the yearly
 budget of false alarms: one watches the inputs (`drift`), one the realised quality. Guards see a
@@ -24,7 +24,7 @@ from modelkeep.evaluation import drift, guards, metrics, seasons
 from modelkeep.evaluation.guards import Guard
 from modelkeep.evaluation.profile import Profile
 from modelkeep.monitoring.windows import Window, cut, quality
-from modelkeep.training import reference
+from modelkeep.training.reference import count, inputs
 
 GUARDED_WINDOWS = 2  # the newest judged windows, in which a guard that holds is a reason
 DUE_WINDOWS = 2  # the newest windows may still wait for labels
@@ -33,12 +33,12 @@ LOSSES = ("log_loss", "squared_error")
 
 
 class WatchError(ModelkeepError, ValueError):
-    """Windows or a budget that nothing can be watched with."""
+    """Windows or a budget of false alarms that the monitor cannot use."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do (`ok`, `investigate` or `retrain`) and why, in numbers."""
+    """The state (`ok`, `investigate` or `retrain`), and its reasons in numbers."""
 
     state: str
     reasons: tuple[str, ...]
@@ -46,7 +46,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Season:
-    """What is known of the season: how, months of reference, columns that follow the calendar.
+    """The season in the reference: its months, and the columns that follow the calendar.
 
     `matched`: windows were compared with the same weeks of earlier years. Else `path` is the
     detector's sum over the other columns, and `guard` the column guard of the newest window.
@@ -61,10 +61,10 @@ class Season:
 
 @dataclass(frozen=True)
 class MonitoringResult:
-    """The windows of a log, the drift of each collected one, both detectors' sums, and the decision."""
+    """The windows of a log, the drift of each collected one, both sums, and the decision."""
 
     windows: tuple[Window, ...]
-    moves: tuple[drift.Drift, ...]
+    drifts: tuple[drift.Drift, ...]
     drift_path: np.ndarray
     quality_path: np.ndarray
     limit: float
@@ -78,10 +78,10 @@ class MonitoringResult:
 
 
 def analyze(
-    promise: pd.DataFrame,
-    against: Profile,
+    out_of_fold: pd.DataFrame,
+    reference: Profile,
     log: pd.DataFrame,
-    of: Schema,
+    schema: Schema,
     *,
     window_days: int,
     window_rows: int,
@@ -92,53 +92,61 @@ def analyze(
     min_coverage: float,
     seed: int,
 ) -> MonitoringResult:
-    """Weigh a log against the bundle's promise and reference; the same log gives the same decision."""
+    """Judge a log by the bundle's out-of-fold predictions and reference.
+
+    The same log gives the same decision. WatchError if a setting is too small.
+    """
     least = {"window_days": (window_days, 1), "window_rows": (window_rows, 1)}
     least |= {"min_labels": (min_labels, 1), "false_alarms_per_year": (false_alarms_per_year, 1e-9)}
     for name, (value, bound) in least.items():
         if value < bound:
             raise WatchError(f"{name}: {value} is below {bound:g}; raise it in params/monitor.yaml")
-    past, now = (cut(rows, of, window_days, window_rows) for rows in (promise, log))
-    windows = quality(of, past, now, min_labels)
-    counted = [reference.count(rows, of, against) for _, rows in now]
-    moves = tuple(
-        drift.compare(against, c, fdr=fdr, permutations=permutations, seed=seed) for c in counted
+    past, now = (cut(rows, schema, window_days, window_rows) for rows in (out_of_fold, log))
+    windows = quality(schema, past, now, min_labels)
+    counted = [count(rows, schema, reference) for _, rows in now]
+    drifts = tuple(
+        drift.compare(reference, c, fdr=fdr, permutations=permutations, seed=seed) for c in counted
     )
     chances = {
         "false_alarms_per_year": false_alarms_per_year,
         "min_coverage": min_coverage,
         "seed": seed,
     }
-    return weigh(windows, counted, moves, against, window_days=window_days, **chances)
+    return weigh(windows, counted, drifts, reference, window_days=window_days, **chances)
 
 
 def weigh(
     windows: Sequence[Window],
     counted: Sequence[Profile],
-    moves: Sequence[drift.Drift],
-    against: Profile,
+    drifts: Sequence[drift.Drift],
+    reference: Profile,
     *,
     window_days: int,
     false_alarms_per_year: float,
     min_coverage: float,
     seed: int,
 ) -> MonitoringResult:
-    """Weigh windows whose quality is known and whose rows were counted (`counted` and `moves` are of the collected ones); `moves` only inform, so the decision is the same without them."""
+    """Judge windows of known quality; `counted` and `drifts` are those of the collected ones.
+
+    `drifts` only inform: the decision is the same without them.
+    """
     budget = {"windows_per_year": YEAR_DAYS / window_days}
     budget["false_alarms_per_year"] = false_alarms_per_year / 2
-    drifted, season = _drifted(against, counted, seed, **budget)
+    drifted, season = _drifted(reference, counted, seed, **budget)
     declined = evidence(surprise(windows, seed=seed)[len(windows) - len(counted) :])
     limit = budget["windows_per_year"] / budget["false_alarms_per_year"]
     paths = {"drift_path": drifted, "quality_path": declined, "limit": limit}
-    decision = decide(windows, moves, **paths, min_coverage=min_coverage, season=season)
-    return MonitoringResult(tuple(windows), tuple(moves), **paths, decision=decision, season=season)
+    decision = decide(windows, drifts, **paths, min_coverage=min_coverage, season=season)
+    return MonitoringResult(
+        tuple(windows), tuple(drifts), **paths, decision=decision, season=season
+    )
 
 
 def _drifted(
-    against: Profile, counted: Sequence[Profile], seed: int, **budget: float
+    reference: Profile, counted: Sequence[Profile], seed: int, **budget: float
 ) -> tuple[np.ndarray, Season]:
-    """The detector's path over all inputs, and what of it the season can explain."""
-    profile, *windows = (reference.inputs(c) for c in (against, *counted))
+    """The detector's path over all inputs, and the season."""
+    profile, *windows = (inputs(c) for c in (reference, *counted))
     months = seasons.months(profile)
     if not windows:
         return np.zeros(0), Season(False, months)
@@ -157,7 +165,10 @@ def _drifted(
 
 
 def surprise(windows: Sequence[Window], permutations: int = 1999, seed: int = 0) -> np.ndarray:
-    """Per collected window an e-value of realised quality being worse than in all windows before, by exchanging whole days between them (averaged over metrics); NaN where it cannot be told."""
+    """The e-value, by collected window, that realised quality is worse than in all windows before.
+
+    By permutation of whole days, averaged over metrics; NaN where it is unknown.
+    """
     found = np.full(len(windows), np.nan)
     for i, window in enumerate(windows):
         before = [w.daily for w in windows[:i] if w.daily]
@@ -172,7 +183,7 @@ def surprise(windows: Sequence[Window], permutations: int = 1999, seed: int = 0)
 
 
 def _permuted(days: int, new: int, permutations: int, random: np.random.Generator) -> np.ndarray:
-    """Which days are in the window (permutations + 1, days): first the newest, as it was, then any."""
+    """Days of the window (permutations + 1, days): the actual one first, then at random."""
     taken = np.zeros((permutations + 1, days))
     taken[0, days - new :] = 1
     drawn = np.argpartition(random.random((permutations, days)), new - 1, axis=1)[:, :new]
@@ -181,7 +192,7 @@ def _permuted(days: int, new: int, permutations: int, random: np.random.Generato
 
 
 def _p_worse(name: str, days: np.ndarray, taken: np.ndarray) -> float:
-    """The share of permutations as bad as the first; one that tells nothing is as bad."""
+    """The share of permutations as bad as the first; one without a value counts as bad."""
     value, rows = days.T
     n = taken @ rows
     mean = np.divide(taken @ (value * rows), n, out=np.full(len(n), np.nan), where=n > 0)
@@ -190,7 +201,7 @@ def _p_worse(name: str, days: np.ndarray, taken: np.ndarray) -> float:
 
 
 def evidence(e: np.ndarray) -> np.ndarray:
-    """The Shiryaev-Roberts sum R_t = (1 + R_{t-1}) e_t; a window that tells nothing leaves it as it was, which is unknown (NaN) at first."""
+    """The Shiryaev-Roberts sum R_t = (1 + R_{t-1}) e_t, NaN at first; NaN leaves it unchanged."""
     path, total = [], np.nan
     for value in e:
         if not np.isnan(value):
@@ -201,7 +212,7 @@ def evidence(e: np.ndarray) -> np.ndarray:
 
 def decide(
     windows: Sequence[Window],
-    moves: Sequence[drift.Drift],
+    drifts: Sequence[drift.Drift],
     drift_path: np.ndarray,
     quality_path: np.ndarray,
     *,
@@ -213,13 +224,13 @@ def decide(
 
     Labels decide on retraining, and without labels nothing is ok. A label guard that holds goes
     before everything, for such labels teach a model nothing good; a loss guard turns ok into
-    investigate. What else one window shows is noted.
+    investigate. Other findings of one window are noted.
     """
     now = [w for w in windows if not w.past]
     if not now:
         reason = "no whole window of predictions has been collected: nothing is known"
         return Decision("investigate", (reason,))
-    noted = _noted(moves)
+    noted = _noted(drifts)
     collapsed, held, passed = _guarded(windows, min_coverage)
     drifted, explained = _drift_reasons(now, drift_path, limit, season)
     reasons = [*held, *drifted, *_label_reasons(now, quality_path, min_coverage)]
@@ -229,29 +240,29 @@ def decide(
         return Decision("investigate", (*collapsed, *declined, *reasons, *noted))
     if declined:
         return Decision("retrain", (*declined, *reasons, *noted))
-    steady = f"no decline of realised quality: {_against(_last(quality_path), limit)}"
+    steady = f"no decline of realised quality: {_with_limit(_last(quality_path), limit)}"
     if reasons:
         known = [] if np.isnan(quality_path[-1]) else [steady]
         return Decision("investigate", (*reasons, *known, *noted))
-    stable = [] if explained else [f"no drift: {_against(_last(drift_path), limit)}"]
+    stable = [] if explained else [f"no drift: {_with_limit(_last(drift_path), limit)}"]
     return Decision("ok", (steady, *stable, *noted))
 
 
 def _guarded(
     windows: Sequence[Window], min_coverage: float
 ) -> tuple[list[str], list[str], list[str]]:
-    """What the guards of labels and of loss hold: in the newest windows, and what has passed."""
+    """Guards of labels and of loss that hold in the newest windows, and those of earlier windows."""
     judged = [w for w in windows if w.realised and w.coverage >= min_coverage]
     labels, losses, passed = [], [], []
     for i, window in enumerate(judged):
         if window.past:
             continue
-        found = [
+        judged_by = [
             (_label_guard(window, judged[:i]), labels),
             (_loss_guard(window, judged[:i]), losses),
         ]
         recent = i >= len(judged) - GUARDED_WINDOWS
-        for guard, reasons in found:
+        for guard, reasons in judged_by:
             if guard and guard.held:
                 text = f"{guard.name}, window from {window.start}: {guard.sentence}"
                 (reasons if recent else passed).append(text)
@@ -277,7 +288,7 @@ def _loss_guard(window: Window, before: Sequence[Window]) -> Guard | None:
     return guards.loss_guard(mean, np.array(past), float(error), metrics.NAMES.get(name, name))
 
 
-def _against(evidence: float, limit: float) -> str:
+def _with_limit(evidence: float, limit: float) -> str:
     return f"e-value {significant(evidence)} (alert at {significant(limit)})"
 
 
@@ -286,54 +297,54 @@ def _last(path: np.ndarray) -> float:
 
 
 def _crossed(now: Sequence[Window], path: np.ndarray, limit: float) -> tuple[int, str]:
-    """The first window in which evidence reached the limit, in words as well; -1 if there is none."""
+    """The first window in which evidence reached the limit, also as text; -1 if there is none."""
     if not (path >= limit).any():
         return -1, ""
     at = int(np.argmax(path >= limit))
-    return at, f"{_against(path[at], limit)}, in the window from {now[at].start}"
+    return at, f"{_with_limit(path[at], limit)}, in the window from {now[at].start}"
 
 
 def _quality_reasons(windows: Sequence[Window], path: np.ndarray, limit: float) -> list[str]:
     now = [w for w in windows if not w.past]
-    at, told = _crossed(now, path, limit)
+    at, text = _crossed(now, path, limit)
     if at < 0:
         return []
-    reasons, before = [f"realised quality has declined: {told}"], windows[: at - len(now)]
+    reasons, before = [f"realised quality has declined: {text}"], windows[: at - len(now)]
     for name, value in now[at].realised.items():
         usual = np.array([w.realised[name] for w in before if name in w.realised])
         usual = usual[np.isfinite(usual)]
         if len(usual) and np.isfinite(value):
-            said = metrics.NAMES.get(name, name)
-            reasons.append(f"{said} was {value:.4g} there, {usual.mean():.4g} on average before")
+            title = metrics.NAMES.get(name, name)
+            reasons.append(f"{title} was {value:.4g} there, {usual.mean():.4g} on average before")
     return reasons
 
 
 def _drift_reasons(
     now: Sequence[Window], path: np.ndarray, limit: float, season: Season | None
 ) -> tuple[list[str], list[str]]:
-    """Reasons to investigate drift, and what the season explains of it."""
+    """Reasons to investigate drift, and the drift that the season explains."""
     at, text = _crossed(now, path, limit)
     if at < 0:
         return [], []
     if season is None or season.matched or not season.columns:
         return [f"inputs have drifted: {text}"], []
     reasons = []
-    rest, told = _crossed(now, season.path, limit)
+    rest, drifted = _crossed(now, season.path, limit)
     if rest >= 0:
-        reasons.append(f"inputs that do not follow the calendar have drifted: {told}")
+        reasons.append(f"inputs that do not follow the calendar have drifted: {drifted}")
     if season.guard and season.guard.held:
         reasons.append(f"{season.guard.name}, newest window: {season.guard.sentence}")
     known = (
-        f"only {season.months:.1f} months of reference are known, too few to tell drift from season: "
-        f"{several(season.columns)} follow the calendar and have drifted ({text})"
+        f"only {season.months:.1f} months of reference are known, too few to tell drift from "
+        f"season: {several(season.columns)} follow the calendar and have drifted ({text})"
     )
     return reasons, [known]
 
 
-def _noted(moves: Sequence[drift.Drift]) -> list[str]:
+def _noted(drifts: Sequence[drift.Drift]) -> list[str]:
     return [
         f"noted in the newest window, {column.name}: {finding}"
-        for column in (moves[-1].columns if moves else ())
+        for column in (drifts[-1].columns if drifts else ())
         for finding in column.findings
     ]
 
@@ -344,9 +355,9 @@ def _label_reasons(now: Sequence[Window], path: np.ndarray, least: float) -> lis
     reasons, due = [], now[:-DUE_WINDOWS]
     if np.isnan(path[-1]):
         few = f"fewer than {drift.LEAST_BLOCKS} days have labels, those of training's test included"
-        reasons.append(f"a decline cannot be told from chance yet: {few}")
+        reasons.append(f"a decline cannot be distinguished from chance yet: {few}")
     if due and not due[-1].realised:
-        few = f"{due[-1].labelled:,} of {due[-1].rows:,} answers have a label"
+        few = f"{due[-1].labelled:,} of {due[-1].rows:,} predictions have a label"
         reasons.append(f"the window from {due[-1].start} cannot be judged: {few}")
     if missing := [w for w in due if w.coverage < least]:
         worst = min(missing, key=lambda w: w.coverage)

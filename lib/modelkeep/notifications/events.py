@@ -101,9 +101,9 @@ def _release(model: str, version: str, tag: record.Tag) -> Event:
 
 
 def _term(model: str, term: Term, before: str | None) -> Event:
-    action = term.said.get("action")
+    action = term.details.get("action")
     kind = "rollback" if action == "rollback" else "promotion"
-    reason = f": {term.said['reason']}" if term.said.get("reason") else ""
+    reason = f": {term.details['reason']}" if term.details.get("reason") else ""
     place = f"in place of {before}" if before else "as the first"
     verb = "was rolled back to" if kind == "rollback" else "is champion:"
     sentence = f"{model} {verb} {term.version}, {place}, by {term.tag.who}{reason}"

@@ -152,7 +152,7 @@ def _check_untouched(root: Path, old: str, new: str) -> None:
 def _blobs(root: Path, commit: str, paths: Sequence[str]) -> dict[str, str]:
     listed = git.run(root, "--literal-pathspecs", "ls-tree", "-r", "-z", commit, "--", *paths)
     entries = [line.split("\t", 1) for line in listed.split("\0") if line]
-    return {path: told.split()[2] for told, path in entries}
+    return {path: facts.split()[2] for facts, path in entries}
 
 
 def _changed_data(root: Path, old: str, new: str) -> list[str]:

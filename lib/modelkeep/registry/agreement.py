@@ -26,8 +26,9 @@ def compare(root: Path, at: Record) -> Agreement:
         sentence = f"{served} is served here, and no champion is on record." if served else ""
         return Agreement("", served, True, sentence or "Nothing is served here.")
     term = at.champion
-    action = term.said.get("action") or "assigned with gto"
-    stated = f"{at.model} {term.version} is champion ({term.tag.name}, {action} by {term.tag.who}, {when(term.tag.at)})"
+    action = term.details.get("action") or "assigned with gto"
+    made = f"{term.tag.name}, {action} by {term.tag.who}, {when(term.tag.at)}"
+    stated = f"{at.model} {term.version} is champion ({made})"
     if champion is None:
         return Agreement(term.version, "", True, f"{stated}; nothing is served here.")
     bundle = record.parsed(at.versions[term.version]).get("hashes", {}).get("bundle")

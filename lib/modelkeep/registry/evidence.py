@@ -1,4 +1,4 @@
-"""What a version rests on: the verdict, metrics, params and hashes of a commit that is fit to be released."""
+"""The evidence of a version: verdict, metrics, params and hashes of a commit fit to be released."""
 
 import hashlib
 import json
@@ -24,11 +24,15 @@ TURN = "`dvc repro && git add -A && git commit`"
 
 
 class NotFit(ModelkeepError, RuntimeError):
-    """This commit's candidate may not be released, and why."""
+    """This commit's candidate may not be released; the message has the reason."""
 
 
 def gather(root: Path, at: Record, forced: str = "") -> dict:
-    """The evidence for the candidate of this commit; NotFit unless it is whole, committed and has passed the gate (`forced`: why it is let through)."""
+    """The evidence for the candidate of this commit.
+
+    NotFit unless it is whole, committed and has passed the gate (`forced`: the reason to release it
+    all the same).
+    """
     commit = on_a_branch(root)
     _committed(root)
     locked = _locked(root)
@@ -70,11 +74,11 @@ def uses(at: Record, rows: str) -> list[str]:
 
 
 def test_rows(root: Path) -> str:
-    """A hash of which rows the test holds: their ids and times, whatever else a row is made of and in whatever order."""
+    """A hash of the ids and times of the test rows, in any order."""
     import pandas as pd
 
-    of = _json(root / "data/prepared/schema.json")
-    keys = [of[role] for role in ("id", "time") if of[role]]
+    schema = _json(root / "data/prepared/schema.json")
+    keys = [schema[role] for role in ("id", "time") if schema[role]]
     rows = pd.read_parquet(root / "data/prepared/test.parquet", columns=keys)
     return hashlib.sha256(_sorted(rows).encode()).hexdigest()
 
@@ -103,18 +107,19 @@ def on_a_branch(root: Path) -> str:
 
 
 def changed(root: Path) -> list[str]:
-    """What a candidate is made from, or a run makes, that is not as the last commit has it."""
+    """Paths that a candidate is made from, or that a run makes, with uncommitted changes."""
     paths = {*READ, *_read_or_made(root)}
     options = ("--porcelain", "--untracked-files=all", "--", *sorted(paths))
-    said = git.run(root, "--literal-pathspecs", "status", *options)
-    return [line[3:] for line in said.splitlines()]
+    status = git.run(root, "--literal-pathspecs", "status", *options)
+    return [line[3:] for line in status.splitlines()]
 
 
 def _committed(root: Path) -> None:
     if found := changed(root):
         raise NotFit(
-            f"{several(found)} {'has' if len(found) == 1 else 'have'} uncommitted changes, and a version is a commit; "
-            f"{TURN} makes one of them, or `git checkout -- FILE` takes a change back"
+            f"{several(found)} {'has' if len(found) == 1 else 'have'} uncommitted changes, "
+            f"and a version is a commit; {TURN} commits them, "
+            "or `git checkout -- FILE` takes a change back"
         )
 
 
@@ -143,34 +148,37 @@ def _judged(root: Path, at: Record, forced: str) -> dict:
     found = verdicts.read(root).get("evaluate")
     if found is None:
         raise NotFit(f"there is no verdict of the stage evaluate: {TURN}, then release")
-    against = _json(root / CHAMPION).get("version")
+    compared = _json(root / CHAMPION).get("version")
     champion = at.champion.version if at.champion else None
-    if against != champion and not forced:
+    if compared != champion and not forced:
         raise NotFit(
-            f"the candidate was compared with {against or 'no champion'}, and {champion or 'none'} is champion; "
+            f"the candidate was compared with {compared or 'no champion'}, "
+            f"and {champion or 'none'} is champion; "
             f"`modelkeep promote {champion or 'VERSION'}` writes {CHAMPION}, then {TURN}"
         )
     if found["state"] not in PASSES and not forced:
         raise NotFit(
-            f"the gate says {found['state'].replace('_', ' ')}: {found['sentence']} {_amounts(found)}"
-            "Train another candidate, or let it through with `--force 'why'`, which is put on record"
+            f"the gate says {found['state'].replace('_', ' ')}: {found['sentence']} "
+            f"{_amounts(found)}Train another candidate, or let it through with `--force 'why'`, "
+            "which is put on record"
         )
     return {"state": found["state"], "sentence": found["sentence"], **found["evidence"]}
 
 
 def _amounts(found: dict) -> str:
-    """The first reasons of the gate: by how much each metric differs, where the sentence does not say it."""
+    """The first reasons of the gate: the difference by metric, where the sentence lacks it."""
     count = len(found["evidence"].get("gains", ()))
     text = "; ".join(found["reasons"][:count])
     return f"({text}) " if text and found["state"] != "worse" else ""
 
 
 def _declared(root: Path, model: str) -> None:
-    said = workspace.value((root / "dvc.yaml").read_text()).get("artifacts") or {}
-    if (said.get(model) or {}).get("path") != CANDIDATE:
+    artifacts = workspace.value((root / "dvc.yaml").read_text()).get("artifacts") or {}
+    if (artifacts.get(model) or {}).get("path") != CANDIDATE:
         raise NotFit(
-            f"dvc.yaml has no artifact `{model}` (the name in params/serve.yaml) with the path {CANDIDATE}; "
-            f"write `artifacts: {{{model}: {{path: {CANDIDATE}, type: model}}}}`, so that `dvc artifacts get` finds it, and commit"
+            f"dvc.yaml has no artifact `{model}` (the name in params/serve.yaml) with the path "
+            f"{CANDIDATE}; write `artifacts: {{{model}: {{path: {CANDIDATE}, type: model}}}}`, "
+            "so that `dvc artifacts get` finds it, and commit"
         )
 
 
@@ -182,15 +190,15 @@ def _reproduced(root: Path) -> None:
         try:
             stale = _stale(root)
         except RWLockFileCorruptedError:
-            # a killed DVC left it half written: who reads it holds the lock of its writers, so none is at work
+            # a killed DVC left it half written; this reader holds the lock of its writers
             (root / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
             stale = _stale(root)
     except DvcException as error:
         raise NotFit(f"`dvc status` fails ({error}); repair that, then release") from None
     if names := [each.rpartition(":")[2] for each in stale]:  # DVC says path:stage
         raise NotFit(
-            f"`dvc status` is not clean: {several(names)} changed since the last run, so the candidate is not what this commit makes; "
-            f"{TURN}, or `dvc checkout` to have its data back"
+            f"`dvc status` is not clean: {several(names)} changed since the last run, so this "
+            f"commit makes another candidate; {TURN}, or `dvc checkout` to have its data back"
         )
 
 
@@ -205,12 +213,12 @@ def _stale(root: Path) -> dict:
     return {k: found[k] for k, name in named.items() if name in before or name.endswith(".dvc")}
 
 
-def _before(root: Path, stage: str) -> set[str]:
+def _before(root: Path, last: str) -> set[str]:
     """The stage, and those that make what it reads."""
     stages = workspace.stages(root)
-    reads = {name: set(_paths(said, ("deps",))) for name, said in stages.items()}
-    makes = {name: set(_paths(said, ("outs", "metrics"))) for name, said in stages.items()}
-    found, fresh = set(), {stage}
+    reads = {name: set(_paths(stage, ("deps",))) for name, stage in stages.items()}
+    makes = {name: set(_paths(stage, ("outs", "metrics"))) for name, stage in stages.items()}
+    found, fresh = set(), {last}
     while fresh := fresh - found:
         found |= fresh
         fresh = {name for name in makes for each in fresh if makes[name] & reads.get(each, set())}
@@ -218,7 +226,7 @@ def _before(root: Path, stage: str) -> set[str]:
 
 
 def _bundle(root: Path, commit: str) -> str:
-    """The hash of the candidate's manifest, every file verified, and the same as DVC has for this commit."""
+    """The hash of the candidate's manifest: files verified, and as DVC has it for this commit."""
     ours = manifests.verify(root / CANDIDATE)[manifests.MANIFEST]
     from dvc.api import DVCFileSystem
 
@@ -228,11 +236,13 @@ def _bundle(root: Path, commit: str) -> str:
         )
     except Exception as error:  # DVC's remotes raise whatever their libraries raise
         raise NotFit(
-            f"DVC has no copy of {CANDIDATE} for this commit ({error or type(error).__name__}); `dvc commit`, then release"
+            f"DVC has no copy of {CANDIDATE} for this commit ({error or type(error).__name__}); "
+            "`dvc commit`, then release"
         ) from None
     if ours != theirs:
         raise NotFit(
-            f"{CANDIDATE} is not the bundle of dvc.lock; `dvc checkout {CANDIDATE}` brings that back, or {TURN} makes a new one"
+            f"{CANDIDATE} is not the bundle of dvc.lock; `dvc checkout {CANDIDATE}` brings it back, "
+            f"or {TURN} makes a new one"
         )
     return hashlib.sha256(ours).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The record of a model in Git tags: which versions there are, on what evidence, and who was champion when."""
+"""The record of a model in Git tags: versions with their evidence, and champions over time."""
 
 import json
 import re
@@ -20,7 +20,7 @@ VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(.*)")
 
 
 class RecordError(ModelkeepError, RuntimeError):
-    """The repository's tags cannot tell what was asked."""
+    """The repository's tags do not hold the record."""
 
 
 class UnknownVersion(ModelkeepError, ValueError):
@@ -33,7 +33,7 @@ class Term:
 
     version: str
     tag: Tag
-    said: Mapping  # the JSON in its tag; empty for a tag that GTO made
+    details: Mapping  # the JSON in its tag; empty for a tag that GTO made
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Record:
-    """What the tags say at one moment. `terms` is in the order of their counters, `counter` the last one used."""
+    """The tags at one moment; `terms` in order of their counters, `counter` the last one used."""
 
     model: str
     versions: Mapping[str, Tag]
@@ -64,10 +64,11 @@ class Record:
         return tuple(trial for trial in self.trials if trial.version == version)
 
     def objections(self, version: str) -> list[str]:
-        """What on record speaks against a version: forced through its gate, a rollout that it did
-        not pass, rolled back as champion."""
+        """Reasons against a version: it was forced through its gate, did not pass a rollout, or was
+        rolled back as champion.
+        """
         forced = parsed(self.versions[version]).get("forced")
-        found = [f"it was let through by force: {forced}"] if forced else []
+        found = [f"it was released by force: {forced}"] if forced else []
         found += [
             f"{trial.result.get('kind')} {trial.result.get('rollout')} ended as "
             f"{trial.result.get('end')}: {trial.result.get('sentence')}"
@@ -75,22 +76,23 @@ class Record:
             if trial.result.get("end") not in PASSED
         ]
         return found + [
-            f"it was rolled back {when(term.tag.at)}: {term.said.get('reason') or 'no reason given'}"
+            f"it was rolled back {when(term.tag.at)}: "
+            f"{term.details.get('reason') or 'no reason given'}"
             for term in self.terms
-            if term.said.get("action") == "rollback" and term.said.get("before") == version
+            if term.details.get("action") == "rollback" and term.details.get("before") == version
         ]
 
     @property
     def champion(self) -> Term | None:
-        """Who is champion now."""
+        """The champion now."""
         return self.terms[-1] if self.terms else None
 
     @property
     def before(self) -> str | None:
-        """Whom a rollback goes back to: the champion before, where one that was rolled back counts no more."""
+        """The version that a rollback restores: the champion before, without those rolled back."""
         stack: list[str] = []
         for term in self.terms:
-            if term.said.get("action") == "rollback" and term.version in stack:
+            if term.details.get("action") == "rollback" and term.version in stack:
                 while stack[-1] != term.version:
                     stack.pop()
             elif not stack or stack[-1] != term.version:
@@ -98,27 +100,28 @@ class Record:
         return stack[-2] if len(stack) > 1 else None
 
     def at(self, moment: int) -> tuple[Term | None, Term | None]:
-        """Who was champion at that second, and who came next."""
+        """The champion at that second, and the next one."""
         past = [term for term in self.terms if term.tag.at <= moment]
         coming = [term for term in self.terms if term.tag.at > moment]
         return (past[-1] if past else None), (coming[0] if coming else None)
 
     def find(self, version: str) -> Tag:
-        """The tag of a version, said as `v1.2.0`, `1.2.0` or by the tag's name."""
-        asked = version.removeprefix(f"{self.model}@")
-        for each in (asked, f"v{asked}"):
+        """The tag of a version, given as `v1.2.0`, `1.2.0` or the tag's name."""
+        number = version.removeprefix(f"{self.model}@")
+        for each in (number, f"v{number}"):
             if each in self.versions:
                 return self.versions[each]
         known = sorted(self.versions, key=order)
         there = f"there is {', '.join(known[-8:])}" if known else "there is none yet"
-        hint = workspace.meant(asked, known) or f"; {there}"
+        hint = workspace.meant(number, known) or f"; {there}"
         raise UnknownVersion(
-            f"{self.model} has no version {version!r} here{hint} (`modelkeep history` shows all, `git fetch --tags` brings those of others)"
+            f"{self.model} has no version {version!r} here{hint} "
+            "(`modelkeep history` shows all, `git fetch --tags` brings those of others)"
         )
 
 
 def read(root: Path) -> Record:
-    """What the tags of the workspace's model say; RecordError where there can be none."""
+    """The record of the workspace's model; RecordError where there can be none."""
     ready(root)
     model = named(root)
     found = tags.read(root, model)
@@ -136,7 +139,7 @@ def read(root: Path) -> Record:
 
 
 def ready(root: Path) -> None:
-    """Whether this is a repository whose tags tell all; RecordError says what it lacks."""
+    """Check that this repository can hold a record; RecordError names what it lacks."""
     try:
         inside = git.run(root, "rev-parse", "--is-shallow-repository").strip()
     except git.GitError as error:
@@ -161,7 +164,7 @@ def ready(root: Path) -> None:
 
 
 def named(root: Path) -> str:
-    """What the workspace's model is called."""
+    """The name of the workspace's model."""
     model = workspace.params(root, "serve").get("name")
     if not isinstance(model, str) or not re.fullmatch(tags.NAME, model):
         raise RecordError(
@@ -172,7 +175,7 @@ def named(root: Path) -> str:
 
 
 def parsed(tag: Tag) -> dict:
-    """The JSON in a tag, empty where there is none; what follows it, as a signature, is left out."""
+    """The JSON in a tag, without a signature after it; empty where there is none."""
     try:
         found, _ = json.JSONDecoder().raw_decode(tag.message)
     except ValueError:
@@ -181,29 +184,31 @@ def parsed(tag: Tag) -> dict:
 
 
 def evidence(tag: Tag) -> dict:
-    """What a version rests on; RecordError for a tag that does not say it."""
+    """The evidence of a version; RecordError for a tag without it."""
     found = parsed(tag) if tag.annotated else {}
     if "schema" not in found or not isinstance(found.get("hashes"), dict):
         raise RecordError(
             f"the tag {tag.name} holds no evidence: `modelkeep release` did not make it; "
-            f"release that commit under a version of its own (`git checkout {tag.name}`, then `git switch -c NAME`)"
+            "release that commit under a version of its own "
+            f"(`git checkout {tag.name}`, then `git switch -c NAME`)"
         )
     if found["schema"] != SCHEMA:
         raise RecordError(
-            f"the tag {tag.name} holds evidence of schema {found['schema']!r}, and this code reads {SCHEMA}; "
-            "use the code of the tag's commit"
+            f"the tag {tag.name} holds evidence of schema {found['schema']!r}, "
+            f"and this code reads {SCHEMA}; use the code of the tag's commit"
         )
     return found
 
 
-def message(summary: str, said: Mapping) -> str:
-    """The JSON for a tag, with the summary alone on the first line: that is what lists of tags show."""
-    text = json.dumps({"summary": summary, "schema": SCHEMA, **said}, indent=1, ensure_ascii=False)
+def message(summary: str, content: Mapping) -> str:
+    """The JSON for a tag, with the summary alone on the first line, which lists of tags show."""
+    content = {"summary": summary, "schema": SCHEMA, **content}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     return text.replace("{\n ", "{", 1) + "\n"
 
 
 def order(version: str) -> tuple:
-    """What sorts versions by their numbers; a pre-release goes before its release."""
+    """A sort key of versions, by their numbers; a pre-release goes before its release."""
     major, minor, patch, rest = VERSION.fullmatch(version).groups()
     return int(major), int(minor), int(patch), not rest.startswith("-"), rest
 

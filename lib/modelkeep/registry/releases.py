@@ -1,4 +1,6 @@
-"""Versions released, promoted and rolled back: Git tags are the record, the sealed store's pointer is what serves."""
+"""Versions released, promoted and rolled back: Git tags are the record, the pointer of the model
+store decides what serves.
+"""
 
 import json
 import shutil
@@ -21,25 +23,23 @@ from modelkeep.registry.tags import Tag
 from modelkeep.training import manifests
 from modelkeep.training.manifests import BundleError, UnknownFormat
 
-COPY = (
-    "models/champion"  # the champion as `evaluate` reads it: a folder that DVC tracks by COPY.dvc
-)
+COPY = "models/champion"  # the champion as `evaluate` reads it: DVC tracks it by COPY.dvc
 
-# What loads the models that a pointer names, and raises where one may not serve: the server's own loading
+# Loads the models that a pointer names, and raises where one may not serve: the server's loading
 Load = Callable[[Path, Now, int], object]
 
 
 class Overtaken(ModelkeepError, RuntimeError):
-    """Somebody else was faster, and what is true now."""
+    """Another process changed the record first; the message has its state now."""
 
 
 class NotServable(ModelkeepError, RuntimeError):
-    """A version that cannot be put in service, and why."""
+    """A version that cannot be put in service; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a command did: `state` is released, promoted, rolled back or unchanged."""
+    """The result of a command: `state` is released, promoted, rolled back or unchanged."""
 
     state: str
     version: str
@@ -63,23 +63,23 @@ class Done:
 
 
 def release(root: Path, at: Record, now: float, version: str = "", forced: str = "") -> Done:
-    """Register the candidate of this commit under a tag that holds its evidence; refused by evidence.NotFit."""
+    """Tag the candidate of this commit with its evidence; evidence.NotFit if it is not fit."""
     version = version or record.following(at)
     if not record.VERSION.fullmatch(version) or not _fits_gto(at.model, version):
         raise record.UnknownVersion(f"{version!r} is not a version; say it like v1.2.0")
     if version in at.versions:
         raise _overtaken(at, f"there is a {version} already, of {when(at.versions[version].at)}")
-    said = evidence.gather(root, at, forced)
-    used = len(evidence.uses(at, said["hashes"]["test_rows"])) + 1
+    grounds = evidence.gather(root, at, forced)
+    used = len(evidence.uses(at, grounds["hashes"]["test_rows"])) + 1
     called = tags.name(at.model, version=version)
-    summary = f"{at.model} {version}: {said['verdict']['sentence']}"
-    text = record.message(summary, {"version": version, **said, "test_rows_used": used})
+    summary = f"{at.model} {version}: {grounds['verdict']['sentence']}"
+    text = record.message(summary, {"version": version, **grounds, "test_rows_used": used})
     with git.lock(root):
         fresh = record.read(root)
         if (fresh.counter, [*fresh.versions]) != (at.counter, [*at.versions]):
             raise _overtaken(fresh, f"{version} was not released, for other tags came first")
         try:
-            tags.add(root, called, said["commit"], text, _later(now, fresh))
+            tags.add(root, called, grounds["commit"], text, _later(now, fresh))
         except tags.TagExists as error:
             raise _overtaken(fresh, str(error)) from None
     sentence = f"{summary} These test rows have now judged {count(used, 'candidate')}."
@@ -103,25 +103,28 @@ def promote(
     Raises NotServable for a version with objections on record, unless there is a `reason`.
     """
     target = at.find(version)
-    against = at.objections(target.version)
+    objections = at.objections(target.version)
     is_champion = at.champion is not None and at.champion.version == target.version
-    if against and not reason and not is_champion:
+    if objections and not reason and not is_champion:
         raise NotServable(
-            f"{target.version} has a record: {'; '.join(against)}; if it is to be champion all the "
-            f"same: `modelkeep promote {target.version} --reason 'why'`"
+            f"{target.version} has a record: {'; '.join(objections)}; if it is to be champion "
+            f"all the same: `modelkeep promote {target.version} --reason 'why'`"
         )
-    said = record.evidence(target)
-    fetch(root, target, said)
-    _check_serves(root, target, said, load)
+    grounds = record.evidence(target)
+    fetch(root, target, grounds)
+    _check_serves(root, target, grounds, load)
     if at.champion and not other_schema:
-        _check_same_schema(root, at, said, target.version)
+        _check_same_schema(root, at, grounds, target.version)
     return _begin(root, at, now, target, "promote", reason)
 
 
 def rollback(
     root: Path, at: Record, now: float, version: str = "", reason: str = "", *, load: Load
 ) -> Done:
-    """Make a former champion (default: the one before) champion again; what is in the store needs no network."""
+    """Make a former champion (default: the one before) champion again.
+
+    It needs no network if the store has the bundle.
+    """
     back = version or at.before
     if back is None:
         raise record.UnknownVersion(
@@ -129,15 +132,17 @@ def rollback(
             "name a version: `modelkeep rollback VERSION` (`modelkeep history` shows all)"
         )
     target = at.find(back)
-    said = record.evidence(target)
-    fetch(root, target, said)
-    _check_serves(root, target, said, load)
+    grounds = record.evidence(target)
+    fetch(root, target, grounds)
+    _check_serves(root, target, grounds, load)
     return _begin(root, at, now, target, "rollback", reason)
 
 
 def record_trial(root: Path, version: str, kind: str, result: dict, now: float) -> str:
-    """Put a rollout that has ended on record, as a tag on its version; the tag, or nothing where
-    it is there already (`result["rollout"]` is its id)."""
+    """Put a rollout that has ended on record, as a tag on its version.
+
+    Returns the tag's name; empty if it is there already (`result["rollout"]` is its id).
+    """
     with git.lock(root):
         at = record.read(root)
         known = {trial.result.get("rollout") for trial in at.tried(version)}
@@ -152,33 +157,36 @@ def record_trial(root: Path, version: str, kind: str, result: dict, now: float) 
 
 
 def settle(root: Path, at: Record) -> list[str]:
-    """Bring what serves, and what `evaluate` compares with, to what the record says; the places that were not. Call it under tags.lock, with the champion in the store."""
+    """Bring the pointer, and the champion that `evaluate` reads, to the record; the paths changed.
+
+    Call it under git.lock, with the champion in the store.
+    """
     if at.champion is None:
         return []
     version = at.champion.version
-    said = record.evidence(at.versions[version])
-    place, sha256 = folder(root), said["hashes"]["bundle"]
+    grounds = record.evidence(at.versions[version])
+    place, sha256 = folder(root), grounds["hashes"]["bundle"]
     changed = []
-    with store.changing(place):  # a rollout's look may be at it
+    with store.changing(place):  # an analysis of a rollout may change it
         serves = store.now(place)
         if serves is None or (serves.champion.sha256, serves.champion.version) != (sha256, version):
             store.point(place, Now(Role(sha256, version)))
             changed.append(f"{place.name}/{store.POINTER}")
-    return changed + _compare_with(root, version, said)
+    return changed + _compare_with(root, version, grounds)
 
 
 def resume(root: Path, at: Record) -> str:
-    """Put the champion on record in service where nothing is; the sentence that says so."""
+    """Put the champion on record in service where nothing serves; a sentence on it."""
     target = at.versions[at.champion.version]
     fetch(root, target, record.evidence(target))
     with git.lock(root):
         settle(root, record.read(root))
-    return f"{_truth(at)}, and is now."
+    return f"{_champion(at)}, and is now."
 
 
-def fetch(root: Path, target: Tag, said: dict) -> None:
-    """Have the version's bundle in the store, verified; from DVC's cache or remote at its tag where it is not."""
-    place, sha256 = folder(root), said["hashes"]["bundle"]
+def fetch(root: Path, target: Tag, grounds: dict) -> None:
+    """Verify the version's bundle in the store, or get it from DVC's cache or remote at its tag."""
+    place, sha256 = folder(root), grounds["hashes"]["bundle"]
     if _whole(place, sha256):
         return
     # DVC's index of a commit may be read half written: one process at a time builds it
@@ -187,13 +195,12 @@ def fetch(root: Path, target: Tag, said: dict) -> None:
             return
         copy = Path(beside) / "bundle"
         _download(root, target, copy)
-        found = (
-            files.sha256(copy / manifests.MANIFEST) if (copy / manifests.MANIFEST).is_file() else ""
-        )
-        if found != sha256:
+        actual = _sha256(copy) if (copy / manifests.MANIFEST).is_file() else ""
+        if actual != sha256:
             raise NotServable(
-                f"what DVC has for {target.version} has the SHA-256 {found[:12] or 'of nothing'}, its tag says {sha256[:12]}; "
-                "its copy was changed: `dvc fetch` it anew from a remote that is sound, or promote another version"
+                f"the bundle of {target.version} in DVC has the SHA-256 "
+                f"{actual[:12] or 'of nothing'}, its tag has {sha256[:12]}; its copy was changed: "
+                "`dvc fetch` it anew from a sound remote, or promote another version"
             )
         try:
             manifests.verify(copy)
@@ -210,7 +217,7 @@ def fetch(root: Path, target: Tag, said: dict) -> None:
 
 
 def _whole(place: Path, sha256: str) -> bool:
-    """Whether the store has that bundle; a damaged one is to be brought again."""
+    """Whether the store has that bundle, undamaged."""
     try:
         return bool(store.check(place, sha256))
     except (BundleError, StoreError):
@@ -218,7 +225,7 @@ def _whole(place: Path, sha256: str) -> bool:
 
 
 def folder(root: Path) -> Path:
-    """The sealed store of this workspace."""
+    """The model store of this workspace."""
     return root / str(workspace.params(root, "serve")["store"])
 
 
@@ -234,36 +241,40 @@ def _download(root: Path, target: Tag, to: Path) -> None:
     except Exception as error:  # DVC's remotes raise whatever their libraries raise
         here = sorted(p.name[:10] for p in (folder(root) / "bundles").glob("*"))
         raise NotServable(
-            f"the model of {target.version} is neither in the store nor in DVC's cache, and the remote does not give it "
-            f"({' '.join(str(error).split())[:200] or type(error).__name__}); bring the remote back (`dvc remote list`), "
-            f"or promote a version whose model is here: the store has {several(here) or 'none'}"
+            f"the model of {target.version} is neither in the store nor in DVC's cache, and the "
+            "remote does not give it "
+            f"({' '.join(str(error).split())[:200] or type(error).__name__}); "
+            "bring the remote back (`dvc remote list`), or promote a version whose model is here: "
+            f"the store has {several(here) or 'none'}"
         ) from None
 
 
-def _check_serves(root: Path, target: Tag, said: dict, load: Load) -> None:
+def _check_serves(root: Path, target: Tag, grounds: dict, load: Load) -> None:
     # a server that cannot load it would stay with the model before, against the record
     rows = int(workspace.params(root, "serve")["max_rows"])
-    load(folder(root), Now(Role(said["hashes"]["bundle"], target.version)), rows)
+    load(folder(root), Now(Role(grounds["hashes"]["bundle"], target.version)), rows)
 
 
-def _check_same_schema(root: Path, at: Record, said: dict, version: str) -> None:
+def _check_same_schema(root: Path, at: Record, grounds: dict, version: str) -> None:
     champion = record.parsed(at.versions[at.champion.version])
     try:
         theirs = _columns(root, champion["hashes"]["bundle"])
     except (BundleError, StoreError, KeyError):
         return  # a champion that is gone asks for nothing
-    ours = _columns(root, said["hashes"]["bundle"])
+    ours = _columns(root, grounds["hashes"]["bundle"])
     if ours != theirs:
         other = several(sorted(str(name) for name, _ in ours ^ theirs))
         raise NotServable(
-            f"{version} is of another schema than the champion {at.champion.version} ({other}), so clients that send what that reads would be refused; "
+            f"{version} has another schema than the champion {at.champion.version} ({other}), so "
+            "requests of today's clients would be refused; "
             f"when they are ready: `modelkeep promote {version} --other-schema`"
         )
 
 
 def _columns(root: Path, sha256: str) -> set[tuple]:
-    of = definitions.from_json(store.check(folder(root), sha256)["schema.json"].decode())
-    return {(c.name, c.kind) for c in of.columns} | {(f"class {name}", "") for name in of.classes}
+    found = definitions.from_json(store.check(folder(root), sha256)["schema.json"].decode())
+    classes = {(f"class {name}", "") for name in found.classes}
+    return {(column.name, column.kind) for column in found.columns} | classes
 
 
 def _begin(root: Path, at: Record, now: float, target: Tag, action: str, reason: str) -> Done:
@@ -280,29 +291,32 @@ def _begin(root: Path, at: Record, now: float, target: Tag, action: str, reason:
         summary = f"{at.model} {target.version} {word}"
         summary += f", in place of {before}" if before else ""
         summary += f": {reason}" if reason else ""
-        said = {"action": action, "version": target.version, "before": before, "reason": reason}
+        content = {"action": action, "version": target.version, "before": before, "reason": reason}
         try:
-            text = record.message(summary, said)
+            text = record.message(summary, content)
             tags.add(root, called, target.commit, text, _later(now, fresh))
         except tags.TagExists as error:
             raise _overtaken(record.read(root), str(error)) from None
         settle(root, record.read(root))
     state = "promoted" if action == "promote" else "rolled back"
-    then = f"The next turn compares with it: git add models && git commit -m '{summary.partition(':')[0]}' && git push origin HEAD {called}"
+    then = (
+        "The next update compares with it: git add models && "
+        f"git commit -m '{summary.partition(':')[0]}' && git push origin HEAD {called}"
+    )
     sentence = f"{summary} ({called}); running servers follow."
     return Done(state, target.version, sentence, called, (then,), {"before": before})
 
 
 def _unchanged(root: Path, at: Record) -> Done:
     done = settle(root, at)
-    told = f"; what was left undone is done now: {several(done)}" if done else ""
-    sentence = f"{_truth(at)}{told}."
+    completed = f"; what was left undone is done now: {several(done)}" if done else ""
+    sentence = f"{_champion(at)}{completed}."
     return Done("unchanged", at.champion.version, sentence, facts={"completed": done})
 
 
-def _compare_with(root: Path, version: str, said: dict) -> list[str]:
-    """Name the champion to `evaluate`: files for a person to commit, since what is compared belongs to a commit."""
-    sha256, md5 = said["hashes"]["bundle"], said["hashes"]["model"]
+def _compare_with(root: Path, version: str, grounds: dict) -> list[str]:
+    """Write the champion that `evaluate` reads; returns the files, which a person commits."""
+    sha256, md5 = grounds["hashes"]["bundle"], grounds["hashes"]["model"]
     content = store.check(folder(root), sha256)
     size = sum(len(each) for each in content.values())
     out = {"md5": md5, "size": size, "nfiles": len(content), "hash": "md5", "path": Path(COPY).name}
@@ -330,15 +344,16 @@ def _sha256(bundle: Path) -> str:
 
 def _overtaken(at: Record, what: str) -> Overtaken:
     return Overtaken(
-        f"{what}; {_truth(at)}: look at it (`modelkeep history`), and try again if you still want to"
+        f"{what}; {_champion(at)}: see `modelkeep history`, and try again if you still want to"
     )
 
 
-def _truth(at: Record) -> str:
+def _champion(at: Record) -> str:
     if at.champion is None:
         return f"{at.model} has no champion"
     term = at.champion
-    return f"{at.model} {term.version} is champion ({term.tag.name}, by {term.tag.who}, {when(term.tag.at)})"
+    made = f"{term.tag.name}, by {term.tag.who}, {when(term.tag.at)}"
+    return f"{at.model} {term.version} is champion ({made})"
 
 
 def _later(now: float, at: Record) -> int:

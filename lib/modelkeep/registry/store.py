@@ -1,4 +1,4 @@
-"""The sealed store that serves: bundles by content hash, and one small file that says which of them answers."""
+"""The model store: bundles by content hash, and one small file that names those in service."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ class StoreError(ModelkeepError, RuntimeError):
 
 @dataclass(frozen=True)
 class Role:
-    """A bundle in service; `share` of the entities ask it (1 for the champion), `salt` decides which."""
+    """A bundle in service; it serves the `share` of entities (champion: 1) that `salt` selects."""
 
     sha256: str
     version: str = ""
@@ -37,7 +37,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Now:
-    """Who answers: the champion, perhaps a canary for some, perhaps a shadow that nobody hears; `serial` grows with each change."""
+    """The bundles in service: champion, canary, shadow; `serial` grows with each change."""
 
     champion: Role
     canary: Role | None = None
@@ -46,7 +46,7 @@ class Now:
 
 
 def add(store: Path, folder: Path) -> str:
-    """Copy a bundle into the store, verified, and return its SHA-256; a bundle that is there is left as it is."""
+    """Copy a bundle into the store, verified, and return its SHA-256; one already there stays."""
     content = manifests.verify(folder)
     sha256 = hashlib.sha256(content[manifests.MANIFEST]).hexdigest()
     place = path(store, sha256)
@@ -98,7 +98,7 @@ def now(store: Path) -> Now | None:
 
 
 def point(store: Path, new: Now) -> Now:
-    """Let these models answer, from one moment to the next, if all of them are whole; what answered before stays in the store."""
+    """Put these models in service at once, if all are whole; the former ones stay in the store."""
     for role in (new.champion, new.canary, new.shadow):
         if role:
             check(store, role.sha256)

@@ -1,4 +1,4 @@
-"""Git tags in GTO's format: all of one model's read at once, and one more added that nobody else has."""
+"""Git tags in GTO's format: all of one model read at once, and one more added, of a new name."""
 
 import re
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class TagExists(ModelkeepError, RuntimeError):
 
 @dataclass(frozen=True)
 class Tag:
-    """A tag that speaks of a model: of a version (`version`), or of who has a stage (`stage`, `counter`)."""
+    """A tag of a model: of a version (`version`), or of its stage (`stage`, `counter`)."""
 
     name: str
     commit: str

@@ -1,4 +1,4 @@
-"""What the record tells: who was champion when and why, and what each version rests on."""
+"""Texts of the record: the champions with times and reasons, and the evidence of each version."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ class BadDate(ModelkeepError, ValueError):
     """A moment that cannot be read."""
 
 
-def told(at: Record) -> dict:
+def history(at: Record) -> dict:
     """Every version and every change of champion, newest first, as JSON and as text."""
     terms = [_term(term) for term in reversed(at.terms)]
     newest = sorted(at.versions, key=record.order, reverse=True)
@@ -32,25 +32,25 @@ def told(at: Record) -> dict:
     return {"json": facts, "text": "\n".join(lines)}
 
 
-def explained(at: Record, version: str) -> dict:
-    """What a version rests on, who released it, and when it was champion."""
+def details(at: Record, version: str) -> dict:
+    """The evidence of a version, who released it, and when it was champion."""
     tag = at.find(version)
-    said = record.evidence(tag)
-    used = evidence.uses(at, said["hashes"].get("test_rows"))
+    grounds = record.evidence(tag)
+    used = evidence.uses(at, grounds["hashes"].get("test_rows"))
     terms = [_term(term) for term in at.terms if term.version == tag.version]
     trials = [dict(t.result) | {"tag": t.tag.name} for t in at.tried(tag.version)]
     facts = {"tag": tag.name, "at": when(tag.at), "by": tag.who, "champion": terms}
-    facts |= {"trials": trials, **said}
+    facts |= {"trials": trials, **grounds}
     lines = [
-        f"{tag.name}, released {when(tag.at)} by {tag.who}, on commit {said['commit'][:10]}",
-        said["verdict"]["sentence"],
-        *(_gain(gain) for gain in said["verdict"].get("gains", ())),
-        *([f"  let through by force: {said['forced']}"] if said["forced"] else []),
-        f"Compared with {said['parent'] or 'a plain baseline: there was no champion'}.",
+        f"{tag.name}, released {when(tag.at)} by {tag.who}, on commit {grounds['commit'][:10]}",
+        grounds["verdict"]["sentence"],
+        *(_gain(gain) for gain in grounds["verdict"].get("gains", ())),
+        *([f"  released by force: {grounds['forced']}"] if grounds["forced"] else []),
+        f"Compared with {grounds['parent'] or 'a plain baseline: there was no champion'}.",
         f"Its test rows have judged {count(len(used), 'candidate')}: {', '.join(used)}.",
-        "Metrics: " + "; ".join(f"{stage} {_pairs(m)}" for stage, m in said["metrics"].items()),
-        "Params: " + "; ".join(f"{stage}: {_pairs(p)}" for stage, p in said["params"].items()),
-        "Hashes: " + "; ".join(f"{name} {str(v)[:12]}" for name, v in said["hashes"].items()),
+        "Metrics: " + "; ".join(f"{stage} {_pairs(m)}" for stage, m in grounds["metrics"].items()),
+        "Params: " + "; ".join(f"{stage}: {_pairs(p)}" for stage, p in grounds["params"].items()),
+        "Hashes: " + "; ".join(f"{name} {str(v)[:12]}" for name, v in grounds["hashes"].items()),
         *(f"{_title(t)}: {t.result.get('sentence')}" for t in at.tried(tag.version)),
         *(f"Champion from {each['at']}: {each['why']}" for each in terms),
         f"Have it back: git checkout {tag.name} && dvc checkout",
@@ -58,14 +58,15 @@ def explained(at: Record, version: str) -> dict:
     return {"json": facts, "text": "\n".join(lines)}
 
 
-def live(at: Record, moment: int) -> dict:
+def champion_at(at: Record, moment: int) -> dict:
     """Which version was champion at that second."""
     term, after = at.at(moment)
     until = f", until {after.version} at {when(after.tag.at)}" if after else ""
     if term is None:
         text = f"At {when(moment)} {at.model} had no champion{until and ' yet' + until}."
     else:
-        text = f"At {when(moment)} {at.model} {term.version} was champion (since {when(term.tag.at)}{until})."
+        since = f"since {when(term.tag.at)}{until}"
+        text = f"At {when(moment)} {at.model} {term.version} was champion ({since})."
     facts = {
         "at": when(moment),
         "version": term.version if term else None,
@@ -76,14 +77,14 @@ def live(at: Record, moment: int) -> dict:
 
 
 def moment(text: str) -> int:
-    """A date (its first second) or a time in ISO format as seconds of the epoch; without a zone it is UTC."""
+    """A date (its first second) or an ISO time, in seconds of the epoch; UTC without a zone."""
     try:
-        found = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
         raise BadDate(
-            f"{text!r} is not a date; say it like 2026-06-01 or 2026-06-01T14:30 (UTC)"
+            f"{text!r} is not a date; write it like 2026-06-01 or 2026-06-01T14:30 (UTC)"
         ) from None
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
 
 
 def _headline(at: Record) -> str:
@@ -96,15 +97,15 @@ def _headline(at: Record) -> str:
 
 def _term(term: record.Term) -> dict:
     tag = term.tag
-    why = f"{term.said.get('action') or 'assigned with gto'} by {tag.who}"
-    why += f": {term.said['reason']}" if term.said.get("reason") else ""
+    why = f"{term.details.get('action') or 'assigned with gto'} by {tag.who}"
+    why += f": {term.details['reason']}" if term.details.get("reason") else ""
     return {
         "version": term.version,
         "tag": tag.name,
         "at": when(tag.at),
         "by": tag.who,
-        "action": term.said.get("action"),
-        "reason": term.said.get("reason") or None,
+        "action": term.details.get("action"),
+        "reason": term.details.get("reason") or None,
         "why": why,
     }
 
@@ -112,17 +113,17 @@ def _term(term: record.Term) -> dict:
 def _version(at: Record, version: str) -> dict:
     tag = at.versions[version]
     try:
-        said = record.evidence(tag)
+        grounds = record.evidence(tag)
     except record.RecordError:
         return {"version": version, "at": when(tag.at), "by": tag.who, "why": "without evidence"}
-    state = said["verdict"]["state"].replace("_", " ")
-    used = said.get("test_rows_used", 1)
+    state = grounds["verdict"]["state"].replace("_", " ")
+    used = grounds.get("test_rows_used", 1)
     why = f"{state}, these test rows have judged {count(used, 'candidate')} by then"
     why += "".join(f", {t.result.get('kind')} {_word(t)}" for t in at.tried(version))
-    why += f", forced: {said['forced']}" if said["forced"] else ""
+    why += f", forced: {grounds['forced']}" if grounds["forced"] else ""
     return {"version": version, "at": when(tag.at), "by": tag.who, "state": state} | {
         "test_rows_used": used,
-        "forced": said["forced"],
+        "forced": grounds["forced"],
         "why": why,
     }
 
@@ -138,7 +139,8 @@ def _title(trial: record.Trial) -> str:
 
 def _gain(gain: Mapping) -> str:
     measured = between(gain["gain"], gain["low"], gain["high"])
-    return f"  {gain['metric']}: gain {measured}, margin {number(gain['margin'])}: {gain['verdict'].replace('_', ' ')}"
+    verdict = gain["verdict"].replace("_", " ")
+    return f"  {gain['metric']}: gain {measured}, margin {number(gain['margin'])}: {verdict}"
 
 
 def _pairs(values: Mapping) -> str:

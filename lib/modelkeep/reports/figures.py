@@ -387,8 +387,8 @@ def courses(
         line = {"color": colour, "linewidth": width, "markersize": 3, "label": label}
         axes.plot(moments, values, mark, **line, **above)
     first = next(iter(lines.values()))
-    looks = (("D", CANDIDATE), ("X", BREACH))
-    for (label, at), (mark, colour) in zip(marks.items(), looks, strict=False):
+    markers = (("D", CANDIDATE), ("X", BREACH))
+    for (label, at), (mark, colour) in zip(marks.items(), markers, strict=False):
         if at.any():
             point = {"color": colour, "markeredgecolor": INK, "markersize": 6, "zorder": 4}
             axes.plot(moments[at], first[at], mark, label=label, **point)

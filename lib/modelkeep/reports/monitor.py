@@ -113,21 +113,21 @@ def _moments(windows: Sequence[Window]) -> np.ndarray:
 
 def drifted(seen: MonitoringResult) -> Figure | Html:
     """Which column drifted in which window, by size of effect."""
-    if not seen.moves:
+    if not seen.drifts:
         return markup.table([], "There is no window to show.")
-    names = [c.name for c in seen.moves[0].columns]
+    names = [c.name for c in seen.drifts[0].columns]
     effects = {
-        name: np.array([_drawn(m.columns[i]) for m in seen.moves]) for i, name in enumerate(names)
+        name: np.array([_drawn(m.columns[i]) for m in seen.drifts]) for i, name in enumerate(names)
     }
     ordered = dict(sorted(effects.items(), key=lambda item: -item[1].max())[:SHOWN])
-    first, rows = seen.moves[0], [m.rows for m in seen.moves]
+    first, rows = seen.drifts[0], [m.rows for m in seen.drifts]
     return figures.drifted(
         _moments(seen.now),
         ordered,
         drift.LEVELS,
         title="Effect of the drift by column and window",
         caption=f"{_how_many(seen)} Effect by window of {min(rows):,} to {max(rows):,} rows against {first.rows_before:,} rows of the reference; "
-        f"coloured where the drift is more than chance ({first.fdr:.0%} false discoveries a window). In the newest, {seen.moves[-1].why}. {_least(seen.moves[-1])}",
+        f"coloured where the drift is more than chance ({first.fdr:.0%} false discoveries a window). In the newest, {seen.drifts[-1].why}. {_least(seen.drifts[-1])}",
     )
 
 
@@ -135,7 +135,7 @@ def distributions(
     seen: MonitoringResult, served: Bundle, log: pd.DataFrame, days: int, size: int
 ) -> Figure | Html:
     """How the columns that drifted furthest are distributed in the newest window, and were before."""
-    drifted = [c for c in seen.moves[-1].columns if c.alarm] if seen.moves else []
+    drifted = [c for c in seen.drifts[-1].columns if c.alarm] if seen.drifts else []
     if not drifted:
         return markup.table([], "No column has drifted in the newest window.")
     schema, before = served.schema, served.reference
@@ -186,15 +186,15 @@ def _drawn(column: drift.ColumnDrift) -> float:
 
 
 def _how_many(seen: MonitoringResult) -> str:
-    moved = [c.name for c in seen.moves[-1].columns if c.alarm]
-    return f"Drifted in the newest window: {several(moved) or 'none'}."
+    drifted = [c.name for c in seen.drifts[-1].columns if c.alarm]
+    return f"Drifted in the newest window: {several(drifted) or 'none'}."
 
 
 def newest(seen: MonitoringResult) -> Html:
     """What the newest window says of each column, the largest effect first."""
-    if not seen.moves:
+    if not seen.drifts:
         return markup.table([], "There is no window to show.")
-    columns = sorted(seen.moves[-1].columns, key=lambda c: (-c.drifted, -c.effect))
+    columns = sorted(seen.drifts[-1].columns, key=lambda c: (-c.drifted, -c.effect))
     rows = [
         {
             "column": c.name,

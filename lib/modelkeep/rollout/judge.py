@@ -144,7 +144,7 @@ def judge(rules: Rules, state: State, analysis: Analysis) -> tuple[State, Verdic
         name: {"e_worse": e_value(w), "e_noninferior": e_value(n)}
         for name, w, n in zip(names, worse, noninferior, strict=True)
     }
-    after = _moved(rules, after, decision)
+    after = _after(rules, after, decision)
     share = 0.0 if after.final in (ROLLBACK, ABORT) else rules.share(after.step)
     return after, Verdict(decision, reason, share, after.step, values, e_value(mismatch))
 
@@ -208,9 +208,9 @@ def _today(row: dict) -> dict:
         rules["label_maturity"] = _metrics(rules["label_maturity"])
         return {**row, "rules": rules, "base": _metrics(row["base"])}
     if "look" in row:
-        look, verdict = row["look"], row["verdict"]
+        former, verdict = row["look"], row["verdict"]
         row = {name: value for name, value in row.items() if name != "look"}
-        row["analysis"] = {**look, "counts": _metrics(look["counts"])}
+        row["analysis"] = {**former, "counts": _metrics(former["counts"])}
         row["verdict"] = {"decision": FORMER.get(verdict["word"], verdict["word"])}
     return row
 
@@ -260,12 +260,15 @@ def _decide(
         reason = f"the circuit breaker opened: {bad} of the canary's last {rows} requests failed"
         return ROLLBACK, reason
     if worst[0] >= threshold:
-        return ROLLBACK, f"`{worst[1]}` is worse than the champion's: {_of(worst[0], threshold)}"
+        return (
+            ROLLBACK,
+            f"`{worst[1]}` is worse than the champion's: {_with_threshold(worst[0], threshold)}",
+        )
     if mismatch >= math.log(MISMATCH):
         canary, total, share = now.entities[1], sum(now.entities), rules.share(now.step)
         return ABORT, (
             f"the canary got {canary:,} of {total:,} entities, its share is {share:.1%}: "
-            f"{_of(mismatch, math.log(MISMATCH))}"
+            f"{_with_threshold(mismatch, math.log(MISMATCH))}"
         )
     if not _baking(rules, now) and now.at >= rules.longest:
         return _undecided(rules, now)
@@ -277,7 +280,7 @@ def _decide(
     return _bake(rules, now) if _baking(rules, now) else _grow(rules, now, worst, least)
 
 
-def _of(log: float, threshold: float) -> str:
+def _with_threshold(log: float, threshold: float) -> str:
     return f"e-value {_shown(log)}, alert threshold {_shown(threshold)}"
 
 
@@ -329,7 +332,7 @@ def _grow(
     )
 
 
-def _moved(rules: Rules, now: State, decision: Decision) -> State:
+def _after(rules: Rules, now: State, decision: Decision) -> State:
     if now.final or decision in (WAIT, INCONCLUSIVE, NO_DATA):
         return now
     if decision != ADVANCE or _baking(rules, now):

@@ -253,12 +253,12 @@ def _seconds(
         )
     needed = math.log(1 / rules.alpha)
     scale = (needed + math.log(len(alternatives))) / speed
-    looks = math.ceil(scale / BLOCKS / (rows_a_second * rules.interval))
-    rows = rows_a_second * rules.interval * looks
+    checks = math.ceil(scale / BLOCKS / (rows_a_second * rules.interval))
+    rows = rows_a_second * rules.interval * checks
     blocks = _blocks(
         rules, step, base, rows, needed, math.ceil(PATIENCE * scale / rows), draw, runs
     )
-    return blocks * looks * rules.interval
+    return blocks * checks * rules.interval
 
 
 def _blocks(
