@@ -50,7 +50,7 @@ class Facts(pd.Series):
 
 
 def answer(table: pd.DataFrame, *notes: str) -> Answer:
-    """The table with notes; a note on intervals that are not stated is added where there are any."""
+    """The table with notes; a note on intervals that are not stated is added where needed."""
     bounds = [name for name in table if str(name).endswith(("low", "high"))]
     if bounds and table[bounds].isna().any(axis=None):
         few = f"<NA>: fewer than {FEWEST_BLOCKS} days, too few to state an interval."

@@ -1,4 +1,4 @@
-"""The command line, in sections: each command is a light wrapper that imports what it needs when it runs.
+"""The command line, in sections: each command is a wrapper that imports its modules when it runs.
 
 - `commands`: what all commands have in common: `--json`, errors, the workspace, completion
 - `pipeline`: run a stage, compare experiments, read verdicts

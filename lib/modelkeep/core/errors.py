@@ -1,4 +1,6 @@
-"""The base of all errors that are a user's to mend: the command line prints their message, and no traceback."""
+"""The base of all errors that are a user's to mend: the command line prints their message, and no
+traceback.
+"""
 
 
 class ModelkeepError(Exception):

@@ -28,8 +28,10 @@ def check(root: Path, stage: str, nb: dict) -> None:
     if missing:
         lines = "\n".join(f"      - {place}" for place in missing)
         raise UndeclaredImport(
-            f"notebooks/{stage}.ipynb imports code of lib/ that the stage `{stage}` does not depend on: DVC would not "
-            f"run it again when that code changes; add under stages.{stage}.deps of dvc.yaml:\n{lines}"
+            f"notebooks/{stage}.ipynb imports code of lib/ that the stage `{stage}` does not "
+            "depend on: DVC would not "
+            f"run it again when that code changes; add under stages.{stage}.deps of "
+            f"dvc.yaml:\n{lines}"
         )
 
 

@@ -50,7 +50,8 @@ def local(source: str, root: Path, endings: Sequence[str]) -> Iterator[tuple[str
         except OSError as error:  # Arrow's only kind
             raise StorageError(
                 f"source: {source!r} cannot be read ({' '.join(str(error).split())[:300]}); check "
-                "the credentials (AWS_ACCESS_KEY_ID and the like), AWS_REGION, AWS_ENDPOINT_URL and "
+                "the credentials (AWS_ACCESS_KEY_ID and the like), AWS_REGION, AWS_ENDPOINT_URL "
+                "and "
                 "the network; nothing was changed"
             ) from None
         yield name, Path(folder)

@@ -1,7 +1,8 @@
 """Is the candidate better, non-inferior, worse, or undecided? Paired, clustered in time.
 
-Both models answer the same rows, which neither has trained on. Per row and metric there is one gain (positive: the candidate is better).
-Its mean is judged by blocks of time: rows of one day are alike, and a test that takes them for independent sees evidence that is not there.
+Both models answer the same rows, which neither has trained on. Per row and metric there is one gain
+(positive: the candidate is better). Its mean is judged by blocks of time: rows of one day are
+alike, and a test that takes them for independent sees evidence that is not there.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -135,7 +136,8 @@ def _gain(name: str, x: np.ndarray, blocks: np.ndarray, margin: float, alpha: fl
 def _limits(m: metrics.Estimate, alpha: float) -> tuple[float, float]:
     """One-sided limits of a mean by t, moved by what its skewness makes them miss (Johnson 1978).
 
-    A candidate that fails badly on a few days is flattered by a test without such a day, which takes its gains for more certain than they are.
+    A candidate that fails badly on a few days is flattered by a test without such a day, which
+    takes its gains for more certain than they are.
     """
     if m.blocks < 2:
         return np.nan, np.nan
@@ -151,7 +153,9 @@ def judge_slices(
     slices: dict[str, np.ndarray],
     alpha: float = 0.05,
 ) -> Verdict:
-    """The verdict once no named slice may be worse in `x`; Holm's correction keeps the chance of one false `worse` over all slices at `alpha`."""
+    """The verdict once no named slice may be worse in `x`; Holm's correction keeps the chance of
+    one false `worse` over all slices at `alpha`.
+    """
     rows = [_slice(name, x[inside], blocks[inside]) for name, inside in slices.items()]
     testable = sorted((r for r in rows if not np.isnan(r["p"])), key=lambda r: r["p"])
     for i, row in enumerate(testable):
@@ -180,7 +184,9 @@ def _slice(name: str, x: np.ndarray, blocks: np.ndarray) -> dict:
 
 
 def refuse_leaks(test_rows: np.ndarray, trained_rows: np.ndarray, who: str) -> int:
-    """How many test rows were checked; LeakError if `who` was trained on any of them (both are arrays of row hashes)."""
+    """How many test rows were checked; LeakError if `who` was trained on any of them (both are
+    arrays of row hashes).
+    """
     leaked = np.isin(test_rows, trained_rows)
     if leaked.any():
         raise LeakError(

@@ -105,7 +105,7 @@ class Detection:
 
 
 def effect(reference: np.ndarray, window: np.ndarray) -> float:
-    """Return sum 2(q-p)^2/(p+q) of two rows of counts less its mean without drift (so below 0 too)."""
+    """Return sum 2(q-p)^2/(p+q) of two rows of counts less its mean without drift (can be < 0)."""
     n, m = reference.sum(), window.sum()
     if n == 0 or m == 0:
         raise DriftError(f"{n} and {m} rows: an effect needs rows on both sides")

@@ -81,8 +81,8 @@ def label_guard(
     """Judge the label gap of the newest window by those of past windows.
 
     `gap` (k,), `past` (windows, k), `error` (k,) are of `label_gap`; `names` (k,) are of the label
-    or the classes. The limit of each: `sds` (4) sds of the past gaps, 4 sampling errors, or .25, whichever
-    is largest (.5 before four past windows).
+    or the classes. The limit of each: `sds` (4) sds of the past gaps, 4 sampling errors, or .25,
+    whichever is largest (.5 before four past windows).
     """
     past = np.asarray(past, float).reshape(-1, len(gap))
     past = past[np.isfinite(past).all(axis=1)]
@@ -189,8 +189,8 @@ def column_guard(
 
     `distances` (columns,) and `past` (weeks, columns): `distance` of 7 days from the 28 days that
     ended 14 days before them; `noise` (columns,) as `distance` gives it. A column holds beyond 1.5
-    times its largest past distance (at most halfway from there to 1), its noise and .1, from the fifth week on; `value` and `limit`
-    are of the column that is furthest beyond its limit.
+    times its largest past distance (at most halfway from there to 1), its noise and .1, from the
+    fifth week on; `value` and `limit` are of the column that is furthest beyond its limit.
     """
     past = np.asarray(past, float).reshape(-1, len(distances))
     if len(past) < KNOWN_WINDOWS or len(distances) == 0:

@@ -1,6 +1,7 @@
-"""How good predictions are: row by row, with intervals by block of time, and estimated before labels arrive.
+"""Quality of predictions: by row, with intervals by block of time, and estimated without labels.
 
-Outcomes `y` are class numbers (0, 1, ...) or floats; predictions `p` are an array (rows, classes) of probabilities, or (rows,) for regression.
+Outcomes `y` are class numbers (0, 1, ...) or floats; predictions `p` are an array (rows, classes)
+of probabilities, or (rows,) for regression.
 """
 
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ class Estimate:
 
 
 def clustered(x: np.ndarray, blocks: np.ndarray, confidence: float = 0.95) -> Estimate:
-    """The mean of `x` and its interval: SE^2 = D/(D-1) sum_g (sum_{i in g} x_i - n_g mean)^2 / n^2, t with D-1 degrees of freedom."""
+    """The mean of `x` and its interval: SE^2 = D/(D-1) sum_g (sum_{i in g} x_i - n_g mean)^2 / n^2,
+    t with D-1 degrees of freedom.
+    """
     if len(x) == 0:
         raise ScoresError("no rows to average; give at least one labelled row")
     mean, n = float(np.mean(x)), len(x)
@@ -71,7 +74,9 @@ def losses(task: str, y: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def per_row(task: str, y: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
-    """Each metric of the task as one value a row whose mean is the metric (for AUC: the AUC plus the row's influence on it)."""
+    """Each metric of the task as one value a row whose mean is the metric (for AUC: the AUC plus
+    the row's influence on it).
+    """
     if task == "regression":
         return {"squared_error": (p - y) ** 2, "absolute_error": np.abs(p - y)}
     return {"log_loss": log_loss(y, p), "auc": auc_influence(y, p)}
@@ -91,12 +96,16 @@ def log_loss(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def auc(y: np.ndarray, p: np.ndarray) -> float:
-    """Area under the ROC curve; with more than two classes the mean over classes of one against the rest; NaN with one class."""
+    """Area under the ROC curve; with more than two classes the mean over classes of one against the
+    rest; NaN with one class.
+    """
     return float(np.mean(auc_influence(y, p)))
 
 
 def auc_influence(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """AUC plus each row's DeLong component over its class share (DeLong, DeLong and Clarke-Pearson 1988); NaN with one class."""
+    """AUC plus each row's DeLong component over its class share (DeLong, DeLong and Clarke-Pearson
+    1988); NaN with one class.
+    """
     classes = [1] if p.shape[1] == 2 else list(np.unique(y))
     return np.mean([_one_against_rest(y == k, p[:, k]) for k in classes], axis=0)
 
@@ -115,7 +124,9 @@ def _one_against_rest(positive: np.ndarray, score: np.ndarray) -> np.ndarray:
 
 
 def calibration(y: np.ndarray, p: np.ndarray, blocks: np.ndarray, bins: int = 10) -> list[dict]:
-    """Predicted against observed rate of the last class in bins of equal size, with the observed rate's interval."""
+    """Predicted against observed rate of the last class in bins of equal size, with the observed
+    rate's interval.
+    """
     if len(y) == 0:
         raise ScoresError("no rows to calibrate; give at least one labelled row")
     score = p[:, -1]
@@ -136,7 +147,9 @@ def calibration(y: np.ndarray, p: np.ndarray, blocks: np.ndarray, bins: int = 10
 
 
 def expected(task: str, p: np.ndarray, belief: np.ndarray | None = None) -> dict[str, float]:
-    """Quality estimated without labels (CBPE): log loss and AUC of `p` if `belief` (by default `p` itself) held the true probabilities; a class that nobody believes in has no AUC."""
+    """Quality estimated without labels (CBPE): log loss and AUC of `p` if `belief` (by default `p`
+    itself) held the true probabilities; a class that nobody believes in has no AUC.
+    """
     if len(p) == 0:
         raise ScoresError("no rows to estimate from; give at least one answer")
     belief = p if belief is None else belief
@@ -163,7 +176,9 @@ def _expected_auc(score: np.ndarray, belief: np.ndarray) -> float:
 def recalibrated(
     p: np.ndarray, past_y: np.ndarray, past_p: np.ndarray, prior: float = 1000.0
 ) -> np.ndarray:
-    """What to believe after labels: logit(q_k) = a_k + b_k logit(p_k) fitted on past rows, normalised; `prior` is the precision with which b_k is held near 1."""
+    """What to believe after labels: logit(q_k) = a_k + b_k logit(p_k) fitted on past rows,
+    normalised; `prior` is the precision with which b_k is held near 1.
+    """
     corrected = np.empty_like(p)
     for k in range(p.shape[1]):
         a, b = _logistic(_logit(past_p[:, k]), past_y == k, prior)
@@ -177,7 +192,9 @@ def _logit(p: np.ndarray) -> np.ndarray:
 
 
 def _logistic(x: np.ndarray, t: np.ndarray, prior: float) -> tuple[float, float]:
-    """Newton's steps for intercept and slope; a weak pull of the intercept to 0 keeps one-class weeks finite."""
+    """Newton's steps for intercept and slope; a weak pull of the intercept to 0 keeps one-class
+    weeks finite.
+    """
     beta, held = np.array([0.0, 1.0]), np.diag([1.0, prior])
     design = np.column_stack([np.ones_like(x), x])
     for _ in range(25):
@@ -192,7 +209,9 @@ def _logistic(x: np.ndarray, t: np.ndarray, prior: float) -> tuple[float, float]
 
 
 def expected_errors(p: np.ndarray, past_y: np.ndarray, past_p: np.ndarray) -> dict[str, float]:
-    """Regression without labels: the mean error that past labelled rows with predictions of the same size had (ten bins of `past_p`)."""
+    """Regression without labels: the mean error that past labelled rows with predictions of the
+    same size had (ten bins of `past_p`).
+    """
     if len(p) == 0 or len(past_p) == 0:
         raise ScoresError("no rows to estimate from; give at least one answer and one label")
     cuts, means = errors_by_size(past_y, past_p)

@@ -73,7 +73,7 @@ def design(
 
 
 def matched_sizes(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sizes to which blocks are thinned: by rank, the smaller of both sides' quantiles."""
+    """Return the sizes to which blocks are thinned: by rank, the smaller of both quantiles."""
     return _matched(before, now), _matched(now, before)
 
 

@@ -1,4 +1,4 @@
-"""The smallest update of predictions that is enough: none, their level, level and slope, or a refit.
+"""The smallest sufficient update of predictions: none, their level, level and slope, or a refit.
 
 The closed test (Vergouwe, Nieboer, Oostenbrink et al. 2017) asks first whether anything must
 change, then whether a new level is enough, then a new level and slope; what is left needs a refit.

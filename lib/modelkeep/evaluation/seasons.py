@@ -52,7 +52,7 @@ def _only(p: Profile, kept: np.ndarray) -> Profile:
 
 
 def without(p: Profile, columns: Sequence[str]) -> Profile:
-    """Return the profile with the values of some columns left out: whether they are missing stays."""
+    """Return the profile without the values of some columns; missing values stay counted."""
     bins = tuple(Bins(b.name, "number") if b.name in columns else b for b in p.bins)
     counts = dict(p.counts)
     for name in columns:

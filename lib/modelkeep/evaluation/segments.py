@@ -1,4 +1,4 @@
-"""Which rows lost quality: segments of one or two columns, found on half of the blocks, tested on the other.
+"""Segments that lost quality: one or two columns, found on half of the blocks, tested on the rest.
 
 A segment's excess is how much more its rows lose than expected, beyond what all other rows do, now
 less before. Segments are intervals of bins of a number, or one category, and pairs of them. The

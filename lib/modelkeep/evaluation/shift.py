@@ -1,4 +1,4 @@
-"""Which kind of shift made the loss rise: other inputs, another relation, or rows unlike any before.
+"""The kind of shift that made the loss rise: other inputs, another relation, or unknown rows.
 
 The rise is split at a distribution that both periods share (DISDE: Cai, Namkoong and Yadlowsky,
 2023): the inputs of now wherever before had inputs like them. How much more frequent an input is

@@ -140,7 +140,8 @@ def _role(root: Path, version: str, log: bool) -> Role:
         role = Role(content["hashes"]["bundle"], tag.version)
     if log and (now is None or role.sha256 != now.champion.sha256):
         raise ScoreError(
-            f"{version} is not the champion, and the log is of the models in service; leave --log out"
+            f"{version} is not the champion, and the log is of the models in service; leave --log "
+            "out"
         )
     if log and now.canary:
         raise ScoreError(

@@ -87,7 +87,8 @@ class Trace:
 def trace(root: Path, id: str, url: str = "", explain: bool = False) -> list[Trace]:
     """The predictions of a row's id in the workspace's log (or the one at `url`), oldest first.
 
-    `explain` adds what each column adds to the prediction. TraceError if the log has no prediction of that id.
+    `explain` adds what each column adds to the prediction. TraceError if the log has no prediction
+    of that id.
     """
     with closing(open_log(url or _log(root), root=root, create=False)) as log:
         predictions, address = log.find(id), log.address

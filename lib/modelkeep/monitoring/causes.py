@@ -1,4 +1,6 @@
-"""What explains a drop of quality, and the remedy that follows: odds of the periods, columns, the rule."""
+"""What explains a drop of quality, and the remedy that follows: odds of the periods, columns, the
+rule.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +65,7 @@ class Side:
 def odds(
     bins: Sequence[Column], before: Side, now: Side, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return how much more frequent each row's inputs are now than before, cross-fitted by block."""
+    """Return how much more frequent each row's inputs are now, cross-fitted by block."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 
@@ -152,7 +154,8 @@ def _broken(
     top = int(np.argmax(now))
     if now[top] >= STUCK and counts[top] / counts.sum() <= USUAL:
         text = segments.describe(column, top, top)
-        return f"stuck: {text} in {now[top]:.0%} of the rows, before in {counts[top] / counts.sum():.0%}"
+        before = counts[top] / counts.sum()
+        return f"stuck: {text} in {now[top]:.0%} of the rows, before in {before:.0%}"
     return ""
 
 

@@ -251,7 +251,7 @@ def decide(
 def _guarded(
     windows: Sequence[Window], min_coverage: float
 ) -> tuple[list[str], list[str], list[str]]:
-    """Guards of labels and of loss that hold in the newest windows, and those of earlier windows."""
+    """Guards of labels and of loss that hold in the newest windows, and in earlier ones."""
     judged = [w for w in windows if w.realised and w.coverage >= min_coverage]
     labels, losses, passed = [], [], []
     for i, window in enumerate(judged):

@@ -6,12 +6,16 @@ from modelkeep.core import files
 from modelkeep.monitoring import dashboards, rules
 from modelkeep.monitoring.contract import FILE, MOST_SERIES, Contract, read
 
-HEAD = """<!-- Made by `modelkeep monitoring` from metrics.yaml: change that file, and run it again. -->
+HEAD = """\
+<!-- Made by `modelkeep monitoring` from metrics.yaml: change that file, and run it again. -->
 # Metrics, rules and alerts
 
-`metrics.yaml` is the contract; the rest of this folder but `targets.yml` and `compose.yml` is made from it by `modelkeep monitoring`.
-Write your replicas into `targets.yml`; then `docker compose --file monitoring/compose.yml up` starts Prometheus, Alertmanager and Grafana (http://localhost:3000).
-Without Docker, start `prometheus --config.file=monitoring/prometheus.yml` and `alertmanager --config.file=monitoring/alertmanager.yml`.
+`metrics.yaml` is the contract; the rest of this folder but `targets.yml` and `compose.yml` is made
+from it by `modelkeep monitoring`.
+Write your replicas into `targets.yml`; then `docker compose --file monitoring/compose.yml up`
+starts Prometheus, Alertmanager and Grafana (http://localhost:3000).
+Without Docker, start `prometheus --config.file=monitoring/prometheus.yml` and
+`alertmanager --config.file=monitoring/alertmanager.yml`.
 """
 
 

@@ -61,7 +61,7 @@ class LiveBins:
         return cuts[:, :, None], first[:, None], missing[:, None], kinds["category"]
 
     def fold(self, numbers: np.ndarray, categories: Sequence[Sequence[str | None]]) -> np.ndarray:
-        """Count rows: numbers (rows, columns) and columns of categories, in the reference's order."""
+        """Count rows: numbers (rows, columns) and categories, in the reference's order."""
         cuts, first, missing, others = self._plan
         values = np.asarray(numbers, np.float64).T[list(self.numbers)]
         reached, places = np.empty(values.shape, bool), np.zeros(values.shape, np.uint8)

@@ -32,7 +32,7 @@ class Delivery:
 
 
 def begin(root: Path) -> None:
-    """Deliver what waits in a process of its own; none where no channel is set or no event waits."""
+    """Deliver waiting events in a process of its own; none without a channel or an event."""
     try:
         chosen = channels.settings(root)
         if not chosen.channels or not waiting(root, chosen, time.time()):

@@ -1,4 +1,4 @@
-"""Decisions about a candidate: the first champion, a shadow, a version and its canary, or nothing."""
+"""Decisions about a candidate: first champion, shadow, version and canary, or nothing."""
 
 from pathlib import Path
 

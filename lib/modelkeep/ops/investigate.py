@@ -278,7 +278,9 @@ def settings(root: Path, overrides: dict[str, object]) -> Settings:
 
 
 def run(root: Path, chosen: Settings, made: Callable[[Path], None] = lambda root: None) -> None:
-    """Receive alerts until SIGTERM or SIGINT; `made` is called with the workspace after each report."""
+    """Receive alerts until SIGTERM or SIGINT; `made` is called with the workspace after each
+    report.
+    """
     path = root / investigations.FOLDER / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

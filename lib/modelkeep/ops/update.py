@@ -19,7 +19,7 @@ from modelkeep.rollout import control, rollout_log
 from modelkeep.rollout.judge import ABORT, INCONCLUSIVE
 
 PAGE = "reports/update.html"
-PUSH = "dvc push && git push --follow-tags origin HEAD"  # what shares a cycle; it shares nothing itself
+PUSH = "dvc push && git push --follow-tags origin HEAD"  # it shares a cycle; no cycle does so
 STAGES = ("prepare", "train", "evaluate")
 DAY = 86_400.0
 GAP_DAYS = 60  # of the log in which the usual gap between requests is looked for

@@ -32,7 +32,8 @@ def prediction_columns(schema: Schema) -> list[str]:
     taken = own & {*names, ANSWERED_BY, LABELLED_AT}
     if taken:
         raise LogError(
-            f"column {min(taken)!r} has a name that the prediction log needs; rename it in the table, "
+            f"column {min(taken)!r} has a name that the prediction log needs; rename it in the "
+            "table, "
             "or leave it out by `features` in params/prepare.yaml"
         )
     return names

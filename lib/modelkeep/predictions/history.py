@@ -72,7 +72,8 @@ class NewRows:
         if share <= usual_share + EXCESS:
             return ""
         return (
-            f"{share:.1%} of {n:,} labelled rows do not fit history's columns, of the training rows "
+            f"{share:.1%} of {n:,} labelled rows do not fit history's columns, of the training "
+            "rows "
             f"{usual_share:.1%}; they are in {QUARANTINE} with their reasons: mend what sends them"
         )
 
@@ -86,24 +87,29 @@ def folder(root: Path, prepare: Mapping) -> str:
     place, track = root / source, TRACK.format(OWN)
     if (place / io.MAKER).is_file():
         raise HistoryError(
-            f"source: {source!r} is the example, which makes its rows anew each time; to let a history grow, put your rows as "
-            f"Parquet or CSV files into {OWN}, `{track}`, and set source: {OWN} in params/prepare.yaml"
+            f"source: {source!r} is the example, which makes its rows anew each time; to let a "
+            "history grow, put your rows as "
+            f"Parquet or CSV files into {OWN}, `{track}`, and set source: {OWN} in "
+            "params/prepare.yaml"
         )
     if place.is_file():
         raise HistoryError(
-            f"source: {source!r} is one file, and history grows by files; move it into a folder of its own ({OWN}), "
+            f"source: {source!r} is one file, and history grows by files; move it into a folder "
+            f"of its own ({OWN}), "
             f"`{track}`, and set source to that folder"
         )
     if not (root / f"{source}.dvc").is_file():
         raise HistoryError(
-            f"source: {source!r} is not tracked by DVC, so no commit would hold what is added; `{TRACK.format(source)}`"
+            f"source: {source!r} is not tracked by DVC, so no commit would hold what is added; "
+            f"`{TRACK.format(source)}`"
         )
     if not place.is_dir():
         raise HistoryError(f"source: {source!r} is not here; `dvc pull {source}` brings it")
     for role in ("id_column", "time_column"):
         if not prepare[role]:
             raise HistoryError(
-                f"{role} is '' in params/prepare.yaml: rows are added to history once by their id, and cut by their time; name the column"
+                f"{role} is '' in params/prepare.yaml: rows are added to history once by their "
+                "id, and cut by their time; name the column"
             )
     return source
 

@@ -241,7 +241,8 @@ def _bundle(root: Path, commit: str) -> str:
         ) from None
     if ours != theirs:
         raise NotFit(
-            f"{CANDIDATE} is not the bundle of dvc.lock; `dvc checkout {CANDIDATE}` brings it back, "
+            f"{CANDIDATE} is not the bundle of dvc.lock; `dvc checkout {CANDIDATE}` brings it "
+            "back, "
             f"or {TURN} makes a new one"
         )
     return hashlib.sha256(ours).hexdigest()

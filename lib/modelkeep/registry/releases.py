@@ -209,7 +209,8 @@ def fetch(root: Path, target: Tag, grounds: dict) -> None:
         except BundleError as error:
             raise NotServable(
                 f"what DVC's remote has for {target.version} is damaged "
-                f"({str(error).removeprefix(str(copy)).partition(';')[0].strip('/: ')}); nothing was changed: `dvc push` it "
+                f"({str(error).removeprefix(str(copy)).partition(';')[0].strip('/: ')}); nothing "
+                "was changed: `dvc push` it "
                 "again from a clone that has it, or promote another version"
             ) from None
         shutil.rmtree(store.path(place, sha256), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The page of `collect`: predictions, their labels, how late those came, and what was quarantined."""
+"""The page of `collect`: predictions, their labels with delays, and quarantined rows."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ def counts(collected: Collected, schema: Schema) -> dict:
 
 
 def verdict(collected: Collected, schema: Schema) -> Verdict:
-    """How many predictions and labels there are, what was quarantined, and if that needs a person."""
+    """Numbers of predictions, labels and quarantined rows, and whether they need a person."""
     log, c = collected.rows, counts(collected, schema)
     problems = findings(collected, schema)
     if log.empty:
@@ -63,7 +63,8 @@ def findings(collected: Collected, schema: Schema) -> list[str]:
     if share > schema.quarantined_share + EXCESS:
         found.append(
             f"{share:.1%} of {count(c['rows_in'], 'row')} do not fit the schema, of the training "
-            f"rows {schema.quarantined_share:.1%}; mend the source, or state rules and prepare again"
+            f"rows {schema.quarantined_share:.1%}; mend the source, or state rules and prepare "
+            "again"
         )
         found += _named(c["reasons"])
     if schema.classes and schema.label in aside:
@@ -115,7 +116,8 @@ def arrived(log: pd.DataFrame, schema: Schema) -> Figure | Html:
         week,
         {"not known": parts["not known"], "label known": parts["label known"]},
         title="Predictions by week, with and without a label",
-        caption=f"{len(log):,} predictions, {known.sum():,} with a label ({known.mean():.0%}); the others cannot be judged yet.",
+        caption=f"{len(log):,} predictions, {known.sum():,} with a label ({known.mean():.0%}); "
+        "the others cannot be judged yet.",
     )
 
 
@@ -127,7 +129,8 @@ def waiting(log: pd.DataFrame, schema: Schema) -> Figure | Html:
     return figures.waiting(
         wait,
         title="Share of labels received, by days since the prediction",
-        caption=f"{len(wait):,} labels that have come, nine of ten within {number(np.quantile(wait, 0.9))} days: no decline can be shown sooner.",
+        caption=f"{len(wait):,} labels that have come, nine of ten within "
+        f"{number(np.quantile(wait, 0.9))} days: no decline can be shown sooner.",
     )
 
 
@@ -150,7 +153,8 @@ def mean_prediction(log: pd.DataFrame, schema: Schema) -> Figure | Html:
         mean,
         name=name,
         title="Mean prediction by week",
-        caption=f"{len(log):,} predictions; from {number(np.nanmin(mean))} to {number(np.nanmax(mean))}. The monitor's page says if that is more than chance.",
+        caption=f"{len(log):,} predictions; from {number(np.nanmin(mean))} to "
+        f"{number(np.nanmax(mean))}. The monitor's page says if that is more than chance.",
         share=bool(schema.classes),
     )
 

@@ -252,7 +252,8 @@ def _sentence(metric: str, chosen: Choice, weeks: int) -> str:
     others = ", ".join(f"{name} in {share:.0%}" for name, share in chosen.others.items())
     return (
         f"By {metrics.NAMES[metric]}, choose {chosen.name}: of the policies that keep at least "
-        f"{frontier.ENOUGH:.0%} of what retraining every week gains over never, it needs the fewest "
+        f"{frontier.ENOUGH:.0%} of what retraining every week gains over never, it needs the "
+        "fewest "
         f"retrains. In bootstrap samples of the {weeks} weeks, the same is chosen in "
         f"{chosen.probability:.0%}" + (f" of draws; {others}." if others else " of draws.")
     )

@@ -374,7 +374,7 @@ def courses(
     title: str,
     caption: str,
 ) -> Figure:
-    """One number over time, a line each: the policy blue, never grey, every week orange, oracle thin.
+    """One number over time by line: the policy blue, never grey, every week orange, oracle thin.
 
     `marks` are weeks on the policy's line, the first orange, the second red.
     """

@@ -126,15 +126,17 @@ def drifted(seen: MonitoringResult) -> Figure | Html:
         ordered,
         drift.LEVELS,
         title="Effect of the drift by column and window",
-        caption=f"{_how_many(seen)} Effect by window of {min(rows):,} to {max(rows):,} rows against {first.rows_before:,} rows of the reference; "
-        f"coloured where the drift is more than chance ({first.fdr:.0%} false discoveries a window). In the newest, {seen.drifts[-1].why}. {_least(seen.drifts[-1])}",
+        caption=f"{_how_many(seen)} Effect by window of {min(rows):,} to {max(rows):,} rows "
+        f"against {first.rows_before:,} rows of the reference; "
+        f"coloured where the drift is more than chance ({first.fdr:.0%} false discoveries a "
+        f"window). In the newest, {seen.drifts[-1].why}. {_least(seen.drifts[-1])}",
     )
 
 
 def distributions(
     seen: MonitoringResult, served: Bundle, log: pd.DataFrame, days: int, size: int
 ) -> Figure | Html:
-    """How the columns that drifted furthest are distributed in the newest window, and were before."""
+    """Distributions of the columns that drifted furthest: in the newest window, and before."""
     drifted = [c for c in seen.drifts[-1].columns if c.alarm] if seen.drifts else []
     if not drifted:
         return markup.table([], "No column has drifted in the newest window.")
@@ -230,7 +232,7 @@ def evidence(seen: MonitoringResult) -> Figure | Html:
 
 
 def quality(seen: MonitoringResult, metric: str) -> Figure | Html:
-    """Realised, estimated and corrected values of one metric by window, against what was expected."""
+    """Realised, estimated and corrected values of one metric by window, and the expected one."""
     windows = seen.now
     if not any(metric in w.estimated or metric in w.realised for w in windows):
         return markup.table([], "There is no window whose quality can be told.")
@@ -327,7 +329,8 @@ def labels(seen: MonitoringResult, least: float) -> Figure | Html:
         share,
         name="predictions with a label",
         title="Share of predictions with a label, by window",
-        caption=f"{sum(w.rows for w in seen.now):,} predictions; the two newest windows may still be waiting. "
+        caption=f"{sum(w.rows for w in seen.now):,} predictions; the two newest windows may still "
+        "be waiting. "
         f"Of the others, {sum(c < least for c in share[:-2])} have too few.",
         limit=least,
         limit_name="at least",

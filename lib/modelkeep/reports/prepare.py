@@ -63,7 +63,8 @@ def timeline(prepared: Prepared) -> Figure:
             "test": np.bincount(index[first:], minlength=len(week)),
         },
         title="How many rows are there to learn from and to test on?",
-        caption=f"{first:,} training and {len(prepared.test):,} test rows, {_stretch(prepared.schema)}; {_enough(prepared)}.",
+        caption=f"{first:,} training and {len(prepared.test):,} test rows, "
+        f"{_stretch(prepared.schema)}; {_enough(prepared)}.",
     )
 
 
@@ -74,7 +75,8 @@ def _both(prepared: Prepared) -> pd.DataFrame:
 def _enough(prepared: Prepared) -> str:
     days = len(np.unique(splits.blocks(prepared.test, prepared.schema)))
     unit = count(days, "day" if prepared.schema.time else "row")
-    return f"{unit} to test on {'are enough' if days >= MINIMUM_BLOCKS else 'are too few'} for the gate to decide (it needs {MINIMUM_BLOCKS})"
+    enough = "are enough" if days >= MINIMUM_BLOCKS else "are too few"
+    return f"{unit} to test on {enough} for the gate to decide (it needs {MINIMUM_BLOCKS})"
 
 
 def _stretch(schema: Schema) -> str:
@@ -98,7 +100,8 @@ def label_course(prepared: Prepared) -> Figure:
         mean,
         name=name,
         title=f"Does {of.label} stay as {'common' if of.classes else 'large'} as it was?",
-        caption=f"{len(rows):,} labelled rows, {_stretch(of)}: from {low} to {high}, and {number(value.mean())} over all. "
+        caption=f"{len(rows):,} labelled rows, {_stretch(of)}: from {low} to {high}, and "
+        f"{number(value.mean())} over all. "
         "Expect a model's quality to move where this does.",
         share=bool(of.classes),
     )
@@ -136,7 +139,8 @@ def missing(prepared: Prepared) -> Figure | Html:
         dict(most),
         name="share of training rows without a value",
         title="Which columns have missing values?",
-        caption=f"{len(prepared.train):,} training rows; {count(rest, 'other column')} with fewer or none. "
+        caption=f"{len(prepared.train):,} training rows; {count(rest, 'other column')} with fewer "
+        "or none. "
         f"A later share far from these is news, {most[0][1]:.1%} of {most[0][0]} is not.",
         share=True,
     )

@@ -111,7 +111,8 @@ def with_features(own: Callable, schema: Schema) -> Schema:
     texts = [n for n in added if not pd.api.types.is_numeric_dtype(frame[n].dtype)]
     if texts:
         raise CustomError(
-            f"{FILE}: features(frame) adds {', '.join(map(repr, texts))} as text; a new column must "
+            f"{FILE}: features(frame) adds {', '.join(map(repr, texts))} as text; a new column "
+            "must "
             "be a number or true and false: encode it there"
         )
     columns = [known.get(name) or Column(name, "number") for name in frame.columns]
