@@ -30,6 +30,7 @@ from modelkeep.training.bundle import Bundle
 
 LEAST_ROWS, LEAST_BLOCKS = 200, 8  # labelled, in each period
 WINDOWS = 4  # of the newest, that `newest` compares with the rows of cross-validation
+NO_CONTRIBUTION = "cannot say: values of before hardly occur now"
 
 
 class DiagnosisError(ModelkeepError, ValueError):
@@ -77,8 +78,8 @@ class Diagnosis:
             share = "" if s.share is None else f", {s.share:.0%} of the drop"
             texts.append(f"Segment {s.condition}: {s.rows:,} rows, {s.excess:+.3g} a row{share}.")
         for c in self.columns[:3]:
-            part = str(c.contribution) if c.contribution else "cannot be undone"
-            texts.append(f"Column {c.name}: contribution {part}; {c.broken or 'drifted'}.")
+            part = str(c.contribution) if c.contribution else NO_CONTRIBUTION
+            texts.append(f"Column {c.name}: part of the drop {part}; {c.broken or 'drifted'}.")
         if not self.labelled:
             texts.append("Estimated: assumes that the relation of inputs to labels is as before.")
         return texts + [f"Cannot say: {e}." for e in self.unknown if e != self.remedy.reason]
@@ -399,7 +400,7 @@ def _columns_part(diagnosis: Diagnosis) -> Html:
         {
             "drifted column": c.name,
             "effect": round(c.effect, 3),
-            "part of the drop": _interval(c.contribution) if c.contribution else "cannot be undone",
+            "part of the drop": _interval(c.contribution) if c.contribution else NO_CONTRIBUTION,
             "broken": c.broken or "no",
         }
         for c in diagnosis.columns[:8]
