@@ -205,3 +205,17 @@ def test_a_worse_champion_is_taken_back_within_days():
     np.testing.assert_allclose(waits[1:], evalues)
     once = guards.shadow_evalues(np.array([10.0]), scale)
     assert once == pytest.approx(guards.shadow_evalues(np.array([8 * scale]), scale))
+
+
+def held_in_a_year(mean, years=300, seed=0):
+    """In how many years of weekly updates the recipe guard ever holds."""
+    rng = np.random.default_rng(seed)
+    found = mean + rng.standard_normal((years, 52))
+    return np.mean([any(guards.recipe_guard(w[:t]).held for t in range(4, 53)) for w in found])
+
+
+def test_the_recipe_guard_holds_where_retraining_harms_and_hardly_ever_elsewhere():
+    assert held_in_a_year(0.0) <= 0.05
+    assert held_in_a_year(-0.5) <= 0.01
+    assert held_in_a_year(1.0) >= 0.6
+    assert not guards.recipe_guard(np.array([0.1, 0.1, 0.1])).held

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -17,10 +18,10 @@ import turned
 import workspaces
 from modelkeep.core import files, workspace
 from modelkeep.data import splits
-from modelkeep.ops import commits, ship, update
+from modelkeep.ops import commits, ship, status, update
 from modelkeep.predictions import history, log
 from modelkeep.predictions.records import Label, PredictionRecord
-from modelkeep.registry import record, releases
+from modelkeep.registry import record, releases, timeline
 from modelkeep.rollout import control, rollout_log
 from modelkeep.serving import models
 from modelkeep.training import maintenance
@@ -135,7 +136,10 @@ def test_late_doubled_and_corrected_labels_bring_each_row_once(root, monitor):
     again = PredictionRecord("twice", at + 9, "m", "canary", *own)
     young = PredictionRecord("young", int((NOW - DAY) * 1e6), "m", "champion", *own)
     whisper = PredictionRecord("whisper", at, "m", "shadow", *own)
-    book.append([*rows, again, young, whisper])
+    theirs = turned.table().iloc[0]  # in the file that a person has added
+    old = PredictionRecord(theirs["key"], at, "m", "champion", *own)
+    book.append([*rows, again, young, whisper, old])
+    book.label([Label(theirs["key"], str(1 - theirs["late"]), at + day)])
     book.label([Label(id, "1", at + day) for id in ("twice", "other", "young", "whisper")])
     book.label([Label("twice", "1", at + 2 * day), Label("odd", "soon", at + day)])
     book.label([Label("late", "0", int((NOW + DAY / 2) * 1e6))])
@@ -146,12 +150,16 @@ def test_late_doubled_and_corrected_labels_bring_each_row_once(root, monitor):
     book.label([Label("other", "0", at + 3 * day), Label("odd", "1", at + 3 * day)])
     second = turn(root, NOW + 2 * DAY)
     assert second["rows"]["rows"] == 3 and second["rows"]["corrected"] == 1
-    assert "1 of these now have another label" in second["steps"][0]
+    assert "1 of these have a corrected label, which history follows" in second["steps"][0]
+    assert "1 of these have another label in a file that no update wrote" in second["steps"][0]
+    assert subjects(root)[0].endswith("into history, correct 1 label") and is_clean(root)
+    assert turn(root, NOW + 2 * DAY + 60)["rows"]["corrected"] == 0
     book.close()
     rows = turned.history(root).set_index("key")
     own = sorted(set(rows.index) - set(turned.table()["key"]))
     assert own == ["late", "odd", "other", "twice", "young"] and rows.index.is_unique
-    assert rows.loc[own, "late"].to_list() == [0, 1, 1, 1, 1]
+    assert rows.loc[own, "late"].to_list() == [0, 1, 0, 1, 1]
+    assert rows.loc[theirs["key"], "late"] == theirs["late"]
     assert rows.loc["odd", ["size", "shop"]].to_list() == [1.0, "moon"]
 
 
@@ -519,6 +527,8 @@ def test_a_refit_that_passes_learns_from_everything_and_is_promoted_at_once(refi
     said = turn(refits)
     assert (said["state"], said["version"]) == ("promoted", "v1.1.0"), said
     assert "a refit, all at once: as usual" in said["sentence"]
+    rates = ("Label guard: ", "Column guard: ", "Harm gate: none; it passes", "Canary by risk: ")
+    assert all(any(s.startswith(r) and "; it " in s for s in said["steps"]) for r in rates), said
     assert record.read(refits).champion.version == "v1.1.0"
     assert released.load(refits).sha256 == released.sha256(refits, 1)
     assert withholds(refits) is False and is_clean(refits)
@@ -533,8 +543,17 @@ def test_a_refit_of_risk_begins_as_a_canary(refits, monitor):
     turned.busy(refits, NOW).log.close()
     prepared(refits, 1, canary=True)
     said = turn(refits)
-    assert said["state"] == "in_progress" and "has begun as canary" in said["sentence"], said
+    assert said["state"] == "in_progress" and "has begun as canary at 10%" in said["sentence"], said
     assert record.read(refits).champion.version == "v1.0.0"
+    assert turn(refits, NOW + DAY)["state"] == "in_progress"
+    world = rollouts.World(refits, {}, NOW + 2 * DAY)
+    for _ in range(2):  # the step ends, then the rollout
+        world.traffic(300)
+        world.now += 10
+        said = turn(refits, world.now)
+    world.log.close()
+    assert (said["state"], record.read(refits).champion.version) == ("promoted", "v1.1.0"), said
+    assert reverse_shadow(refits) == "v1.0.0"
 
 
 def test_a_refit_that_may_harm_calls_a_person_and_nothing_is_released(refits, monitor):
@@ -597,6 +616,114 @@ def test_uncommitted_settings_of_training_stop_a_refit_and_not_the_rows(refits, 
     said = turn(refits)
     assert said["state"] == "failed" and "sets withhold there" in said["sentence"], said
     assert len(turned.history(refits)) == len(turned.table())
+
+
+def beside(root, since, days, new, former, rows=80):
+    """Rows that champion and former champion both predicted, with labels of a fair coin.
+
+    `new`, `former`: the probability that each gives to the class that came.
+    """
+    book = log.open_log("sqlite:///data/log/predictions.db", root=root)
+    for day in range(days):
+        at, given, labels = int((since + (day + 0.2) * DAY) * 1e6), [], []
+        for k in range(rows):
+            id, came = f"{int(since)}-{day}-{k}", k % 2
+            for role, sure in (("champion", new), ("shadow", former)):
+                p = sure + (k % 7 - 3) / 50
+                answer = f"[{1 - p},{p}]" if came else f"[{p},{1 - p}]"
+                given.append(PredictionRecord(id, at, role, role, None, at, b"{}", answer.encode()))
+            labels.append(Label(id, str(came), at + 1000))
+        book.append(given, [])
+        book.label(labels)
+    book.close()
+
+
+def reverse_shadow(root):
+    """The former champion that predicts silently, by its version."""
+    role = released.pointer(root)["shadow"]
+    return role and role["version"]
+
+
+def test_a_new_champion_that_is_worse_than_the_former_one_is_taken_back(refits, monitor):
+    prepared(refits, 1)
+    said = turn(refits)
+    assert said["state"] == "promoted" and reverse_shadow(refits) == "v1.0.0"
+    assert "v1.0.0 predicts silently beside v1.1.0 for 7 days" in said["steps"][-1]
+    assert "v1.0.0 predicts silently" in status.status(refits)["text"]
+    beside(refits, NOW, 3, new=0.45, former=0.7)
+    assert turn(refits, NOW + 1.5 * DAY)["state"] != "needs_attention"  # labels wait two days
+    said = turn(refits, NOW + 4 * DAY)
+    assert said["state"] == "needs_attention" and said["sentence"].startswith("Taken back: "), said
+    assert "v1.1.0 is worse than v1.0.0 by" in said["sentence"]
+    at = record.read(refits)
+    assert at.champion.version == "v1.0.0" and is_clean(refits)
+    assert released.pointer(refits)["champion"]["version"] == "v1.0.0"
+    assert reverse_shadow(refits) is None
+    (trial,) = at.tried("v1.1.0")
+    assert (trial.tag.name, trial.result["end"]) == ("flights#reverse-shadow#1", "taken_back")
+    assert "reverse-shadow taken back" in timeline.history(at)["text"]
+    assert maintenance.read(refits).weekly[0] > 0.1
+    assert turn(refits, NOW + 5 * DAY)["state"] != "promoted"
+
+
+def test_a_new_champion_that_is_no_worse_stays_and_what_was_measured_is_kept(refits, monitor):
+    prepared(refits, 1)
+    turn(refits)
+    beside(refits, NOW, 7, new=0.7, former=0.68)
+    assert turn(refits, NOW + 6 * DAY)["state"] == "unchanged" and reverse_shadow(refits)
+    turned.settle(refits, "update", retrain="never")
+    workspaces.commit(refits, "No more")
+    turn(refits, NOW + 7.1 * DAY)
+    assert reverse_shadow(refits) is None and not record.read(refits).tried("v1.1.0")
+    turn(refits, NOW + 9.5 * DAY)
+    at = record.read(refits)
+    assert at.champion.version == "v1.1.0" and is_clean(refits)
+    (trial,) = at.tried("v1.1.0")
+    assert (trial.result["end"], trial.result["days"]) == ("kept", 7)
+    assert at.objections("v1.1.0") == []
+    assert len(maintenance.read(refits).differences) == 7
+    turn(refits, NOW + 9.6 * DAY)
+    assert len(record.read(refits).tried("v1.1.0")) == 1
+
+
+def test_the_next_refit_ends_the_reverse_shadow_and_begins_its_own(refits, monitor):
+    prepared(refits, 1)
+    turn(refits)
+    beside(refits, NOW, 7, new=0.7, former=0.68)
+    prepared(refits, 2)
+    said = turn(refits, NOW + 7 * DAY)
+    assert (said["state"], said["version"]) == ("promoted", "v1.2.0"), said
+    assert reverse_shadow(refits) == "v1.1.0" and is_clean(refits)
+    (trial,) = record.read(refits).tried("v1.1.0")
+    assert (trial.result["end"], trial.result["days"]) == ("kept", 5)
+
+
+def test_a_persons_promotion_in_spite_of_the_record_is_not_taken_back_by_itself(refits, monitor):
+    prepared(refits, 1)
+    turn(refits)
+    beside(refits, NOW, 3, new=0.45, former=0.7)
+    turn(refits, NOW + 4 * DAY)
+    at = record.read(refits)
+    releases.promote(refits, at, NOW + 4.1 * DAY, "v1.1.0", "we know better", load=models.load)
+    workspaces.commit(refits, "v1.1.0 again")
+    beside(refits, NOW + 5 * DAY, 3, new=0.45, former=0.7)
+    said = turn(refits, NOW + 9 * DAY)
+    assert said["state"] == "needs_attention"
+    assert any("a person promoted v1.1.0 in spite of its record" in s for s in said["steps"]), said
+    assert record.read(refits).champion.version == "v1.1.0"
+
+
+def test_a_schedule_slows_down_while_retraining_harms(refits, monitor):
+    prepared(refits, 1)
+    turn(refits)
+    past = replace(maintenance.read(refits), weekly=(0.02, 0.024, 0.019, 0.023, 0.02, 0.021))
+    maintenance.write(refits, past)
+    workspaces.commit(refits, "A record of harm")
+    added(refits, "next", NOW + 7 * DAY)
+    said = turn(refits, NOW + 8 * DAY)
+    assert said["state"] == "unchanged" and "every_days is 14 (slower by 2" in said["sentence"], (
+        said
+    )
 
 
 def test_the_record_of_guards_is_one_file():

@@ -148,11 +148,11 @@ def test_a_reverse_shadow_takes_a_worse_model_back():
     y = np.random.default_rng(0).integers(0, 2, len(days))
     good = np.where(y[:, None] == [0, 1], 0.7, 0.3)
     found = maintenance.day_differences("binary", days, y, np.full((len(y), 2), 0.5), good)
-    assert list(found) == list(np.unique(days))
-    assert min(found.values()) > 0
-    worse = np.array([*found.values()])
-    assert maintenance.reverse_shadow(worse, 0.36, Record(), RULES).held
-    assert not maintenance.reverse_shadow(-worse, 0.36, Record(), RULES).held
+    assert list(found.days) == list(np.unique(days)) and found.means.min() > 0
+    assert found.loss == pytest.approx(-np.log([0.7, 0.3]) @ [1, 0])
+    sure = found.errors, found.loss, Record(), RULES
+    assert maintenance.reverse_shadow(found.means, *sure).held
+    assert not maintenance.reverse_shadow(-found.means, *sure).held
 
 
 def test_a_record_is_plain_data_and_is_read_back():

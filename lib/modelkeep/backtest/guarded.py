@@ -30,18 +30,19 @@ class Shadow:
     old: Model
     week: int
     canary: bool
-    differences: np.ndarray  # (days,) new less old, as all labels will show
+    means: np.ndarray  # (days,) loss of new less old, as all labels will show
+    errors: np.ndarray  # (days,) sampling errors of the means
     loss: float
     ended: bool = False
 
     def known(self, day: int, delay: float) -> np.ndarray:
         """The differences whose labels have come when a day of the replay begins."""
-        ends = WEEK_DAYS * self.week + 1 + np.arange(len(self.differences)) + delay
-        return np.where(ends <= day, self.differences, np.nan)
+        ends = WEEK_DAYS * self.week + 1 + np.arange(len(self.means)) + delay
+        return np.where(ends <= day, self.means, np.nan)
 
     def complete(self, day: int, delay: float) -> bool:
         """Whether all labels of the shadow have come."""
-        return WEEK_DAYS * self.week + len(self.differences) + delay <= day
+        return WEEK_DAYS * self.week + len(self.means) + delay <= day
 
 
 @dataclass
@@ -138,27 +139,30 @@ def start(
     """Put a candidate into service; the champion until now predicts silently beside it."""
     old = state.champion
     days = int(min(rules.shadow_days, WEEK_DAYS))
-    differences, loss = _differences(history, candidate, old, week)
     if days:
-        shadow = Shadow(candidate, old, week, canary, differences[:days], loss)
+        means, errors, loss = _differences(history, candidate, old, week)
+        shadow = Shadow(candidate, old, week, canary, means[:days], errors[:days], loss)
         state.shadows.append(shadow)
     state.before, state.champion = old, candidate
 
 
-def _differences(history: History, new: Model, old: Model, week: int) -> tuple[np.ndarray, float]:
+def _differences(
+    history: History, new: Model, old: Model, week: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Means and errors of the week's days, nan where none has a label, and the old model's loss."""
     rows = history.rows(week, old.schema)
     rows = rows[rows[old.schema.label].notna().to_numpy()]
-    found = np.full(WEEK_DAYS, np.nan)
+    means, errors = np.full((2, WEEK_DAYS), np.nan)
     if rows.empty:
-        return found, 1.0
+        return means, errors, 1.0
     y = pipelines.outcome(rows, old.schema)
     ours, theirs = (point_in_time.predictions(model, rows) for model in (new, old))
     days = rows[old.schema.time].to_numpy().astype("datetime64[D]")
     task = old.schema.task
-    for day, value in maintenance.day_differences(task, days, y, ours, theirs).items():
-        found[int((day - history.starts[week]) / DAY)] = value
-    realised = point_in_time.realised(rows, theirs, old.schema)
-    return found, float(next(iter(realised.values())))
+    each = maintenance.day_differences(task, days, y, ours, theirs)
+    place = ((each.days - history.starts[week]) / DAY).astype(int)
+    means[place], errors[place] = each.means, each.errors
+    return means, errors, each.loss
 
 
 def settle(history: History, rules: Rules, state: State, day: int) -> Shadow | None:
@@ -166,7 +170,7 @@ def settle(history: History, rules: Rules, state: State, day: int) -> Shadow | N
     taken = None
     for shadow in [s for s in state.shadows if not s.ended]:
         known = shadow.known(day, history.label_delay_days)
-        guard = maintenance.reverse_shadow(known, shadow.loss, state.record, rules)
+        guard = maintenance.reverse_shadow(known, shadow.errors, shadow.loss, state.record, rules)
         serves = state.champion is shadow.new
         if guard.held and serves:
             state.champion, state.refused, taken = shadow.old, shadow.new, shadow
@@ -227,7 +231,7 @@ def answer(
 
 
 def _taken(shadow: Shadow) -> dict:
-    days = int(np.isfinite(shadow.differences).sum())
+    days = int(np.isfinite(shadow.means).sum())
     reason = f"worse than the model before on {days} days"
     return {"canary": "rollback", "held_by": "reverse shadow", "reason": reason}
 

@@ -27,7 +27,18 @@ COLUMN_TIMES, COLUMN_FLOOR = 1.5, 0.1  # times the largest past distance, and a 
 TINY = 1e-15  # a predicted probability below it counts as it
 PRIOR_SHARE, PRIOR_DAYS = 0.03, 20  # day's differences of refits before any is known: share of loss
 MOST = 8.0  # sds that one day's difference counts for at most
+RECIPE_UPDATES, RECIPE_SPREAD, RECIPE_ALPHA = 12, 1.5, 0.05  # newest updates; sds; error rate
 CHANCE = 1e-3  # probability with which rows drawn at random exceed the noise of a distance
+
+
+ERROR_RATES = {
+    "label guard": "holds a usual week in less than 1 of 500",
+    "column guard": "holds a column whose rows are drawn at random in 1 of 1,000",
+    "harm gate": "passes a candidate that harms as much as the limit in 5 %",
+    "canary by risk": "costs days of a smaller share where it errs",
+    "reverse shadow": "takes an equal model back with probability shadow_alpha at most",
+    "recipe guard": "slows down in 1 to 3 % of years in which retraining changes nothing",
+}
 
 
 class GuardError(ModelkeepError, ValueError):
@@ -46,6 +57,16 @@ class Guard:
     limit: float
     held: bool
     sentence: str
+
+    @property
+    def report(self) -> str:
+        """The result with its error rate, for the report of an update."""
+        return report(self.name, self.sentence)
+
+
+def report(name: str, sentence: str) -> str:
+    """A guard's result with its error rate."""
+    return f"{name.capitalize()}: {sentence}; it {ERROR_RATES[name]}."
 
 
 def label_gap(
@@ -310,3 +331,31 @@ def shadow_guard(differences: np.ndarray, scale: float, alpha: float = 0.01) -> 
         f"(taken back at {limit:.0f})"
     )
     return Guard("reverse shadow", value, limit, value >= limit, sentence)
+
+
+def recipe_guard(weekly: np.ndarray) -> Guard:
+    """Judge whether retraining itself harms: held where new models are worse than their
+    predecessors.
+
+    `weekly` (updates,) are mean loss differences of each new champion less the one before, on the
+    same rows, oldest first; the newest 12 are judged. The scale is 1.5 robust standard deviations
+    of successive differences. In a year of weekly updates that change nothing it holds by chance in
+    1 to 3 % (10 % where neighbouring weeks correlate by .3); harm of one standard deviation a week
+    is found in 74 %.
+    """
+    weekly = np.asarray(weekly, float)
+    weekly = weekly[np.isfinite(weekly)]
+    limit, newest = 1 / RECIPE_ALPHA, weekly[-RECIPE_UPDATES:]
+    steps = np.abs(np.diff(weekly))
+    spread = MAD * float(np.median(steps)) / np.sqrt(2) if len(steps) else 0.0
+    if len(weekly) < KNOWN_WINDOWS or spread == 0:
+        sentence = f"{len(weekly)} updates compared with their predecessors, {KNOWN_WINDOWS} needed"
+        return Guard("recipe guard", np.nan, limit, False, sentence)
+    scale = RECIPE_SPREAD * (1 + 3 / len(steps)) * spread
+    value, mean = float(shadow_evalues(newest, scale)[-1]), float(newest.mean())
+    side = "worse" if mean > 0 else "better"
+    sentence = (
+        f"the last {len(newest)} new models were {side} than their predecessors by "
+        f"{abs(mean):.3g} in loss a row on average (e-value {value:.3g}, limit {limit:.0f})"
+    )
+    return Guard("recipe guard", value, limit, value >= limit, sentence)

@@ -1,18 +1,22 @@
 """Decisions about a candidate: first champion, shadow, version and canary, or nothing."""
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from modelkeep.core import git, workspace
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.ops import commits
 from modelkeep.ops.cycle import IN_PROGRESS, NEEDS_ATTENTION, PROMOTED, UNCHANGED, Cycle
+from modelkeep.predictions import log
 from modelkeep.registry import evidence, record, releases, store
 from modelkeep.registry.evidence import CANDIDATE, PASSES
 from modelkeep.reports import rollout
-from modelkeep.rollout import control, rollout_log
+from modelkeep.rollout import control, planning, rollout_log
 from modelkeep.rollout.rollout_log import CANARY, SHADOW
 from modelkeep.serving import models
 
+DAY = 86_400.0
 FIRST = "the first champion"
 # what a model is made by; the setting beside a params file is the update's own
 RECIPE = {
@@ -156,6 +160,7 @@ def _promote(cycle: Cycle, version: str, reason: str) -> bool:
     if cycle.dry:
         cycle.end(PROMOTED, f"Would make {version} champion: {reason}.")
         return True
+    _end_reverse_shadow(cycle)
     at = cycle.state.record
     done = releases.promote(cycle.root, at, cycle.now, version, reason, load=models.load)
     cycle.refresh()
@@ -180,13 +185,38 @@ def _try(cycle: Cycle, version: str) -> bool:
     if cycle.dry:
         cycle.end(IN_PROGRESS, f"Would start the rollout of {version}.")
         return True
-    return _begin(cycle, version, CANARY, "update", version)
+    if not verdict.get("refit"):
+        return _begin(cycle, version, CANARY, "update", version)
+    from modelkeep.training import maintenance
+
+    guards = maintenance.rules(cycle.root)
+    if not guards.canary_days:
+        return _promote(cycle, version, "a refit; canary_days is 0")
+    rules = _brief(cycle.root, guards.canary_share, guards.canary_days)
+    reason = f"a refit of risk: {verdict.get('risk', '')}"
+    return _begin(cycle, version, CANARY, reason, version, rules)
 
 
-def _begin(cycle: Cycle, name: str, kind: str, reason: str, called: str) -> bool:
+def _brief(root: Path, share: float, days: float) -> planning.Rules:
+    """One step of that share for so many days, then all unless harm was shown; the reverse shadow
+    follows in place of a bake."""
+    rules, longest = planning.rules(workspace.params(root, "rollout")), days * DAY
+    steps = {"shares": (share,), "margins": rules.margins[:1], "min_step": longest, "bake": 0.0}
+    return replace(rules, **steps, longest=longest, on_undecided=planning.PROMOTE)
+
+
+def _begin(
+    cycle: Cycle,
+    name: str,
+    kind: str,
+    reason: str,
+    called: str,
+    rules: planning.Rules | None = None,
+) -> bool:
     """Start a rollout; where it cannot begin a person is needed, and the cycle may go on."""
+    _end_reverse_shadow(cycle)
     try:
-        found = control.start(cycle.root, name, cycle.now, kind=kind, reason=reason)
+        found = control.start(cycle.root, name, cycle.now, kind=kind, reason=reason, rules=rules)
     except ModelkeepError as error:
         cycle.end(NEEDS_ATTENTION, f"{called} cannot begin as {kind}: {error}")
         return False
@@ -198,3 +228,88 @@ def _begin(cycle: Cycle, name: str, kind: str, reason: str, called: str) -> bool
         "the next cycles analyse and advance it.",
     )
     return True
+
+
+def take_back(cycle: Cycle) -> bool:
+    """Judge the champion beside the former one, which predicts silently; whether it was taken back.
+
+    What a person promoted in spite of its record is a person's to take back.
+    """
+    from modelkeep.evaluation import guards  # SciPy and scikit-learn take a second to import
+    from modelkeep.rollout import reverse_shadow
+    from modelkeep.training import maintenance
+
+    at, guarded = cycle.state.record, (cycle.root / "params/guards.yaml").is_file()
+    if not guarded or reverse_shadow.watched(at) is None:
+        return False
+    try:
+        with closing(control.open_log(cycle.root)) as book:
+            wait = cycle.settings.label_wait_days
+            judged = reverse_shadow.judge(cycle.root, at, book, cycle.now, wait)
+    except log.LogMissing:
+        return False
+    cycle.judged = judged
+    if len(judged.differences):
+        cycle.step(guards.report("reverse shadow", judged.sentence))
+    if judged.guard.held:
+        return _take_back(cycle)
+    if judged.complete:
+        _end_reverse_shadow(cycle)
+    elif not cycle.dry and reverse_shadow.over(at, maintenance.rules(cycle.root), cycle.now):
+        reverse_shadow.withdraw(cycle.root)
+    return False
+
+
+def _take_back(cycle: Cycle) -> bool:
+    judged, at = cycle.judged, cycle.state.record
+    reason = str(at.champion.details.get("reason") or "")
+    if at.objections(judged.version) and not reason.startswith("rollout "):
+        cycle.end(
+            NEEDS_ATTENTION,
+            f"{judged.sentence}; a person promoted {judged.version} in spite of its record "
+            f"({reason or 'no reason given'}), so it stays: `modelkeep rollback` takes it back.",
+        )
+        return False
+    if cycle.dry:
+        cycle.end(NEEDS_ATTENTION, f"Would take {judged.version} back: {judged.sentence}.")
+        return True
+    _end_reverse_shadow(cycle, taken_back=True)
+    reason = f"reverse shadow: {judged.sentence}"
+    done = releases.rollback(
+        cycle.root, cycle.state.record, cycle.now, judged.former, reason, load=models.load
+    )
+    cycle.refresh()
+    cycle.follow(cycle.following(), f"Take {judged.version} back\n\n{judged.sentence}.")
+    cycle.end(NEEDS_ATTENTION, f"Taken back: {done.sentence}")
+    return True
+
+
+def _end_reverse_shadow(cycle: Cycle, taken_back: bool = False) -> None:
+    """Put what the reverse shadow has measured on record, as a trial and for later guards."""
+    from modelkeep.rollout import reverse_shadow
+    from modelkeep.training import maintenance
+
+    judged, cycle.judged = cycle.judged, None
+    if judged is None or cycle.dry:
+        return
+    word = reverse_shadow.TAKEN_BACK if taken_back else reverse_shadow.KEPT
+    if reverse_shadow.end(cycle.root, cycle.state.record, judged, word, cycle.now):
+        past = maintenance.read(cycle.work).with_differences(judged.differences)
+        maintenance.write(cycle.work, past)
+        title = f"Reverse shadow of {judged.version}: {word.replace('_', ' ')}"
+        cycle.commit([commits.GUARDS], f"{title}\n\n{judged.sentence}.")
+        cycle.land()
+    cycle.refresh()
+
+
+def begin_reverse_shadow(cycle: Cycle) -> None:
+    """Let the former champion predict silently beside a new one, at the end of an update."""
+    from modelkeep.rollout import reverse_shadow
+
+    if not (cycle.root / "params/guards.yaml").is_file() or cycle.state is None:
+        return
+    try:
+        if sentence := reverse_shadow.begin(cycle.root, cycle.state.record, cycle.now):
+            cycle.step(sentence)
+    except ModelkeepError as error:  # the new champion serves all the same
+        cycle.step(f"No reverse shadow: {error}")

@@ -116,6 +116,7 @@ class Cycle:
     facts: dict = field(default_factory=dict)
     state: CycleState | None = None
     stack: ExitStack = field(default_factory=ExitStack)
+    judged: object = None  # reverse_shadow.Judged of the champion, while one goes on
     _work: Path | None = None
 
     @property
@@ -172,6 +173,8 @@ class Cycle:
                 shutil.copy(self.root / path, target)
             else:
                 target.unlink(missing_ok=True)
+            if path.endswith(".dvc"):  # its data are in the workspace; the worktree has former ones
+                shutil.rmtree(target.with_suffix(""), ignore_errors=True)
         if paths:
             self.commit(paths, message)
             self.land()

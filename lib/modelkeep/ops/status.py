@@ -26,7 +26,7 @@ def status(root: Path) -> dict:
         facts[name] = role and (role.version or role.sha256[:10])
         if role:
             share = f" with {role.share:.0%} of the entities" if name == "canary" else ""
-            lines.append(f"{facts[name]} answers as {name}{share}.")
+            lines.append(f"{facts[name]} {_role(name, role)}{share}.")
     if last:
         verdict = rollout.verdict(rollout_log.read(last))
         facts["rollout"] = {"id": last.stem, "state": verdict.state, "sentence": verdict.sentence}
@@ -37,6 +37,12 @@ def status(root: Path) -> dict:
     if not found.agrees:
         facts["remedy"] = "modelkeep sync"
     return {"json": facts, "text": "\n".join(lines)}
+
+
+def _role(name: str, role: store.Role) -> str:
+    if role.salt.startswith(store.REVERSE):
+        return "predicts silently beside the champion that replaced it (reverse shadow)"
+    return f"answers as {name}"
 
 
 def sync(root: Path) -> dict:

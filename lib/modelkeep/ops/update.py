@@ -10,6 +10,7 @@ from pathlib import Path
 
 from modelkeep.core import files, verdicts, workspace
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.core.markup import count
 from modelkeep.ops import candidates, commits, cycle, investigations, worktree
 from modelkeep.ops.cycle import FAILED, IN_PROGRESS, NEEDS_ATTENTION, PROMOTED, UNCHANGED, Cycle
 from modelkeep.predictions import history, log
@@ -45,6 +46,8 @@ def run(root: Path, now: float, dry: bool = False) -> dict:
         commits.ready(root)
         with commits.hold(root, now), ExitStack() as turn.stack:
             _steps(turn)
+            if not turn.dry:
+                candidates.begin_reverse_shadow(turn)
     except commits.AlreadyRunning as error:
         turn.end(IN_PROGRESS, f"Nothing was done: {error}.")
     except Exception as error:  # nobody is there: a defect of ours too ends in the two lines
@@ -61,7 +64,7 @@ def _steps(turn: Cycle) -> None:
         worktree.sweep(turn.root, "update")
     turn.refresh()
     _check_clock(turn)
-    if _advance(turn):
+    if candidates.take_back(turn) or _advance(turn):
         return
     source = _source(turn)
     if not turn.dry:
@@ -216,12 +219,15 @@ def _collect(turn: Cycle, source: str) -> None:
     if turn.dry:
         return
     history.keep_quarantine(turn.root, found)
-    if not len(found.rows):
+    if not len(found.rows) and not found.corrected:
         return
     commits.dvc(turn.work, "checkout", f"{source}.dvc")
-    history.add(turn.work, source, found, str(prepare["time_column"]))
+    if len(found.rows):
+        history.add(turn.work, source, found, str(prepare["time_column"]))
+    history.correct(turn.work, source, found, prepare)
     commits.dvc(turn.work, "add", source)
     subject = f"Take {len(found.rows):,} rows that were served into history"
+    subject += f", correct {count(found.corrected, 'label')}" if found.corrected else ""
     turn.commit([f"{source}.dvc"], f"{subject}\n\n{found.sentence}.")
 
 
@@ -279,19 +285,36 @@ def _due(turn: Cycle, word: str) -> tuple[bool, str]:
     held = (turn.now - _moment(commits.trailed(turn.root, cycle.HELD)[1])) / DAY
     if setting == "never":
         return False, "retrain is never"
+    days, slower = _interval(turn, days)
     if version := candidates.waiting(turn):
         return False, f"{version} waits for a person"
     if not turn.state.candidate:
         return True, "there is no candidate yet"
     if held < min(age, days):
-        return False, f"data were held {held:.1f} days ago, and every_days is {days:g}"
+        return False, f"data were held {held:.1f} days ago, and every_days is {days:g}{slower}"
     if setting == "every_days" and word == "retrain" and age >= SOONEST:
         return True, f"the monitor says retrain, and the last candidate is {age:.1f} days old"
     if age < days:
-        return False, f"the last candidate is {age:.1f} days old, and every_days is {days:g}"
+        since = f"the last candidate is {age:.1f} days old"
+        return False, f"{since}, and every_days is {days:g}{slower}"
     if setting == "every_days" or not word:
         return True, f"the last candidate is {age:.1f} days old"
     return word == "retrain", f"the monitor says {word}"
+
+
+def _interval(turn: Cycle, days: float) -> tuple[float, str]:
+    """Days between two candidates, more where retraining itself harms; and why they are more."""
+    if not (turn.root / commits.GUARDS).is_file():
+        return days, ""
+    from modelkeep.training import maintenance
+
+    rules = maintenance.rules(turn.root)
+    times, guard = maintenance.schedule(maintenance.read(turn.root), rules)
+    if guard.value == guard.value:  # nan: too few updates are known
+        turn.step(guard.report)
+    if times == 1:
+        return days, ""
+    return days * times, f" (slower by {times:g}: retraining itself harms, {guard.sentence})"
 
 
 def _retrain(turn: Cycle, why: str) -> dict | None:
@@ -314,6 +337,7 @@ def _retrain(turn: Cycle, why: str) -> dict | None:
     bundle = cycle.bundle(work)
     turn.facts["candidate"] = bundle[:10]
     if refit:
+        from modelkeep.evaluation import guards
         from modelkeep.training import maintenance  # scikit-learn takes a second to import
 
         maintenance.write(work, maintenance.read(work).after(verdict["evidence"]))
@@ -323,6 +347,9 @@ def _retrain(turn: Cycle, why: str) -> dict | None:
     turn.commit(paths, text, **{cycle.CANDIDATE: f"{gate} {bundle}"})
     turn.land()
     turn.step(verdict["sentence"])
+    if refit:
+        for name, sentence in (("harm gate", "harm"), ("canary by risk", "risk")):
+            turn.step(guards.report(name, verdict["evidence"][sentence]))
     return verdict
 
 
@@ -349,7 +376,10 @@ def _held(turn: Cycle) -> bool:
     commits.dvc(turn.work, "repro", STAGES[0])
     checked = trial.check_prepared(turn.work)
     maintenance.write(turn.work, maintenance.read(turn.work).with_data(checked))
-    turn.step(f"Data guards: {checked.sentence}.")
+    for guard in checked.guards:
+        turn.step(guard.report)
+    if checked.hold or checked.overruled:
+        turn.step(f"Data guards: {checked.sentence}.")
     if checked.hold:
         sentence = f"No candidate this time, the newest data are held: {checked.sentence}."
         text = f"Hold an update\n\n{sentence}"

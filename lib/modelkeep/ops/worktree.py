@@ -7,6 +7,7 @@ folder that the next `sweep` of the same name deletes, a kill after it leaves fi
 """
 
 import configparser
+import filecmp
 import json
 import os
 import shutil
@@ -183,10 +184,13 @@ def _replace(new: Path, place: Path) -> None:
 
 
 def _add(new: Path, place: Path) -> None:
-    """Move the files of a folder that are not in its place yet."""
+    """Move the files of a folder that are not in its place yet, or are there with other content:
+    a cycle begins where the place is as its commit has it (`commits.check_clean`)."""
     for path in sorted(new.rglob("*") if new.is_dir() else ()):
         target = place / path.relative_to(new)
-        if path.is_file() and path.name != ".gitignore" and not target.exists():
+        if not path.is_file() or path.name == ".gitignore":
+            continue
+        if not target.exists() or not filecmp.cmp(path, target, shallow=False):
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from modelkeep.predictions.log import DAY, PredictionLog
 EXCESS = 0.005  # more quarantined than this above training's share: somebody must look
 QUARANTINE = "data/quarantine-log/rows.parquet"
 OURS = "served-"  # how the names of our files begin
+NAMES = ("known", "unlabelled", "corrected", "contradicted")
 READ = ["id", "at", "entity", "time", "features", "label"]
 OWN = "data/history"  # the folder that a table of one's own may be put in
 TRACK = "dvc add {0} && git add {0}.dvc && git commit -m 'History'"
@@ -37,17 +38,19 @@ class NewRows:
     )  # as text, with `row`, `rule` and `reason`: history's columns cannot hold them
     known: int  # they are in history already
     unlabelled: int  # old enough, and no label has come (yet)
-    corrected: int  # of the known: in history with another label than the log has now
+    corrected: int  # of the known: in a file of ours with another label than the log has now
+    contradicted: int = 0  # the same, in a file that is not ours
+    corrections: pd.Series = field(default_factory=lambda: pd.Series(dtype=object))  # by id
     labelled_until: float = 0.0  # when the newest labelled row happened, in seconds since 1970
 
     @property
     def counts(self) -> dict[str, int]:
         """How many there are of each.
 
-        The rows read are all but `corrected`, which are known too.
+        The rows read are all but `corrected` and `contradicted`, which are known too.
         """
         counts = {"rows": len(self.rows), "quarantined": len(self.quarantine)}
-        return counts | {k: getattr(self, k) for k in ("known", "unlabelled", "corrected")}
+        return counts | {k: getattr(self, k) for k in NAMES}
 
     @property
     def sentence(self) -> str:
@@ -57,7 +60,10 @@ class NewRows:
         others = {
             "have no label (yet)": self.unlabelled,
             "were there before": self.known,
-            "of these now have another label, which history does not follow": self.corrected,
+            "of these have a corrected label, which history follows": self.corrected,
+            "of these have another label in a file that no update wrote, which stays": (
+                self.contradicted
+            ),
             f"are quarantined{named}": len(self.quarantine),
         }
         clauses = "".join(f"; {n:,} {state}" for state, n in others.items() if n)
@@ -121,10 +127,10 @@ def find(root: Path, prepare: Mapping, log: PredictionLog, now: float, wait_days
     folder(root, prepare)
     history = splits.read_again(prepare, root)
     label, key = str(prepare["label"]), str(prepare["id_column"])
-    until, counts = int(now * 1e6), dict.fromkeys(("known", "unlabelled", "corrected"), 0)
+    until, counts = int(now * 1e6), dict.fromkeys(("known", "unlabelled"), 0)
     there = pd.Series(history[label].to_numpy(), index=as_text(history[key]), name=label)
     there = there[~there.index.duplicated()].astype(history[label].dtype)
-    parts, seen = [], set()
+    parts, other, seen = [], [], set()
     for batch in log.read(0, until - round(wait_days * DAY), known=until):
         rows = batch.select(READ).to_pandas()
         # by hash: a batch is few rows, and history and what was seen are all there are
@@ -134,12 +140,32 @@ def find(root: Path, prepare: Mapping, log: PredictionLog, now: float, wait_days
         rows = rows[rows["label"].notna()]
         old = there.index.get_indexer(rows["id"]) >= 0
         counts["known"] += int(old.sum())
-        counts["corrected"] += _differ(rows[old], there)
+        other.append(_corrected(rows[old], there))
         parts.append(rows[~old])
     new = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=READ)
     rows, quarantine = _fitted(new, history, prepare)
     newest = [_newest(each, str(prepare["time_column"])) for each in (history, rows)]
-    return NewRows(rows, quarantine, **counts, labelled_until=max(newest))
+    changed = pd.concat(other) if other else pd.Series(dtype=object)
+    ours = _our_ids(root / str(prepare["source"]), key) if len(changed) else set()
+    corrections = changed[changed.index.isin(ours)]
+    counts |= {"corrected": len(corrections), "contradicted": len(changed) - len(corrections)}
+    newest_at = max(newest)
+    return NewRows(rows, quarantine, **counts, corrections=corrections, labelled_until=newest_at)
+
+
+def correct(root: Path, source: str, new: NewRows, prepare: Mapping) -> int:
+    """Write corrected labels into the files that updates have added; how many rows changed."""
+    key, label, changed = str(prepare["id_column"]), str(prepare["label"]), 0
+    for path in sorted((root / source).glob(f"{OURS}*.parquet")) if len(new.corrections) else ():
+        rows = pd.read_parquet(path)
+        corrected = as_text(rows[key]).map(new.corrections)
+        if not corrected.notna().any():
+            continue
+        changed += int(corrected.notna().sum())
+        values = corrected.astype(object).where(corrected.notna(), rows[label].astype(object))
+        rows[label] = _like(values, rows[label])
+        splits.write(rows, path)
+    return changed
 
 
 def add(root: Path, source: str, new: NewRows, time_column: str) -> str:
@@ -172,10 +198,18 @@ def _newest(rows: pd.DataFrame, time_column: str) -> float:
     return times.max().timestamp() if times.notna().any() else 0.0
 
 
-def _differ(rows: pd.DataFrame, there: pd.Series) -> int:
-    """How many rows have another label in the log than in history."""
-    ours, theirs = as_text(_like(rows["label"], there)), as_text(there.loc[rows["id"]])
-    return int((ours.notna() & (ours.to_numpy() != theirs.to_numpy())).sum())
+def _corrected(rows: pd.DataFrame, there: pd.Series) -> pd.Series:
+    """By id, the labels of the log that are others than in history."""
+    labels = _like(rows["label"], there)
+    ours, theirs = as_text(labels), as_text(there.loc[rows["id"]])
+    differ = ours.notna().to_numpy() & (ours.to_numpy() != theirs.to_numpy())
+    return pd.Series(labels.to_numpy(dtype=object), rows["id"].to_numpy(), dtype=object)[differ]
+
+
+def _our_ids(source: Path, key: str) -> set[str]:
+    """The ids of the rows in files that updates have added."""
+    paths = sorted(source.glob(f"{OURS}*.parquet"))
+    return {id for path in paths for id in as_text(pd.read_parquet(path, columns=[key])[key])}
 
 
 def _fitted(

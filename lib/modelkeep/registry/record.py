@@ -14,8 +14,14 @@ from modelkeep.registry.tags import Tag
 
 SCHEMA = 1  # of the JSON in a tag; raise it when a key changes its meaning
 CHAMPION = "champion"
-TRIALS = ("canary", "shadow")  # stages whose tags are rollouts that have ended
-PASSED = ("promoted", "better", "non_inferior", "overtaken")  # ends that say nothing against one
+TRIALS = ("canary", "shadow", "reverse-shadow")  # stages whose tags are trials that have ended
+PASSED = (
+    "promoted",
+    "better",
+    "non_inferior",
+    "overtaken",
+    "kept",
+)  # ends that say nothing against one
 VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(.*)")
 
 

@@ -18,6 +18,7 @@ from modelkeep.training import manifests
 
 POINTER = "now.json"
 SERVERS = "servers"
+REVERSE = "reverse-shadow "  # how the salt of a former champion begins that predicts silently
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -94,13 +94,22 @@ def planned(root: Path, log: PredictionLog, now: float, days: float = DAYS) -> P
 
 
 def start(
-    root: Path, name: str, now: float, *, kind: str = CANARY, reason: str = "", anyway: bool = False
+    root: Path,
+    name: str,
+    now: float,
+    *,
+    kind: str = CANARY,
+    reason: str = "",
+    anyway: bool = False,
+    rules: Rules | None = None,
 ) -> RolloutLog:
     """Begin: the model named (a SHA-256 of the store) gets the first step's share, or is a shadow.
 
-    `anyway`: also where the plan says that it cannot finish.
+    `anyway`: also where the plan says that it cannot finish; `rules` in place of those of
+    params/rollout.yaml, without a plan.
     """
-    rules, slow_ms = _rules(root)
+    own, slow_ms = _rules(root)
+    anyway, rules = anyway or rules is not None, rules or own
     place = folder(root)
     with lock(place):
         at = _ready(root, place)
@@ -340,7 +349,7 @@ def _ready(root: Path, place: Path) -> Now:
     at = store.now(place)
     if at is None:
         raise RolloutError("no model is in service; `modelkeep serve` begins with the candidate")
-    if at.canary or at.shadow:
+    if at.canary or (at.shadow and not at.shadow.salt.startswith(store.REVERSE)):
         raise RolloutError(
             f"{place.name}/{store.POINTER} names a canary or a shadow that no rollout put there; "
             "point the store at the champion alone"

@@ -80,23 +80,30 @@ def disagreement(both: "pd.DataFrame", truth: Mapping) -> dict[str, float | None
 
 def paired(rows: "pd.DataFrame", truth: Mapping, alpha: float) -> comparison.Verdict:
     """The gate's verdict on labelled rows, by the day of the row."""
-    ours, theirs = _predictions(rows["answer_shadow"]), _predictions(rows["answer"])
-    if "apart" in truth:
-        task, y = "regression", rows["label"].to_numpy(dtype=float)
-        ours, theirs = ours[:, 0], theirs[:, 0]
-    else:
-        task = "binary" if len(truth["classes"]) == 2 else "multiclass"
-        y = rows["label"].map({name: k for k, name in enumerate(truth["classes"])}).to_numpy(int)
+    task, y, theirs, ours = outcomes(rows, truth)
     margin = comparison.margins(task, y, theirs)
     return comparison.judge(
         comparison.gains(task, y, ours, theirs), rows["day"].to_numpy(), margin, alpha
     )
 
 
-def labelled(both: "pd.DataFrame", truth: Mapping, wait: int) -> "pd.DataFrame":
-    """The rows whose label came in time, of a class that the models know."""
-    late = both["labelled_at"].astype("int64") - both["at"] > wait
-    known = both["label"].notna() & ~late
+def outcomes(
+    rows: "pd.DataFrame", truth: Mapping
+) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+    """The task, labels, and the predictions of champion and shadow on labelled rows."""
+    theirs, ours = _predictions(rows["answer"]), _predictions(rows["answer_shadow"])
+    if "apart" in truth:
+        return "regression", rows["label"].to_numpy(dtype=float), theirs[:, 0], ours[:, 0]
+    task = "binary" if len(truth["classes"]) == 2 else "multiclass"
+    codes = {name: k for k, name in enumerate(truth["classes"])}
+    return task, rows["label"].map(codes).to_numpy(int), theirs, ours
+
+
+def labelled(both: "pd.DataFrame", truth: Mapping, wait: int | None = None) -> "pd.DataFrame":
+    """The rows whose label came (within `wait` microseconds), of a class that the models know."""
+    known = both["label"].notna()
+    if wait is not None:
+        known &= both["labelled_at"].astype("int64") - both["at"] <= wait
     return both[known & both["label"].isin(truth["classes"])] if "classes" in truth else both[known]
 
 

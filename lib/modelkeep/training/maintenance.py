@@ -1,12 +1,13 @@
 """The maintenance policy: what decides about a refit, in a backtest and in an unattended update.
 
-An update asks four questions, in this order (docs/backtest.md has the error rates):
+An update asks five questions, in this order (docs/backtest.md has the error rates):
 
 1. `check_data`, before training: label guard and column guard; held data train nothing, at most
    `max_holds` updates in a row.
 2. `check_candidate`, after training on everything known: the harm gate.
 3. `risk`: does the candidate begin as a canary (`canary_share` for `canary_days`) or at once?
 4. `reverse_shadow`, while the old champion answers silently: is the new one taken back?
+5. `schedule`, over past updates: does retraining itself harm, so that it is to be done less often?
 
 What past updates measured is a `Record`; each of these functions returns what it measured, and
 `Record` keeps it. All functions are pure: rows, predictions and numbers in, a decision out. "Rows"
@@ -55,14 +56,17 @@ class Rules:
     canary_days: float = 2.0
     shadow_days: float = 7.0
     shadow_alpha: float = 0.01
+    slow_down: float = 2.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             top = {"canary_share": 1.0, "shadow_alpha": 0.5}.get(name, np.inf)
             low = 0.0 if name in ("max_holds", "canary_days", "shadow_days") else 1e-9
+            low = 1.0 if name == "slow_down" else low
             if not low <= value <= top:
+                least = "at least 1" if name == "slow_down" else "above 0"
                 raise MaintenanceError(
-                    f"params/guards.yaml: {name} is {value!r}; it must be above 0"
+                    f"params/guards.yaml: {name} is {value!r}; it must be {least}"
                     f"{f' and at most {top:g}' if np.isfinite(top) else ''}"
                 )
 
@@ -324,28 +328,56 @@ def risk(
     return guards.canary_guard(value, past, weeks, rules.canary_times), value
 
 
+@dataclass(frozen=True)
+class DayDifferences:
+    """Mean losses of a new champion less those of the former one, on the same rows.
+
+    `days`, `means` and the means' sampling errors `errors`, each (days,), in order; `loss` is the
+    former champion's mean loss of a row.
+    """
+
+    days: np.ndarray
+    means: np.ndarray
+    errors: np.ndarray
+    loss: float
+
+
 def day_differences(
     task: str, days: np.ndarray, y: np.ndarray, new: np.ndarray, old: np.ndarray
-) -> dict[np.datetime64, float]:
-    """By day the mean loss of the new champion less that of the old one, on the same rows.
+) -> DayDifferences:
+    """Compare a new champion with the former one by day.
 
     `days` (rows,), `y` (rows,), predictions (rows, classes) or (rows,): labelled rows only.
     """
     first = metrics.METRICS[task][0]
-    losses = [metrics.losses(task, y, p)[first] for p in (new, old)]
-    distinct, index = np.unique(days, return_inverse=True)
-    mean = np.bincount(index, losses[0] - losses[1]) / np.bincount(index)
-    return dict(zip(distinct, mean.tolist(), strict=True))
+    ours, theirs = (metrics.losses(task, y, p)[first] for p in (new, old))
+    x = ours - theirs
+    distinct, index, n = np.unique(days, return_inverse=True, return_counts=True)
+    means = np.bincount(index, x) / n
+    squares = np.bincount(index, (x - means[index]) ** 2)
+    # of the error of a day with one row nothing is known
+    errors = np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1) / n), np.abs(means))
+    return DayDifferences(distinct, means, errors, float(theirs.mean()))
 
 
-def reverse_shadow(differences: np.ndarray, loss: float, record: Record, rules: Rules) -> Guard:
-    """Judge a new champion by the days on which the old one answered silently beside it.
+def reverse_shadow(
+    means: np.ndarray, errors: np.ndarray, loss: float, record: Record, rules: Rules
+) -> Guard:
+    """Judge a new champion by the days on which the former one predicted silently beside it.
 
-    `differences` (days,) of `day_differences`, nan where no label has come; `loss` is the usual
-    mean loss.
+    `means`, `errors` (days,) are of `day_differences`, nan where no label has come; `loss` is the
+    usual mean loss. A day counts for less where twice its sampling error is above the usual
+    difference: few rows must not take a model back.
     """
     scale = guards.usual_difference(np.array(record.differences), loss)
-    return guards.shadow_guard(differences, scale, rules.shadow_alpha)
+    weighted = means * scale / np.maximum(scale, 2 * np.nan_to_num(errors))
+    return guards.shadow_guard(weighted, scale, rules.shadow_alpha)
+
+
+def schedule(record: Record, rules: Rules) -> tuple[float, Guard]:
+    """By how many times the schedule is to be slower, and the guard that says why."""
+    guard = guards.recipe_guard(np.array(record.weekly))
+    return (rules.slow_down if guard.held else 1.0), guard
 
 
 def _days(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
