@@ -175,7 +175,10 @@ PLANTED = {
     "ModelkeepDrift": {"change": miles},
     "ModelkeepMissing": {"change": blind},
 }
-WITH = {"ModelkeepMissing": {"ModelkeepDrift"}}  # a third of a column missing is both
+WITH = {
+    "ModelkeepMissing": {"ModelkeepDrift"},  # a third of a column missing is both
+    "ModelkeepLog": {"ModelkeepSlow"},  # the plant before: its window of time still holds slow ones
+}
 
 
 @pytest.mark.parametrize("alert", PLANTED)
