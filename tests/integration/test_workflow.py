@@ -46,7 +46,7 @@ def checkout(origin: Path, to: Path) -> Path:
     """What actions/checkout does with `fetch-depth: 0`, and an environment that make takes for made."""
     run(origin, "git", "clone", "-q", str(origin), str(to))
     (to / ".venv").mkdir()
-    (to / ".venv/bin").symlink_to(warm.REAL.parent)
+    (to / ".venv/bin").symlink_to(warm.folder())
     for name in ("Makefile", "pyproject.toml"):
         (to / name).write_text((REPOSITORY / name).read_text())
     (to / ".git/info/exclude").write_text("/Makefile\n/pyproject.toml\n/.venv\n")
@@ -101,8 +101,6 @@ def test_the_next_cycle_takes_what_a_real_server_answered_and_judges_against_the
     assert "v1.0.0" in (runner / "reports/update.html").read_text() or said["monitor"]
     history = turned.history(runner)
     assert len(history) == 3000 and history["key"].is_unique
-    code, said = turned.command(runner, "--dry-run")
-    assert code < 21 and said["dry_run"]
 
 
 def test_a_failed_cycle_fails_the_night_and_what_there_is_is_shared_all_the_same(runner):
