@@ -8,8 +8,10 @@ import pandas as pd
 
 from modelkeep.analyst import models, tables
 from modelkeep.core import workspace
+from modelkeep.jobs import forget as erasing
 from modelkeep.jobs import score as scoring
 from modelkeep.jobs import trace as tracing
+from modelkeep.jobs.forget import Forgotten
 from modelkeep.jobs.score import Scored
 from modelkeep.jobs.trace import Trace
 from modelkeep.monitoring import sources
@@ -64,6 +66,14 @@ def trace(id: str, *, explain: bool = False, root: Path | None = None) -> list[T
     `explain` adds what each column adds to the prediction.
     """
     return tracing.trace(root or workspace.root(), id, explain=explain)
+
+
+def forget(entity: str, *, dry_run: bool = True, root: Path | None = None) -> Forgotten:
+    """What log, history and cache hold of an entity, and which versions learned from it.
+
+    With `dry_run=False` its rows are removed, and a search proves it.
+    """
+    return erasing.forget(root or workspace.root(), entity, dry_run=dry_run)
 
 
 def score_file(

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from modelkeep.analyst import card as cards
 from modelkeep.analyst import tables
 from modelkeep.analyst.tables import Facts
 from modelkeep.core import verdicts, workspace
+from modelkeep.core.markup import Html
 from modelkeep.registry import record, timeline
 from modelkeep.registry.record import Record
 
@@ -64,6 +66,17 @@ def _table(lines: list[dict], columns: list[str]) -> pd.DataFrame:
     table = pd.DataFrame(lines, columns=columns)
     table["at"] = pd.to_datetime(table["at"].str.removesuffix(" UTC"))
     return table
+
+
+def card(version: str, *, root: Path | None = None) -> Html:
+    """The model card of a version, from its tags alone."""
+    facts = cards.facts(record.read(root or workspace.root()), version)
+    body = "".join(
+        f"<h3>{escape(heading)}</h3>"
+        + "".join(each if isinstance(each, str) else each._repr_html_() for each in content)
+        for heading, content in cards.sections(facts).items()
+    )
+    return Html(body, cards.text(facts))
 
 
 def reports(root: Path, version: str = "") -> pd.DataFrame:

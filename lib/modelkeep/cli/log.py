@@ -1,7 +1,10 @@
-"""The command `modelkeep log`: take the prediction log out of its database."""
+"""The command `modelkeep log`: export the prediction log, and drop what is old."""
 
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,10 +12,13 @@ from modelkeep.cli import commands
 from modelkeep.cli.commands import Output
 from modelkeep.core.markup import count
 
+if TYPE_CHECKING:
+    from modelkeep.predictions.removal import Removed
+
 
 @click.group(cls=commands.Group)
 def log() -> None:
-    """The prediction log: export it."""
+    """The prediction log: export it, drop what is old."""
 
 
 def action(example: str) -> Callable:
@@ -33,3 +39,27 @@ def export(root: Path, since: str, until: str, out: Path, shadow: bool) -> Outpu
     roles = (*log.RETURNED, *([records.SHADOW] if shadow else []))
     rows = export.export(root, out, since, until, roles)
     return Output(f"{count(rows, 'prediction')} in {out}", {"rows": rows, "out": str(out)})
+
+
+@action("prune --keep-days 90")
+@click.option("--keep-days", type=click.FloatRange(0, min_open=True), required=True)
+def prune(root: Path, keep_days: float) -> Output:
+    """Remove predictions and labels older than so many days, while servers go on writing.
+
+    `keep_days` in params/serve.yaml lets the server do it by itself.
+    """
+    from modelkeep.core import workspace
+    from modelkeep.predictions.log import DAY, open_log
+
+    url = str(workspace.params(root, "serve")["log"])
+    with closing(open_log(url, root=root, create=False)) as opened:
+        gone = opened.prune(time.time_ns() // 1000 - round(keep_days * DAY))
+        total = opened.removed()
+    lines = [f"{_rows(gone)} removed"]
+    lines += [f"{reason}: {_rows(each)} in all" for reason, each in total.items()]
+    data = {"removed": gone._asdict(), **{name: each._asdict() for name, each in total.items()}}
+    return Output("\n".join(lines), data)
+
+
+def _rows(gone: "Removed") -> str:
+    return f"{count(gone.predictions, 'prediction')} and {count(gone.labels, 'label')}"

@@ -68,3 +68,17 @@ def score(root: Path, source: Path, out: Path, version: str, log: bool) -> Outpu
 
     done = score.score(root, source.resolve(), out, version, log, commands.progress())
     return Output(str(done), done.as_dict())
+
+
+@commands.command("forget N14228 --dry-run")
+@click.argument("entity", metavar="ENTITY")
+@click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
+def forget(root: Path, entity: str, dry_run: bool) -> Output:
+    """Remove an entity's rows from log, history and cache, with a proof.
+
+    Versions that learned from it are named. The exit code is 1 where a place still holds it.
+    """
+    from modelkeep.jobs import forget
+
+    found = forget.forget(root, entity, dry_run=dry_run)
+    return Output(repr(found), found.as_dict(), 0 if found.holds or dry_run else commands.FAILED)

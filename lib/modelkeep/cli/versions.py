@@ -68,6 +68,21 @@ def show(root: Path, version: str) -> Output:
     return _printed(timeline.details(record.read(root), version))
 
 
+@commands.command("card v1.2.0")
+@click.argument("version", type=commands.Version(), metavar="VERSION")
+def card(root: Path, version: str) -> Output:
+    """Print the model card of a version, and write it as a page.
+
+    It is made from the version's tags alone; a section without evidence says so.
+    """
+    from modelkeep.analyst import card
+    from modelkeep.registry import record
+
+    facts = card.facts(record.read(root), version)
+    page = card.write(root, facts).relative_to(root).as_posix()
+    return Output(f"{card.text(facts)}\n\n{page}", facts | {"page": page})
+
+
 @commands.command("champion --at 2026-06-01T14:30")
 @click.option("--at", metavar="DATE", default="", help="A date or time, UTC (default: now).")
 def champion(root: Path, at: str) -> Output:

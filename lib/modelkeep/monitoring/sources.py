@@ -14,6 +14,7 @@ from modelkeep.data.columns import as_times
 from modelkeep.data.schema import Schema
 from modelkeep.predictions import frames
 from modelkeep.predictions.log import DAY, LogMissing, open_log
+from modelkeep.predictions.removal import Removed
 from modelkeep.training.bundle import Bundle
 
 
@@ -76,8 +77,11 @@ def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = 
         first = last - round(days * DAY)
         known = {"known": last} if until else {}
         batches = list(book.read(first, last, **known))
+        gone = book.removed()
     found = frames.logged(batches, of, by)
     rows, aside = found.rows, found.quarantine
+    for reason, count in gone.items():
+        facts[f"removed from the log ({reason})"] = _removed(count)
     if until or batches:
         facts["answered (UTC)"] = f"{_written(first)} to {_written(last)}"
     facts["answered by"] = markup.several(sorted(rows[frames.ANSWERED_BY].unique())) or "nobody"
@@ -96,6 +100,12 @@ def _source_until(aside: pd.DataFrame, root: Path, of: Schema, last: int) -> pd.
         tables.append(splits.read_again(of.origin, root, only=(of.time,)))
     ends = [splits.newest(t, of, pd.Timestamp(0), pd.Timestamp(last, unit="us")) for t in tables]
     return max((end for end in ends if end is not None), default=None)
+
+
+def _removed(gone: Removed) -> str:
+    before = f", all from before {_written(gone.until)} UTC" if gone.until else ""
+    counts = markup.count(gone.predictions, "prediction"), markup.count(gone.labels, "label")
+    return " and ".join(counts) + before
 
 
 def _moment(until: str) -> int:

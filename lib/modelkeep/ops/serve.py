@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from modelkeep.core import parameters, workspace
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.core.markup import count
 from modelkeep.monitoring import contract
 from modelkeep.monitoring.exporter import Telemetry
-from modelkeep.predictions.log import open_log
+from modelkeep.predictions.log import DAY, LogError, PredictionLog, open_log
 from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
 from modelkeep.serving import logs
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 POINTER, REMOTE = "pointer", "remote"  # what a server follows beside the champion's tag here
 FOLLOW_SECONDS, AGAIN_SECONDS = 1.0, 5.0  # between two looks at the tags; after a failure
+RETAIN_SECONDS = 600.0  # between two removals of old rows
 RENAMED = {"unlogged": "on_log_failure"}  # settings of released versions
 
 
@@ -64,6 +66,9 @@ def run(root: Path, settings: Settings, clock: Callable[[], int] = time.time_ns)
     if settings.follow != POINTER:
         remote = settings.follow == REMOTE
         threading.Thread(target=_follow, args=(root, remote), name="record", daemon=True).start()
+    if settings.keep_days:
+        arguments = (log, settings.keep_days, clock)
+        threading.Thread(target=_retain, args=arguments, name="retention", daemon=True).start()
     host, port = bound.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     model = app.service.champion
@@ -155,6 +160,19 @@ def _follow(root: Path, remote: bool) -> None:
                 print(f"follow: {follow}: {error}; it is tried again", file=sys.stderr, flush=True)
             failed = str(error)
         time.sleep(AGAIN_SECONDS if failed else FOLLOW_SECONDS)
+
+
+def _retain(log: PredictionLog, keep_days: float, clock: Callable[[], int]) -> None:
+    """Remove what is older than `keep_days` from the log, every ten minutes."""
+    while True:
+        try:
+            gone = log.prune(clock() // 1000 - round(keep_days * DAY))
+            if gone.predictions or gone.labels:
+                counts = count(gone.predictions, "prediction"), count(gone.labels, "label")
+                logs.server().info("%s and %s older than %g days left the log", *counts, keep_days)
+        except LogError as error:
+            logs.server().error("keep_days: %s; it is tried again", error)
+        time.sleep(RETAIN_SECONDS)
 
 
 def _champion(root: Path, why: str = "No model was in service: ") -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelkeep.predictions import records
+from modelkeep.predictions import records, removal
 from modelkeep.predictions.records import (
     Call,
     Group,
@@ -18,6 +18,7 @@ from modelkeep.predictions.records import (
     PredictionRecord,
     TracedPrediction,
 )
+from modelkeep.predictions.removal import Erased, Removed
 from modelkeep.predictions.sqlite import Sqlite
 
 if TYPE_CHECKING:
@@ -153,6 +154,30 @@ class PredictionLog:
         """The time of the newest prediction."""
         with self._store.snapshot() as run:
             return run(run.statements.newest_at)[0][0]
+
+    def prune(self, before: int) -> Removed:
+        """Remove predictions and labels of before a moment (microseconds), from any thread.
+
+        Who writes meanwhile waits for milliseconds; a label stays as long as its prediction.
+        """
+        return removal.prune(self._store.maintain, self._store.kind, before)
+
+    def erase(self, entity: str, dry_run: bool = False) -> Erased:
+        """Remove the predictions of an entity, or of a row's id, and their labels.
+
+        The rows that the same calls predicted stay; the digest of a call is made anew.
+        """
+        return removal.erase(self._store.maintain, self._store.kind, entity, dry_run)
+
+    def scrub(self) -> list[Path]:
+        """Write the log anew, without the bytes of deleted rows; its files (none: a server's)."""
+        self._store.scrub()
+        return self._store.files()
+
+    def removed(self) -> dict[str, Removed]:
+        """How many rows were removed so far, by reason: retention, erasure."""
+        with self._store.snapshot() as run:
+            return removal.removed(run, self._store.kind)
 
     def checkpoint(self) -> None:
         """Do now, in this thread, the maintenance that would delay a later append in another."""

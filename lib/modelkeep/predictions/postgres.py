@@ -5,10 +5,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from modelkeep.predictions import removal
 from modelkeep.predictions.records import LogError, LogMissing
 from modelkeep.predictions.tables import FORMAT, KNOWN, Statement, statements
 
@@ -43,6 +45,8 @@ class Run:
 
 class Postgres:
     """A log's database; it is connected to again by itself."""
+
+    kind = "postgresql"
 
     def __init__(self, url: str, durability: str, create: bool = True) -> None:
         self._place, self.address = _place(url)
@@ -105,6 +109,28 @@ class Postgres:
 
     def checkpoint(self) -> None:
         """Nothing: the server keeps its house itself."""
+
+    def maintain(self, work: Callable[[Run], object]) -> object:
+        """The result of `work`, committed on a connection of its own."""
+        with self._errors("changed"), self._connect() as connection:
+            if not connection.execute(removal.EXISTS["postgresql"]).fetchall():
+                connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+                connection.execute(removal.TABLE)
+                connection.commit()
+            return work(Run(connection))  # committed where the connection ends without an error
+
+    def scrub(self) -> None:
+        """Write the tables anew without what was deleted; it locks them meanwhile."""
+        with self._errors("written anew"), self._connect() as connection:
+            connection.autocommit = True
+            connection.execute("SET statement_timeout = 0")
+            for table in ("answers", "ids", "labels"):
+                connection.execute(f"VACUUM FULL {table}")
+            connection.execute("CHECKPOINT")
+
+    def files(self) -> list[Path]:
+        """None that can be read here: they are the database server's."""
+        return []
 
     def check(self) -> None:
         """Raise LogError unless the newest predictions can be read; `pg_amcheck` reads all."""

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from modelkeep.predictions import removal
 from modelkeep.predictions.records import LogError, LogMissing
 from modelkeep.predictions.tables import DIGEST, FORMAT, KNOWN, Statement, statements
 
 OURS = 0x4D4B4C47  # "MKLG": what `file` and SQLite call the application id
 WAIT = 5.0  # seconds to wait for another process that writes
+SCRUB_SECONDS = 30.0  # how long to wait for others who read or write, before the file is anew
 BUSY_AGAIN, AGAIN = 1, 5  # seconds after which another try is worth it
 CHECKPOINT_PAGES = 16_000  # 64 MB
 WAL_BYTES = 64 * 2**20  # what is left of the WAL's file after it once had to be longer
@@ -54,6 +56,8 @@ class Run:
 
 class Sqlite:
     """A log's file; it is opened again after a failure, or when the file was moved away."""
+
+    kind = "sqlite"
 
     def __init__(self, path: Path, durability: str, address: str, create: bool = True) -> None:
         self._file, self.address, self._sync = str(path), address, durability.upper()
@@ -104,6 +108,40 @@ class Sqlite:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.DatabaseError as error:
             raise self._failed("tidied up", error) from error
+
+    def maintain(self, work: Callable[[Run], object]) -> object:
+        """The result of `work`, committed on a connection of its own; what it deletes is zeroed."""
+        try:
+            with closing(_connect(self._file, self._sync)) as connection:
+                connection.execute("PRAGMA secure_delete = ON")
+                connection.execute(removal.TABLE)
+                return _committed(connection, work)
+        except sqlite3.DatabaseError as error:
+            raise self._failed("changed", error) from error
+
+    def scrub(self) -> None:
+        """Write the file anew, so that no byte of a deleted row is left in it or in its WAL.
+
+        It takes the file for itself: about 2 s a gigabyte, in which appends wait.
+        """
+        until = time.monotonic() + SCRUB_SECONDS
+        while True:
+            try:
+                with closing(_connect(self._file, self._sync)) as connection:
+                    connection.execute("PRAGMA secure_delete = ON")
+                    connection.execute("VACUUM")
+                    state = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if state[0] == 0 or time.monotonic() > until:
+                    break
+            except sqlite3.DatabaseError as error:
+                if _kind(error) != "SQLITE_BUSY" or time.monotonic() > until:
+                    raise self._failed("written anew", error) from error
+            time.sleep(0.05)
+
+    def files(self) -> list[Path]:
+        """The files in which the log lies."""
+        names = (self._file, f"{self._file}-wal", f"{self._file}-journal")
+        return [Path(name) for name in names if os.path.exists(name)]
 
     def check(self) -> None:
         """Raise LogError unless SQLite finds the file sound (it reads all of it)."""

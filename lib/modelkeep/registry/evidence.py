@@ -46,6 +46,10 @@ def gather(root: Path, at: Record, forced: str = "") -> dict:
         "parent": at.champion.version if at.champion else None,
         "commit": commit,
         "forced": forced or None,
+        "purpose": workspace.params(root, "serve").get("purpose") or None,
+        "data": _data(root),
+        "expected": _json(root / CANDIDATE / manifests.MANIFEST).get("promise"),
+        "monitor": _monitored(root, locked, outs[CANDIDATE]),
         "verdict": judged,
         "metrics": {
             stage: _json(root / f"metrics/{stage}.json") for stage in ("train", "evaluate")
@@ -63,6 +67,37 @@ def gather(root: Path, at: Record, forced: str = "") -> dict:
             for path, values in stage.get("params", {}).items()
         },
     }
+
+
+def _data(root: Path) -> dict:
+    """What the candidate has learned from, as the model card says it."""
+    import pyarrow.parquet as pq
+
+    schema, prepared = (
+        _json(root / "data/prepared/schema.json"),
+        _json(root / "metrics/prepare.json"),
+    )
+    origin = schema.get("origin") or {}
+    facts = {"label": schema["label"], "task": schema["task"], "classes": schema["classes"]}
+    facts |= {"columns": [column["name"] for column in schema["columns"]]}
+    facts |= {name: origin.get(name) for name in ("source", "as_of")}
+    facts |= {name: prepared.get(name) for name in ("train", "test", "quarantined")}
+    for part in ("train", "test"):
+        path = root / f"data/prepared/{part}.parquet"
+        if schema["time"] and path.is_file():
+            times = pq.read_table(path, columns=[schema["time"]])[0].drop_null()
+            ends = min(times.to_pylist(), default=""), max(times.to_pylist(), default="")
+            facts[f"{part}_period"] = [str(end)[:16] for end in ends]
+    return facts
+
+
+def _monitored(root: Path, locked: dict, candidate: str) -> dict | None:
+    """What the monitor said of this candidate; None where its page is of another one."""
+    seen = verdicts.read(root).get("monitor")
+    deps = {dep["path"]: dep.get("md5") for dep in (locked.get("monitor") or {}).get("deps", ())}
+    if seen is None or deps.get(CANDIDATE) != candidate:
+        return None
+    return {name: seen.get(name) for name in ("state", "sentence", "reasons")}
 
 
 def uses(at: Record, rows: str) -> list[str]:

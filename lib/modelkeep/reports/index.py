@@ -14,6 +14,7 @@ from modelkeep.core.markup import count, number
 PAGE = "reports/index.html"
 OTHERS = {  # headings, and the pages below reports/ that stand under each
     "Failed runs": "failed/*.html",
+    "Model cards": "card-*.html",
     "Comparisons": "compare*.html",
     "Backtest": "backtest*.html",
     "Rollouts": "rollout*.html",

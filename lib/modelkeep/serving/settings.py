@@ -25,6 +25,7 @@ class Settings:
     """The values of params/serve.yaml."""
 
     name: str = "flights"
+    purpose: str = ""
     host: str = "127.0.0.1"
     port: int = 8080
     store: str = "serving"
@@ -32,6 +33,7 @@ class Settings:
     log: str = "sqlite:///data/log/predictions.db"
     durability: str = "full"
     on_log_failure: str = "refuse"
+    keep_days: float = 0.0
     auth: str = "labels"
     extra_keys: str = "table"
     errors: str = "full"
@@ -58,6 +60,8 @@ class Settings:
             problems.append(f"port: {self.port} is not between 0 (a free one) and 65535")
         if not 0 <= self.intervals < 1:
             problems.append(f"intervals: {self.intervals} is not from 0 (none) to below 1 (as 0.9)")
+        if self.keep_days < 0:
+            problems.append(f"keep_days: {self.keep_days} is below 0; 0 keeps every row")
         positive = ("max_connections", "max_body_kb", "max_rows", "head_seconds", "body_seconds")
         problems += [
             f"{name}: {getattr(self, name)} must be above 0"
