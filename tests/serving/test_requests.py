@@ -161,6 +161,21 @@ def test_a_row_of_the_table_is_taken_as_it_is(bundles):
     assert listed.decode(body(GOOD | {"kye": "typo of the id"})).refused
 
 
+def test_numbers_and_times_are_read_as_the_table_writes_them(bundles):
+    schema, bins = bundles["binary"].schema, bundles["binary"].reference.bins
+    rules = {"size": {"decimal": ",", "thousands": "."}, "weight": {"strip": "kg"}}
+    origin = {"decimal": ".", "rules": rules, "date_format": "%d.%m.%Y %H:%M"}
+    table = RowReader(replace(schema, origin=origin), bins, 10)
+    row = {"size": "-1.234,5", "weight": "2.5 kg", "shop": " north ", "when": "31.12.2013 23:05"}
+    found = check(table, row, GOOD)
+    assert found.numbers.tolist() == [[-1234.5, 2.5], [0.5, 100.0]]
+    assert [*map(list, found.categories)] == [["north", "north"]] and not found.refused
+    assert found.times == [requests.when("2013-12-31T23:05"), None]
+    for wrong in ({"size": "1,2,3"}, {"weight": "2.5 lb"}, {"weight": ""}):
+        assert "must be a number or null" in table.decode(body(row | wrong)).refused[0].message
+    assert check(table, row | {"when": "31/12/2013"}).refused[0].place == ".when"
+
+
 @pytest.mark.parametrize(
     "text",
     ["0001-01-01T00:00:00", "1900-01-01", "9999-12-31T23:59:59", "1969-12-31", "2300-01-01T00:00Z"],

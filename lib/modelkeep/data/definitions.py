@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
@@ -51,6 +52,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), known, n=1)
     shown = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
     return f"; did you mean {near[0]!r}?" if near else f"; there is: {shown}"
+
+
+def number_pattern(decimal: str, thousands: str) -> str:
+    """A regular expression of numbers that are written so; thousands stand in groups of three."""
+    mark, point = re.escape(thousands), re.escape(decimal)
+    whole = rf"(?:\d+|\d{{1,3}}(?:{mark}\d{{3}})+)" if thousands else r"\d+"
+    return rf"[+-]?(?:{whole}(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?"
 
 
 def to_json(schema: Schema) -> str:

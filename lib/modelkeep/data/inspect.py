@@ -12,7 +12,7 @@ import pandas as pd
 
 from modelkeep.data import columns
 from modelkeep.data.columns import DATE, UNFIT_NAME, as_numbers, as_text, as_times
-from modelkeep.data.io import number_pattern
+from modelkeep.data.definitions import number_pattern
 
 ENOUGH = 0.95  # of the values must look alike
 ALONE = 0.02  # a column that leaves less of the label's error than this nearly decides it

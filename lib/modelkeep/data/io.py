@@ -4,7 +4,6 @@ own.
 
 import gzip
 import io
-import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import storage
 from modelkeep.data.columns import MISFITS, WRITTEN, did_you_mean, stated_kind
+from modelkeep.data.definitions import number_pattern
 
 PACKED = ("", ".gz", ".zip", ".zst")
 CSV = (*[kind + packed for kind in (".csv", ".tsv") for packed in PACKED],)
@@ -346,13 +346,6 @@ def _with_plain_numbers(table: pd.DataFrame, form: Format) -> pd.DataFrame:
             plain = text.str.replace(thousands, "", regex=False) if thousands else text
             table[name] = table[name].mask(fits, plain.str.replace(decimal, ".", regex=False))
     return table
-
-
-def number_pattern(decimal: str, thousands: str) -> str:
-    """A regular expression of numbers that are written so; thousands stand in groups of three."""
-    mark, point = re.escape(thousands), re.escape(decimal)
-    whole = rf"(?:\d+|\d{{1,3}}(?:{mark}\d{{3}})+)" if thousands else r"\d+"
-    return rf"[+-]?(?:{whole}(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?"
 
 
 def _single(names: list[str], path: Path) -> list[str]:

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data.definitions import Column, Schema, did_you_mean
+from modelkeep.data.written import Written
 from modelkeep.evaluation.binning import Bins
 from modelkeep.training.engines.encoding import LARGEST
 
@@ -102,7 +103,7 @@ class RowReader:
         self._decoders(max_rows)
         self.keys = {*self.names, *filter(None, (schema.id, schema.entity, schema.time))}
         self.left_out = {schema.label, *schema.ignored, *schema.origin.get("drop", ())}
-        self.extra_keys = extra_keys
+        self.extra_keys, self.written = extra_keys, Written(schema)
         self._values = _getter([self.name[name] for name in self.names])
         known = {b.name: b for b in bins}
         seen = [(known[c.name].edges or (np.nan,)) for c in self.numbers]
@@ -183,10 +184,12 @@ class RowReader:
         for i, (text, given) in enumerate(zip(request.rows, objects, strict=True)):
             place = f"$.rows[{i}]"
             try:
+                plain = None
                 if isinstance(given, dict):
                     self._check_keys(given, place)
                     ignored += not given.keys() <= self.keys
-                rows.append(self.decode_row(text))
+                    plain = self.written.plain(given)
+                rows.append(self.decode_row(msgspec.json.encode(plain) if plain else text))
             except ValidationError as error:
                 refused[i] = error
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -263,7 +266,7 @@ class RowReader:
         axis = time_axis(self.schema)
         for i, text in enumerate(texts):
             try:
-                times[i] = when(text, axis)
+                times[i] = when(self.written.time(text), axis)
             except ValidationError as error:
                 wrong[i] = ValidationError(f".{self.schema.time}", error.message)
         return times, wrong
@@ -365,9 +368,9 @@ def _getter(names: Sequence[str]) -> Any:
 
 
 def _text(value: str | float | bool | None) -> str | None:
-    """A category as the pipeline reads it: 1.0 is "1", True is "True", blank is missing."""
+    """A category as the pipeline reads it: 1.0 is "1", " a " is "a", blank is missing."""
     if isinstance(value, str):
-        return value if value.strip() else None
+        return value.strip() or None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return None if value is None else str(value)
