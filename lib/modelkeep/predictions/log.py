@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,12 +156,13 @@ class PredictionLog:
         with self._store.snapshot() as run:
             return run(run.statements.newest_at)[0][0]
 
-    def prune(self, before: int) -> Removed:
+    def prune(self, before: int, rest: Callable[[float], None] = time.sleep) -> Removed:
         """Remove predictions and labels of before a moment (microseconds), from any thread.
 
-        Who writes meanwhile waits for milliseconds; a label stays as long as its prediction.
+        It is done in small transactions; who writes has the log to itself in each `rest` (seconds)
+        between them. A label stays as long as its prediction.
         """
-        return removal.prune(self._store.maintain, self._store.kind, before)
+        return removal.prune(self._store.maintain, self._store.kind, before, rest)
 
     def erase(self, entity: str, dry_run: bool = False) -> Erased:
         """Remove the predictions of an entity, or of a row's id, and their labels.
