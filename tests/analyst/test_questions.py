@@ -270,3 +270,47 @@ def test_explore_asks_its_questions_of_any_table(world):
     rates = mk.rate(rows, "shop")
     if label == "colour":
         assert np.allclose(rates[["blue", "green", "red"]].sum(axis=1), 1)
+
+
+def test_costs_of_rules_are_compared_on_rows(world):
+    ws, task, label = world
+    names = ws.candidate().schema.classes
+    errors = {a: {b: 5 if a == names[-1] else 1 for b in names if b != a} for a in names}
+    if task == "regression":
+        with pytest.raises(ModelkeepError, match="the label is a number"):
+            mk.costs(ws.rows("test"), {"1": {"2": 1}})
+        return
+    table = mk.costs(ws.rows("test"), errors)
+    assert table.cost.is_monotonic_increasing and len(table) == 1 + len(names)
+    assert table.index[0].startswith(("threshold", "least cost"))  # a model is worth something
+    share = splits.load(ws.root / "data/prepared/test.parquet")[label].eq(names[0]).mean()
+    assert table.cost[f"always {names[-1]}"] == pytest.approx(
+        share if task == "binary" else 1 - np.mean(ws.rows("test")[label] == names[-1])
+    )
+    with pytest.raises(ModelkeepError, match="'weight' has missing or negative costs"):
+        mk.costs(ws.rows("test"), errors, column="weight")
+    with pytest.raises(ModelkeepError, match="no number 'shop' that holds"):
+        mk.costs(ws.rows("test"), errors, column="shop")
+    few = mk.costs(ws.rows("test").head(20), errors)
+    assert few["low"].isna().all() and "too few to state an interval" in repr(few)
+
+
+def test_rates_of_groups_have_intervals_and_a_difference(world):
+    ws, task, label = world
+    table = mk.groups(ws.rows("test"), by="shop")
+    assert table.rows.sum() == len(ws.rows("test"))
+    rows = mk.predict(ws.rows("test"))
+    north = rows[rows["shop"] == "north"]
+    if task == "binary":
+        assert table.selection_rate.north == pytest.approx((north.prediction >= 0.5).mean())
+        wrong = (north.prediction >= 0.5) != north[label]
+        assert table.error.north == pytest.approx(wrong.mean())
+    if task == "multiclass":
+        wrong = north.prediction.astype(str) != north[label].astype(str)
+        assert table.error.north == pytest.approx(wrong.mean())
+    else:
+        off = north.prediction.mean() - north[label].mean()
+        assert table.calibration.north == pytest.approx(off)
+    assert all(value > 0 for value in table.attrs["difference"].values())
+    few = mk.groups(ws.rows("test").head(20), by="shop")
+    assert "Largest difference between groups: cannot say" in repr(few)

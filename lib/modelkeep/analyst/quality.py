@@ -49,7 +49,7 @@ def score(
     `by` the index is the metric; with it, the group, worst first.
     """
     given = rows
-    rows, schema, p, y = _judged(rows, model)
+    rows, schema, p, y = judged(rows, model)
     days = tables.blocks(rows, schema)
     notes = [tables.labelled(given, schema.label), _better(schema)]
     if by is None:
@@ -87,7 +87,7 @@ def calibration(rows: pd.DataFrame, bins: int = 10, *, model: Bundle | None = No
     first to see a group.
     """
     given = rows
-    rows, schema, p, y = _judged(rows, model)
+    rows, schema, p, y = judged(rows, model)
     note = tables.labelled(given, schema.label)
     if schema.task == "regression":
         cuts = pd.qcut(p, min(bins, len(p)), duplicates="drop")
@@ -142,7 +142,7 @@ def confusion(
     Binary: the second class is predicted from a probability of `threshold` on. Multiclass: the
     class of the largest probability is.
     """
-    rows, schema, p, y = _judged(rows, model)
+    rows, schema, p, y = judged(rows, model)
     if schema.task == "regression":
         raise RowsError(f"{schema.label} is a number and has no classes; use mk.score(rows)")
     chosen = (p[:, 1] >= threshold).astype(int) if schema.task == "binary" else p.argmax(axis=1)
@@ -220,7 +220,7 @@ def _check_names(names: Iterable[str], schema: Schema) -> None:
             raise RowsError(f"{name!r} is not a feature of the model{near or f': {features}'}")
 
 
-def _judged(
+def judged(
     rows: pd.DataFrame, model: Bundle | None
 ) -> tuple[pd.DataFrame, Schema, np.ndarray, np.ndarray]:
     """Labelled rows in the library's form, their schema, their predictions and their labels."""
