@@ -2,6 +2,7 @@
 # Everything is made inside this folder: the environment, DVC's cache, and what other tools keep between runs.
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+unexport PYTHONDONTWRITEBYTECODE
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site

@@ -18,6 +18,7 @@ LONG = (
     "releases",
     "alarms",
     "app",
+    "clients",
     "workflow",
     "guarded",
     "replay",

@@ -47,17 +47,20 @@ def test_after_a_sudden_shift_the_monitor_keeps_most_of_the_gain_for_few_retrain
     assert 6 <= first <= 8  # the shift is in the weeks from the sixth on
 
 
+@pytest.mark.slow
 def test_slow_drift_wants_a_window_and_retraining():
     never, weekly, short = played(shared("slow"), NEVER, WEEKLY, SHORT)
     assert loss(short) < loss(weekly) < loss(never)
 
 
+@pytest.mark.slow
 def test_a_season_that_returns_punishes_a_short_memory():
     never, weekly, short = played(shared("season"), NEVER, WEEKLY, SHORT)
     assert loss(never) < loss(short)
     assert loss(weekly) < loss(short)
 
 
+@pytest.mark.slow
 def test_a_burst_of_noise_punishes_a_short_memory():
     never, weekly, short = played(shared("noise"), NEVER, WEEKLY, SHORT)
     assert loss(never) < loss(short)

@@ -313,8 +313,8 @@ def test_a_record_that_was_changed_or_is_not_there_is_refused(world):
 
 
 def test_killed_at_every_write_it_is_the_old_split_or_the_new_one(world):
-    """A process of its own is killed before lines that write (every 24th here, all of them in `make proof`); another goes on."""
-    every = 1 if os.environ.get("MODELKEEP_EVERY_KILL") else 24
+    """A process of its own is killed before lines that write (every 60th here, all of them in `make proof`); another goes on."""
+    every = 1 if os.environ.get("MODELKEEP_EVERY_KILL") else 60
     done = subprocess.run(
         [
             sys.executable,

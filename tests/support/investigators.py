@@ -29,7 +29,9 @@ def workspace(root: Path, candidate: Path) -> Path:
         {"permutations": 99, "min_labels": 50},
         r"^({}: )(.*?)(\s+#)",
     )
-    (root / ".gitignore").write_text("/data/\n/reports/\n/models/candidate/\n/serving/\n")
+    (root / ".gitignore").write_text(
+        "__pycache__/\n/data/\n/reports/\n/models/candidate/\n/serving/\n"
+    )
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "Start")):
         done = tiny.run(root, "git", *words)
         assert done.returncode == 0, done.stderr

@@ -21,7 +21,15 @@ WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 TRIES = 3  # a report in whose making the process died so often is given up
 SUMMARIES = 20  # sentences of the alert that are kept, each so long at most
 LONG = 300
-COPIED = ("dvc.yaml", "requirements.lock", "notebooks", "params", "monitoring", "lib/modelkeep")
+COPIED = (
+    ".gitignore",
+    "dvc.yaml",
+    "requirements.lock",
+    "notebooks",
+    "params",
+    "monitoring",
+    "lib/modelkeep",
+)
 
 
 @dataclass(frozen=True)
