@@ -94,16 +94,24 @@ def _copy(start: Path, to: Path) -> Path:
 
 def torn(start: Path, root: Path) -> Counter:
     """What is broken right after the kill: the repository, the record, what serves."""
-    sound = "error" not in workspaces.run(root, "git", "fsck", "--no-dangling")
     at, before = record.read(root), record.read(start)
     counters = [term.tag.counter for term in at.terms]
-    wrong = Counter(repository=int(not sound), gaps=int(counters != [*range(1, len(counters) + 1)]))
+    wrong = Counter(
+        repository=int(not sound(root)), gaps=int(counters != [*range(1, len(counters) + 1)])
+    )
     serves = store.now(root / "serving")
     if serves is not None:
         store.check(root / "serving", serves.champion.sha256)
         either = {each.champion.version for each in (before, at) if each.champion}
         wrong["pointer"] = int(serves.champion.version not in either)
     return +wrong
+
+
+def sound(root: Path) -> bool:
+    """Whether Git finds nothing torn, throw-away worktrees aside: Git, killed while it makes one, leaves it without a commit."""
+    words = ("git", "fsck", "--no-dangling")
+    told = subprocess.run(words, cwd=root, capture_output=True, text=True).stderr.splitlines()
+    return not [line for line in told if not line.startswith("error: worktrees/modelkeep-")]
 
 
 def _uncompleted(root: Path, name: str, words: list[str]) -> Counter:

@@ -254,6 +254,7 @@ def _outcome(root: Path, at: float) -> dict[str, object]:
     litter = run(root, "git", "status", "--porcelain", "--", ".", ":!rollouts").splitlines()
     litter += [p.name for p in (root / SOURCE).iterdir() if p.name.startswith(".")]
     litter += [p.name for p in (root / ".dvc/tmp").glob("modelkeep-*")]
+    litter += [p.name for p in (root / ".git/worktrees").glob("*")]
     return {
         "failed": said["sentence"] if said["state"] == "failed" else "",
         "lost": sorted(set(table()["key"]) - set(rows["key"])),

@@ -111,7 +111,7 @@ def changes(root: Path, source: str) -> dict[str, str]:
         )
     then = {"/".join(key): entry.value for key, _, entry in listed}
     there = [p for p in sorted((root / source).rglob("*")) if p.is_file()]
-    now = {p.relative_to(root / source).as_posix(): _md5(p) for p in there}
+    now = {p.relative_to(root / source).as_posix(): md5(p) for p in there}
     kinds = {name: "added" if name not in then else "modified" for name in now}
     kinds |= {name: "deleted" for name in then if name not in now}
     return {f"{source}/{n}": kind for n, kind in kinds.items() if now.get(n) != then.get(n)}
@@ -211,6 +211,7 @@ def _reason(lines: Sequence[str], code: int) -> str:
     return found.removeprefix("modelkeep: ").removeprefix("ERROR: ") + ended
 
 
-def _md5(path: Path) -> str:
+def md5(path: Path) -> str:
+    """The MD5 of a file in hex, by which DVC knows it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()

@@ -3,11 +3,10 @@
 The worktree lies in .dvc/tmp, which Git and DVC ignore, and shares the repository and DVC's cache.
 What was committed in it reaches the branch by `land`, in one moment; a kill before that leaves a
 folder that the next `sweep` of the same name deletes, a kill after it leaves files that the next
-`finish` brings.
+`finish` brings from DVC's cache and the commit.
 """
 
 import configparser
-import filecmp
 import json
 import os
 import shutil
@@ -19,9 +18,11 @@ from uuid import uuid4
 from modelkeep.core import files, git, workspace
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import several
+from modelkeep.ops import commits
 
 PLACE = ".dvc/tmp"
 LANDING = "modelkeep-landing.json"  # in the repository's folder, while files are being brought
+BESIDE = "modelkeep-landing.tmp"  # in PLACE: a file on its way
 WITHOUT_HOOKS = ("-c", "core.hooksPath=/dev/null")  # DVC's hook would check out all data
 
 
@@ -49,8 +50,9 @@ def scratch(root: Path, name: str) -> Iterator[Path]:
 def sweep(root: Path, name: str) -> None:
     """Delete the worktrees of that name that killed commands have left; hold a lock of that name,
     so that none of them is at work."""
-    for left in sorted((root.resolve() / PLACE).glob(f"modelkeep-{name}-*")):
-        _remove(root, left)
+    for place in (root.resolve() / PLACE, _entries(root)):
+        for left in sorted(place.glob(f"modelkeep-{name}-*")):
+            _remove(root, root.resolve() / PLACE / left.name)
     for run in _cache(root).glob("runs/*/*"):
         with suppress(OSError):
             run.rmdir()  # DVC looks for the newest record in it, and fails where there is none
@@ -70,9 +72,13 @@ def land(root: Path, work: Path) -> bool:
             "somebody has committed to this branch meanwhile, so nothing was taken over; "
             "the next cycle begins from that commit"
         )
-    _check_untouched(root, old, new)
+    if wrong := _touched(root, old, new):
+        raise WorktreeError(
+            f"{several(wrong)} changed here meanwhile, and the cycle has changed it too; "
+            "commit your change or take it back (`git checkout -- FILE`); the next cycle goes on"
+        )
     branch = git.run(root, "symbolic-ref", "HEAD").strip()
-    files.write_json(git.folder(root) / LANDING, {"old": old, "new": new, "work": str(work)})
+    files.write_json(git.folder(root) / LANDING, {"old": old, "new": new})
     update = ("update-ref", "-m", "modelkeep: fast-forward", branch, new, old)
     try:
         git.run(root, *update)
@@ -85,27 +91,35 @@ def land(root: Path, work: Path) -> bool:
 
 
 def finish(root: Path) -> bool:
-    """Bring the files of a commit that has landed; whether a killed command had left that to do."""
+    """Bring the files of a commit that has landed; whether a killed command had left that to do.
+
+    Data come from DVC's cache, so it may be repeated, and needs nothing of the worktree. A file
+    that somebody has changed since the kill stays as it is.
+    """
     marker = git.folder(root) / LANDING
     if not marker.exists():
         return False
     landing = json.loads(marker.read_bytes())
-    old, new, work = landing["old"], landing["new"], Path(landing["work"])
-    landed = _head(root) == new
+    old, new, head = landing["old"], landing["new"], _head(root)
+    landed = git.run(root, "merge-base", head, new).strip() == new
     if landed:
-        for path in _changed_data(root, old, new):
-            _replace(work / path, root / path)
-        for path in _changed(root, old, new):
-            if path.endswith(".dvc"):
-                _add(work / path.removesuffix(".dvc"), root / path.removesuffix(".dvc"))
-        _restore(root, old, new)
+        wrong = _touched(root, old, new)
+        paths = [path for path in _changed(root, old, new) if path not in wrong]
+        _bring(root, old, head, paths)
+        _restore(root, head, paths)
     marker.unlink()
     return landed
 
 
 def _remove(root: Path, top: Path) -> None:
     shutil.rmtree(top, ignore_errors=True)
-    git.run(root, "worktree", "prune")
+    # `git worktree prune` keeps what a killed `git worktree add` has left, as locked
+    shutil.rmtree(_entries(root) / top.name, ignore_errors=True)
+
+
+def _entries(root: Path) -> Path:
+    """Where Git keeps its worktrees, each in a folder of its name."""
+    return git.folder(root) / "worktrees"
 
 
 def _cache(root: Path) -> Path:
@@ -134,20 +148,15 @@ def _changed(root: Path, old: str, new: str) -> list[str]:
     return [path for path in git.run(root, "diff", *options, old, new).split("\0") if path]
 
 
-def _check_untouched(root: Path, old: str, new: str) -> None:
-    """Raise WorktreeError where a file to be brought is neither as before nor as it will be."""
+def _touched(root: Path, old: str, new: str) -> list[str]:
+    """The files that differ between two commits and are here neither as the one nor the other."""
     paths = _changed(root, old, new)
     known = [_blobs(root, commit, paths) for commit in (old, new)]
     there = [path for path in paths if (root / path).is_file()]
     text = "".join(f"{root.resolve() / path}\n" for path in there)
     hashed = git.run(root, "hash-object", "--stdin-paths", text=text).split() if there else []
     now = dict(zip(there, hashed, strict=True))
-    wrong = [p for p in paths if now.get(p) not in {blobs.get(p) for blobs in known}]
-    if wrong:
-        raise WorktreeError(
-            f"{several(wrong)} changed here meanwhile, and the cycle has changed it too; "
-            "commit your change or take it back (`git checkout -- FILE`); the next cycle goes on"
-        )
+    return [p for p in paths if now.get(p) not in {blobs.get(p) for blobs in known}]
 
 
 def _blobs(root: Path, commit: str, paths: Sequence[str]) -> dict[str, str]:
@@ -156,53 +165,68 @@ def _blobs(root: Path, commit: str, paths: Sequence[str]) -> dict[str, str]:
     return {path: facts.split()[2] for facts, path in entries}
 
 
-def _changed_data(root: Path, old: str, new: str) -> list[str]:
-    """The outs of stages in DVC's cache that differ between two commits."""
+def _bring(root: Path, old: str, new: str, paths: Sequence[str]) -> None:
+    """Bring the data of changed `.dvc` files and of a changed dvc.lock from DVC's cache.
+
+    What a `.dvc` names may have got files of somebody else meanwhile, which stay.
+    """
+    cache, beside = _cache(root) / "files" / "md5", root / PLACE / BESIDE
+    for path in (path for path in paths if path.endswith(".dvc")):
+        for out in (_value(root, f"{new}:./{path}") or {}).get("outs", ()):
+            _check_out(cache, str(out["md5"]), (root / path).parent / out["path"], beside)
+    if "dvc.lock" not in paths:
+        return
     before, after = (_locked(root, commit) for commit in (old, new))
     tracked = set(_blobs(root, new, sorted(after)))
-    return [path for path in after if after[path] != before.get(path) and path not in tracked]
+    for path, md5 in after.items():
+        if md5 != before.get(path) and path not in tracked:
+            _check_out(cache, md5, root / path, beside, whole=True)
 
 
 def _locked(root: Path, commit: str) -> dict[str, str]:
     """The outs that dvc.lock of a commit has, and their hashes."""
-    try:
-        text = git.run(root, "show", f"{commit}:./dvc.lock")
-    except git.GitError:
-        return {}
-    stages = (workspace.value(text) or {}).get("stages") or {}
+    stages = (_value(root, f"{commit}:./dvc.lock") or {}).get("stages") or {}
     return {o["path"]: o["md5"] for stage in stages.values() for o in stage.get("outs", ())}
 
 
-def _replace(new: Path, place: Path) -> None:
-    """Move a file or folder into its place, if it was not moved before."""
-    if not new.exists():
+def _value(root: Path, name: str) -> dict | None:
+    """What a YAML file of a commit holds; None without the file."""
+    try:
+        return workspace.value(git.run(root, "show", name))
+    except git.GitError:
+        return None
+
+
+def _check_out(cache: Path, md5: str, place: Path, beside: Path, whole: bool = False) -> None:
+    """Make a file, or the files of a folder, as DVC's cache has them; `whole`: and no others.
+
+    They are written at `beside` first, where a kill leaves no file that counts as data.
+
+    A champion's copy need not be in the cache: its data are in place before it is committed.
+    """
+    listed = cache / md5[:2] / md5[2:]
+    if not listed.is_file():
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.is_dir() and not place.is_symlink():
-        os.replace(place, new.with_name(f".{place.name}.{uuid4().hex[:8]}.tmp"))
-    os.replace(new, place)
+    contents = {place: md5}
+    if md5.endswith(".dir"):
+        contents = {place / e["relpath"]: e["md5"] for e in json.loads(listed.read_bytes())}
+    for path, md5 in contents.items():
+        if not path.is_file() or commits.md5(path) != md5:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(cache / md5[:2] / md5[2:], beside)
+            os.replace(beside, path)
+    for path in sorted(place.rglob("*")) if whole else ():
+        if path.is_file() and path not in contents:
+            path.unlink()
 
 
-def _add(new: Path, place: Path) -> None:
-    """Move the files of a folder that are not in its place yet, or are there with other content:
-    a cycle begins where the place is as its commit has it (`commits.check_clean`)."""
-    for path in sorted(new.rglob("*") if new.is_dir() else ()):
-        target = place / path.relative_to(new)
-        if not path.is_file() or path.name == ".gitignore":
-            continue
-        if not target.exists() or not filecmp.cmp(path, target, shallow=False):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
-
-
-def _restore(root: Path, old: str, new: str) -> None:
-    """Bring the tracked files of a commit and the index, by an index beside: no lock is left."""
+def _restore(root: Path, new: str, paths: Sequence[str]) -> None:
+    """Bring these tracked files of a commit, and the index, by an index beside: no lock is left."""
     index = root / git.run(root, "rev-parse", "--git-path", "index").strip()
     beside = index.with_name(f"{index.name}.modelkeep")
     beside.with_name(f"{beside.name}.lock").unlink(missing_ok=True)
     shutil.copy(index, beside)
-    paths = "\0".join(_changed(root, old, new))
     options = ("--staged", "--worktree", "--pathspec-from-file=-", "--pathspec-file-nul")
     command = ("--literal-pathspecs", "restore", f"--source={new}", *options)
-    git.run(root, *command, text=paths, index=beside)
+    git.run(root, *command, text="\0".join(paths), index=beside)
     os.replace(beside, index)
