@@ -119,6 +119,18 @@ class Clustered(World):
         return np.stack(sides, axis=-1)
 
 
+class Split(World):
+    """The same visits, each request assigned by itself: what a server does without an entity column."""
+
+    def draw(self, t: float, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        k, x, chance = visits(RATE, 0.3)
+        kinds = rng.multinomial(rng.poisson(20 * MINUTE, len(share)), chance)
+        good, bad = kinds @ (k - x), kinds @ x
+        good_b, bad_b = rng.binomial(good, share), rng.binomial(bad, share)
+        good_a, bad_a = good - good_b, bad - bad_b
+        return np.stack([good_a + bad_a, bad_a, good_b + bad_b, bad_b], axis=-1)
+
+
 class Returning(World):
     """Users who come back every ten minutes; a tenth of them has half of its answers bad, the rest none.
 
@@ -314,6 +326,7 @@ CELLS = {
 }
 ENTITIES = {
     "4 requests a visit, counted by request": Clustered(1, by_entity=False),
+    "the same, each request assigned by itself": Split(steady(1)),
     "the same, one outcome an entity": Clustered(1, by_entity=True),
     "20 % worse, one outcome an entity": Clustered(1.2, by_entity=True),
     "20,000 users who come back, one outcome a user in each look": Returning(20_000, once=False),

@@ -411,13 +411,33 @@ def test_a_base_that_cannot_be_is_refused(base):
         judge.start(RULES, base)
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.2, 0.8])
-def test_the_benchmark_simulates_this_judge(factor):
-    """The same counts, weighed there by run and here look by look, end alike at the same minute."""
+def simulated():
+    """benchmarks/judge.py, which simulates many rollouts at once."""
     path = Path(__file__).parents[2] / "benchmarks" / "judge.py"
     spec = importlib.util.spec_from_file_location("judge", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
+    return benchmark
+
+
+@pytest.mark.parametrize("runs", [500, pytest.param(5000, marks=pytest.mark.slow)])
+def test_requests_of_one_user_that_are_alike_may_be_assigned_one_by_one(runs):
+    """Without an entity column; whole visits, counted by request, are rolled back too often."""
+    benchmark, most = simulated(), binom.isf(1e-4, runs, 0.05)
+    back = [
+        (benchmark.rollouts(benchmark.Ours(RULES), world, runs, 1)["end"] == -1).sum()
+        for world in (
+            benchmark.Split(benchmark.steady(1)),
+            benchmark.Clustered(1, by_entity=False),
+        )
+    ]
+    assert back[0] <= most < back[1]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.2, 0.8])
+def test_the_benchmark_simulates_this_judge(factor):
+    """The same counts, weighed there by run and here look by look, end alike at the same minute."""
+    benchmark = simulated()
 
     class Recorded(benchmark.World):
         def draw(self, t, share, rng):

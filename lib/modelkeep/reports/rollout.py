@@ -251,8 +251,9 @@ def planned(found: "Planned") -> str:
         lines.append("A canary not found worse by then is promoted (on_undecided: promote).")
     if not found.entity:
         lines.append(
-            "There is no entity column: requests of one user may be alike, and then an equal "
-            "canary is rolled back more often than stated; name `entity_column` in "
+            "There is no entity column, so each request is assigned by itself: like requests of "
+            "one user do not make a false rollback more likely, but a user gets predictions of "
+            "both models. To keep a user with one model, name `entity_column` in "
             "params/prepare.yaml."
         )
     return "\n".join(lines)
