@@ -1,5 +1,6 @@
 """The default policy replayed: it keeps the benefit of fresh models, and nothing comes from the future."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -83,3 +84,20 @@ def test_a_spoiled_batch_of_labels_is_held_twice_at_most():
     assert words[:2] == ["held", "held"] and "held" not in words[2:3]
     assert found.weeks[6].held_by == "label guard"
     assert "labels of y are higher than predicted" in found.weeks[6].reason
+
+
+def test_a_schedule_slows_down_while_retraining_harms():
+    """The label's link turns each week, so a model of one week is worse than the one before it."""
+    table = histories.table("none", weeks=12)
+    week = (table["at"] - pd.Timestamp(histories.START)).dt.days // 7
+    turning = replace(past(), table=table.assign(y=np.where(week % 2, 1 - table["y"], table["y"])))
+    policy = Policy("guarded", 1, history_days=7)
+    let = Rules(label_sds=99, harm_loss=99, harm_auc=99, shadow_alpha=1e-9)
+    slowed, never_slowed = (
+        guarded.replay(turning, policy, replace(let, slow_down=times)).weeks for times in (2.0, 1.0)
+    )
+    skipped = [w.held_by == "recipe guard" for w in slowed]
+    assert any(skipped) and not any(a and b for a, b in itertools.pairwise(skipped))
+    assert all(not w.called and not w.learned for w in slowed if w.held_by == "recipe guard")
+    assert "worse than their predecessors" in slowed[skipped.index(True)].reason
+    assert not any(w.held_by == "recipe guard" for w in never_slowed)

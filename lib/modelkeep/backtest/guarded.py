@@ -55,6 +55,7 @@ class State:
     shadows: list[Shadow] = field(default_factory=list)
     before: Model | None = None  # the champion before
     refused: Model | None = None
+    updated: int = 0  # the week of the last update
 
     def copy(self) -> "State":
         """The state as it is now, whatever becomes of the original."""
@@ -73,16 +74,25 @@ class Known:
 def replay(
     history: History, policy: Policy, rules: Rules, keep: dict[int, State] | None = None
 ) -> Replay:
-    """Every week under the policy; `keep` takes a copy of the state before each week's update."""
+    """Every week under the policy; `keep` takes a copy of the state before each week's update.
+
+    While new models are proven worse than their predecessors, updates are as much rarer as an
+    unattended one makes them (`maintenance.schedule`).
+    """
     history.learn_ahead([(0, 0, 0)])
     state, weeks = State(history.learn(0)), []
     for week in range(len(history.starts)):
         result: dict = {}
-        if week and week % policy.weeks == 0:
+        if week - state.updated >= policy.weeks:
             settle(history, rules, state, WEEK_DAYS * week)
-            if keep is not None:
-                keep[week] = state.copy()
-            result = update(history, policy, rules, state, week)
+            times, recipe = maintenance.schedule(state.record, rules)
+            if week - state.updated < policy.weeks * times:
+                result = {"held_by": recipe.name, "reason": recipe.sentence}
+            else:
+                if keep is not None:
+                    keep[week] = state.copy()
+                state.updated = week
+                result = update(history, policy, rules, state, week)
         result |= serve(history, rules, state, week)
         weeks.append(Week(history.starts[week], **result))
     return Replay(policy, tuple(weeks))

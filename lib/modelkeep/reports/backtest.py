@@ -397,7 +397,8 @@ def price(result: Backtest) -> Html:
 
 def acts(result: Backtest) -> Html:
     """The weeks in which something was done, and why."""
-    rows = [_act(w) for w in result.replay.weeks if w.called or w.promoted or w.canary]
+    weeks = result.replay.weeks
+    rows = [_act(w) for w in weeks if w.called or w.promoted or w.canary or w.held_by]
     return markup.table(rows, "Nothing was done in any week.")
 
 
