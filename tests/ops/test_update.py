@@ -599,6 +599,27 @@ def test_a_changed_recipe_goes_to_the_held_back_gate(refits, monitor):
     assert len(maintenance.read(refits).gaps) == 1
 
 
+@pytest.mark.parametrize(("l2", "word"), [(1.5, "non inferior"), (1e9, "worse")])
+def test_a_changed_recipe_that_the_gate_cannot_decide_is_judged_over_the_history(
+    refits, monitor, l2, word
+):
+    shutil.copy(workspaces.REPOSITORY / "params/evaluate.yaml", refits / "params")
+    turned.settle(refits, "evaluate", slices=[])
+    with open(refits / "params/train.yaml", "a") as file:
+        file.write(f"l2: {l2}\n")
+    workspaces.commit(refits, "Another penalty")
+    prepared(refits, 1, state="inconclusive", refit=False)
+    turned.busy(refits, NOW).log.close()
+    said = turn(refits)
+    (sentence,) = [s for s in said["steps"] if "days of history fresh models" in s]
+    assert f"of the changed recipe are {word} (log loss: gain" in sentence
+    if word == "worse":
+        assert (said["state"], *record.read(refits).versions) == ("unchanged", "v1.0.0"), said
+        return
+    assert said["state"] == "in_progress" and "has begun as canary" in said["sentence"], said
+    assert record.evidence(record.read(refits).versions["v1.1.0"])["forced"] == sentence
+
+
 def test_the_monitor_may_ask_for_a_refit_sooner_but_not_on_the_same_day(refits, monitor):
     prepared(refits, 1)
     assert turn(refits)["state"] == "promoted"

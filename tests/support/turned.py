@@ -60,7 +60,8 @@ def build(root: Path, parts, refits: bool = False) -> Path:
     """
     released.build(root, parts)
     if refits:
-        (root / "params" / "train.yaml").write_text("trees: 1\nwithhold: true  # the newest rows\n")
+        text = "model: linear\ntrees: 1\nwithhold: true  # the newest rows\n"
+        (root / "params" / "train.yaml").write_text(text)
         shutil.copy(REPOSITORY / "params" / "guards.yaml", root / "params")
     for name in ("prepare", "update", "rollout", "collect"):
         shutil.copy(REPOSITORY / "params" / f"{name}.yaml", root / "params")

@@ -4,6 +4,7 @@
 - `policies`, `replay`: when to retrain, and the weeks lived through
 - `guarded`: the default policy replayed, with the functions of `training.maintenance`
 - `planted`: bad candidates planted into that replay, and which guard stops them
+- `recipes`: a changed recipe beside the former one, by fresh models of both
 - `trials`: gate and canary within a replay
 - `frontier`: quality against retrains, and the choice
 - `cache`: results on disk by what they were computed from

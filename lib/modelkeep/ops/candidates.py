@@ -6,7 +6,9 @@ from pathlib import Path
 
 from modelkeep.core import git, workspace
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.core.markup import several
 from modelkeep.ops import commits
+from modelkeep.ops import cycle as cycles
 from modelkeep.ops.cycle import IN_PROGRESS, NEEDS_ATTENTION, PROMOTED, UNCHANGED, Cycle
 from modelkeep.predictions import log
 from modelkeep.registry import evidence, record, releases, store
@@ -18,6 +20,8 @@ from modelkeep.serving import models
 
 DAY = 86_400.0
 FIRST = "the first champion"
+UNDECIDED = ("inconclusive", "insufficient")
+WALKED = "Walk-Forward"  # the trailer of a candidate's commit: word and sentence
 # what a model is made by; the setting beside a params file is the update's own
 RECIPE = {
     commits.PREPARE: "as_of",
@@ -35,19 +39,22 @@ def is_refit(cycle: Cycle) -> bool:
     if at.champion is None:
         return False
     commit = at.versions[at.champion.version].commit
-    return _recipe(cycle.work, "HEAD") == _recipe(cycle.work, commit)
+    return not _changed(cycle.work, commit)
 
 
-def _recipe(root: Path, commit: str) -> list[object]:
-    found = []
-    for path, own in RECIPE.items():
-        try:
-            text = git.run(root, "show", f"{commit}:./{path}")
-        except git.GitError:
-            text = ""  # not every workspace has a pipeline of its own
-        settings = (workspace.value(text) or {}) if own else {}
-        found.append({k: v for k, v in settings.items() if k != own} if own else text)
-    return found
+def _changed(root: Path, commit: str) -> list[str]:
+    """The parts of the recipe that differ from a commit's."""
+    return [path for path in RECIPE if _recipe(root, "HEAD", path) != _recipe(root, commit, path)]
+
+
+def _recipe(root: Path, commit: str, path: str) -> object:
+    try:
+        text = git.run(root, "show", f"{commit}:./{path}")
+    except git.GitError:
+        text = ""  # not every workspace has a pipeline of its own
+    if not (own := RECIPE[path]):
+        return text
+    return {k: v for k, v in (workspace.value(text) or {}).items() if k != own}
 
 
 def judge(cycle: Cycle, call: str) -> None:
@@ -102,7 +109,7 @@ def _is_open(cycle: Cycle) -> bool:
     state, at = cycle.state, cycle.state.record
     if at.champion is None:
         return bool(state.candidate and state.gate) and not at.versions
-    if not commits.trailed(cycle.root, "Candidate")[0]:
+    if not commits.trailed(cycle.root, cycles.CANDIDATE)[0]:
         return False  # a person's candidate is a person's to release
     return state.compared == at.champion.version and state.candidate not in state.released
 
@@ -112,15 +119,52 @@ def _further(cycle: Cycle) -> bool:
     state = cycle.state
     shadows = [t for t in state.trials if t.kind == SHADOW]
     shadows = [t for t in shadows if t.canary["sha256"] == state.candidate]
-    if state.record.champion and not shadows and _needs_shadow(cycle):
+    walked, _, sentence = _walked(cycle).partition(" ")
+    if walked == "worse":
+        return False
+    if state.record.champion and not shadows and walked not in PASSES and _needs_shadow(cycle):
         return _shadow(cycle)
     passed, forced = state.gate in PASSES, ""
+    if walked in PASSES:
+        passed, forced = True, sentence
     if shadows:
         judged = rollout.shadow_result(rollout_log.find(cycle.root, shadows[-1].id))
         if not passed:
             forced = f"shadow {shadows[-1].id}: {judged.get('verdict')}, {judged.get('sentence')}"
         passed = judged.get("verdict") in PASSES
     return passed and _release(cycle, forced)
+
+
+def walk_forward(cycle: Cycle, gate: str) -> str:
+    """Judge a changed recipe that the held-back gate cannot decide, by fresh models of both
+    recipes over the weeks of history; the verdict's word and a sentence, or nothing.
+    """
+    at, work = cycle.state.record, cycle.work
+    if at.champion is None or gate not in UNDECIDED:
+        return ""
+    commit = at.versions[at.champion.version].commit
+    if not (changed := _changed(work, commit)):
+        return ""
+    if notebooks := [path for path in changed if path.endswith(".ipynb")]:
+        cycle.step(f"No walk-forward: {several(notebooks)} changed; history replays no notebook.")
+        return ""
+    from modelkeep.backtest import recipes
+    from modelkeep.reports import backtest
+
+    try:
+        judged = recipes.walk_forward(*backtest.recipes(work, commit))
+    except ModelkeepError as error:
+        cycle.step(f"No walk-forward: {error}")
+        return ""
+    sentence = backtest.recipe_sentence(judged)
+    cycle.step(sentence)
+    return f"{judged.word} {sentence}"
+
+
+def _walked(cycle: Cycle) -> str:
+    """What `walk_forward` said of the newest candidate."""
+    commit, text = commits.trailed(cycle.root, WALKED)
+    return text if commit == commits.trailed(cycle.root, cycles.CANDIDATE)[0] else ""
 
 
 def _needs_shadow(cycle: Cycle) -> bool:

@@ -344,7 +344,10 @@ def _retrain(turn: Cycle, why: str) -> dict | None:
     title = f"Train a candidate: {gate.replace('_', ' ')}"
     text = f"{title}\n\n{verdict['sentence']}\nTrained because {why}."
     paths = [commits.PREPARE, commits.TRAIN, commits.GUARDS, *commits.MADE]
-    turn.commit(paths, text, **{cycle.CANDIDATE: f"{gate} {bundle}"})
+    trailers = {cycle.CANDIDATE: f"{gate} {bundle}"}
+    if not refit and (walked := candidates.walk_forward(turn, gate)):
+        trailers[candidates.WALKED] = walked
+    turn.commit(paths, text, **trailers)
     turn.land()
     turn.step(verdict["sentence"])
     if refit:

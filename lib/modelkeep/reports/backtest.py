@@ -3,24 +3,28 @@ what its guards stop.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from modelkeep.backtest import frontier, guarded, planted, trials
+from modelkeep.backtest import recipes as walk
 from modelkeep.backtest.cache import ResultCache
 from modelkeep.backtest.frontier import Course, Interval
 from modelkeep.backtest.planted import Planted
-from modelkeep.backtest.point_in_time import History
+from modelkeep.backtest.point_in_time import History, HistoryError
 from modelkeep.backtest.policies import Policy
 from modelkeep.backtest.replay import Replay, Rules, Week, oracle, replay
-from modelkeep.core import files, markup, workspace
+from modelkeep.core import files, git, markup, workspace
 from modelkeep.core.markup import Html, between, count, number, several
 from modelkeep.core.verdicts import Verdict
 from modelkeep.data import splits
+from modelkeep.data.columns import as_times
 from modelkeep.evaluation import metrics
+from modelkeep.evaluation.comparison import Verdict as Judged
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
 from modelkeep.training import custom, maintenance
@@ -60,12 +64,60 @@ def history(root: Path, start: str, end: str, label_delay_days: float) -> Histor
     params/train.yaml.
     """
     preparing, learning = workspace.params(root, "prepare"), workspace.params(root, "train")
-    roles = {name: preparing[name] for name in splits.ROLES}
-    table = splits.read(preparing["source"], root, **roles)
+    table = _table(root, preparing)
     stated = {name: value for name, value in preparing.items() if name not in MADE_ANEW}
     results = ResultCache(_clone(root) / "data" / "backtest" / "kept")
     return History(
         table, stated, learning, start, end, label_delay_days, results, code=custom.current(root)
+    )
+
+
+def recipes(
+    root: Path, commit: str
+) -> tuple[History, History, tuple[float, float], dict[str, object]]:
+    """What `backtest.recipes.walk_forward` needs: the recipe of a commit and that of the workspace
+    on the table of today, days of history that each learns from, parameters of evaluate.
+    """
+    preparing = workspace.params(root, "prepare")
+    table = _table(root, preparing)
+    if not (time := preparing["time_column"]):
+        raise HistoryError("time_column: there is none, so there is no history to walk over")
+    times, end = as_times(table[time])[0], str(preparing["as_of"] or "")
+    first = walk.start(times[times < pd.Timestamp(end)] if end else times)
+    histories, days = [], []
+    for at in (commit, ""):
+        stated, learning = (_params(root, at, name) for name in ("prepare", "train"))
+        days.append(float(stated["history_days"]))
+        stated = {name: value for name, value in stated.items() if name not in MADE_ANEW}
+        delay, code = preparing["label_delay_days"], custom.current(root, at)
+        kept = ResultCache(_clone(root) / "data" / "backtest" / "kept")
+        histories.append(History(table, stated, learning, first, end, delay, kept, code=code))
+    return (*histories, tuple(days), workspace.params(root, "evaluate"))
+
+
+def _params(root: Path, commit: str, name: str) -> dict[str, object]:
+    """Parameters of a stage as a commit has them, or the workspace where none is named."""
+    if not commit:
+        return workspace.params(root, name)
+    return workspace.value(git.run(root, "show", f"{commit}:./params/{name}.yaml")) or {}
+
+
+def recipe_sentence(judged: Judged) -> str:
+    """What fresh models of a changed recipe were worth over the weeks of history."""
+    if not judged.gains:
+        return "Over the history no week has labelled rows to compare the two recipes on."
+    first = judged.gains[0]
+    word = judged.word.replace("_", " ")
+    return (
+        f"Over {count(first.blocks, 'day')} of history fresh models of the changed recipe are "
+        f"{word} ({first.metric.replace('_', ' ')}: gain {first.gain:.3g}, "
+        f"{first.low:.3g} to {first.high:.3g}, margin {first.margin:.3g})."
+    )
+
+
+def _table(root: Path, preparing: Mapping) -> pd.DataFrame:
+    return splits.read(
+        preparing["source"], root, **{name: preparing[name] for name in splits.ROLES}
     )
 
 

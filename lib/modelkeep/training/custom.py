@@ -34,9 +34,12 @@ class CustomError(ModelkeepError, ValueError):
     """A lib/pipeline.py that no model can be made with, or that is not to be found."""
 
 
-def current(root: Path) -> ModuleType | None:
-    """The module of lib/pipeline.py as it is; None where there is none."""
+def current(root: Path, commit: str = "") -> ModuleType | None:
+    """The module of lib/pipeline.py as it is, or as a commit has it; None where there is none."""
     path = root / FILE
+    if commit:
+        listed = git.run(root, "ls-tree", "--name-only", commit, "--", FILE).strip()
+        return _module(git.run(root, "show", f"{commit}:./{FILE}").encode()) if listed else None
     return _module(path.read_bytes()) if path.is_file() else None
 
 
