@@ -64,6 +64,13 @@ def test_numbers_written_as_text_are_settled_by_a_line_that_makes_them_numbers(n
 
 
 @pytest.mark.parametrize(
+    "values", [["1st class", "2nd class", "3rd class"], ["3 kg", "200 g"], ["size 4", "no 4"]]
+)
+def test_numbers_of_several_units_stay_categories(values, tmp_path):
+    assert doubts(tmp_path, odd=[values[i * i % len(values)] for i in range(N)]) == []
+
+
+@pytest.mark.parametrize(
     ("values", "words", "settings"),
     [
         ([f"{i % 90:05}" for i in range(N)], "leading zeros", {"rules": {"odd": {"kind": "category"}}}),

@@ -146,7 +146,8 @@ def _numbers(values: pd.Series) -> list[Doubt]:
     if core[1].isna().mean() > 1 - ENOUGH:
         return []
     around = {mark for mark in pd.concat([core[0], core[2]]).dropna().unique() if mark}
-    if len(around) > 5:
+    units = [mark for mark in around if any(map(str.isalpha, mark))]
+    if len(around) > 5 or len(units) > 1:  # 1st and 2nd, 3 kg and 200 g: no numbers of one kind
         return []
     strip = around.pop() if len(around) == 1 else "".join(sorted(set("".join(around))))
     plain = core[1].dropna()
