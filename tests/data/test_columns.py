@@ -201,3 +201,10 @@ def test_categories_keep_their_own_value_and_missing_may_be_refused():
 def test_long_values_are_cut_in_reasons():
     (fault,) = columns.faults(series(["y" * 99]), [True], "is not a number")
     assert fault.reasons[0] == "x: '" + "y" * 40 + "' is not a number"
+
+
+@pytest.mark.parametrize("name", ["self", "x", "new"])
+def test_a_column_of_any_name_is_replaced_beside(name):
+    rows = pd.DataFrame({"self": [1, 2], "x": [3, 4]})
+    made = columns.with_column(rows, name, [5, 6])
+    assert made[name].tolist() == [5, 6] and rows.to_dict("list") == {"self": [1, 2], "x": [3, 4]}

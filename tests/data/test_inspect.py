@@ -63,6 +63,12 @@ def test_numbers_written_as_text_are_settled_by_a_line_that_makes_them_numbers(n
     assert np.allclose(both, NUMBERS)
 
 
+@pytest.mark.parametrize("name", ["prediction", "answered_by", "labelled_at", 'a "b"'])
+def test_columns_whose_name_is_taken_are_dropped(name, tmp_path):
+    (found,) = doubts(tmp_path, **{name: ["u", "v"] * (N // 2)})
+    assert found.safe and found.settings == {"drop": [name]}
+
+
 @pytest.mark.parametrize(
     "values", [["1st class", "2nd class", "3rd class"], ["3 kg", "200 g"], ["size 4", "no 4"]]
 )

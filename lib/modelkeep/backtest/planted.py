@@ -17,6 +17,7 @@ from modelkeep.backtest.guarded import WEEK_DAYS, Known, State
 from modelkeep.backtest.point_in_time import History, Model
 from modelkeep.backtest.policies import Policy
 from modelkeep.data import splits
+from modelkeep.data.columns import with_column
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics
 from modelkeep.training import pipelines
@@ -59,23 +60,23 @@ def _newest(rows: pd.DataFrame, schema: Schema) -> np.ndarray:
 
 
 def _shuffled(rows, schema, column, random):
-    return rows.assign(**{schema.label: random.permutation(rows[schema.label].to_numpy())})
+    return with_column(rows, schema.label, random.permutation(rows[schema.label].to_numpy()))
 
 
 def _misjoined(rows, schema, column, random):
     values = rows[column].iloc[random.permutation(len(rows))].set_axis(rows.index)
-    return rows.assign(**{column: values})
+    return with_column(rows, column, values)
 
 
 def _emptied(rows, schema, column, random):
     number = next(c.kind for c in schema.columns if c.name == column) == "number"
-    return rows.assign(**{column: 0.0 if number else rows[column].iloc[0]})
+    return with_column(rows, column, 0.0 if number else rows[column].iloc[0])
 
 
 def _one_class(rows, schema, column, random):
     labels = rows[schema.label]
     one = labels.max() if schema.task == "regression" else schema.classes[-1]
-    return rows.assign(**{schema.label: labels.mask(_newest(rows, schema), one)})
+    return with_column(rows, schema.label, labels.mask(_newest(rows, schema), one))
 
 
 def _flipped(rows, schema, column, random):
@@ -85,7 +86,7 @@ def _flipped(rows, schema, column, random):
     else:
         flipped = dict(zip(schema.classes, schema.classes[::-1], strict=True))
         other = labels.map(flipped).astype(labels.dtype)
-    return rows.assign(**{schema.label: labels.mask(_newest(rows, schema), other)})
+    return with_column(rows, schema.label, labels.mask(_newest(rows, schema), other))
 
 
 def _other_unit(rows, schema, column, random):
@@ -93,7 +94,7 @@ def _other_unit(rows, schema, column, random):
     column = column if column in names else names[0] if names else ""
     if not column:
         return rows
-    return rows.assign(**{column: rows[column].mask(_newest(rows, schema), rows[column] * 1000)})
+    return with_column(rows, column, rows[column].mask(_newest(rows, schema), rows[column] * 1000))
 
 
 def _few(rows, schema, column, random):

@@ -11,6 +11,7 @@ from modelkeep.backtest.point_in_time import History, Model
 from modelkeep.backtest.policies import Policy, Replay, Week
 from modelkeep.backtest.trials import Rollout
 from modelkeep.data import splits
+from modelkeep.data.columns import with_column
 from modelkeep.evaluation import metrics
 from modelkeep.evaluation.profile import Profile
 from modelkeep.monitoring import decisions, windows
@@ -145,7 +146,7 @@ def _expected(
 def _as_known(log: pd.DataFrame, schema: object, history: History, week: int) -> pd.DataFrame:
     """The log without the labels that arrived after a week began."""
     arrived = log[schema.time] + pd.Timedelta(days=history.label_delay_days) <= history.starts[week]
-    return log.assign(**{schema.label: log[schema.label].where(arrived)})
+    return with_column(log, schema.label, log[schema.label].where(arrived))
 
 
 def _serve(history: History, policy: Policy, rules: Rules, now: _Service, week: int) -> dict:

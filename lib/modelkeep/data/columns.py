@@ -50,6 +50,13 @@ class Fault:
     reasons: pd.Series  # position -> sentence
 
 
+def with_column(rows: pd.DataFrame, name: str, values: object) -> pd.DataFrame:
+    """The rows with a column of any name new or replaced; `DataFrame.assign` takes no `self`."""
+    rows = rows.copy(deep=False)
+    rows[name] = values
+    return rows
+
+
 def as_text(values: pd.Series) -> pd.Series:
     """Return `values` as str, NaN for missing and blank; 1.0 is "1" and True is "True"."""
     kind, at, name = values.dtype, values.index, values.name

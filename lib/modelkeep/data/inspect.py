@@ -17,6 +17,7 @@ from modelkeep.data.definitions import number_pattern
 ENOUGH = 0.95  # of the values must look alike
 ALONE = 0.02  # a column that leaves less of the label's error than this nearly decides it
 SAMPLE = 20_000  # rows on which that is tried
+NAMES_OF_LOG = ("prediction", "answered_by", "labelled_at")  # `predictions.frames` adds them
 NAMES_OF_MISSING = ("NA", "N/A", "NULL", "null", "None", "nan", "NaN")  # by pandas
 MARKS = ((".", ","), (",", "."), (",", ""), (",", "'"), (".", "'"), (".", " "), (",", " "))
 FORMATS = (
@@ -62,6 +63,9 @@ def doubts(table: pd.DataFrame, roles: Roles) -> list[Doubt]:
     for name in features:
         if re.search(UNFIT_NAME, str(name)):
             found.append(_dropped(name, "no request can hold its name; rename or drop it", True))
+            continue
+        if name in NAMES_OF_LOG:
+            found.append(_dropped(name, "the prediction log has a column of this name", True))
             continue
         found += next((each for check in CHECKS if (each := check(table[name]))), [])
         found += _variants(table[name])

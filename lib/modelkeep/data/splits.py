@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from modelkeep.core import files
 from modelkeep.data import schema, time_axis
-from modelkeep.data.columns import as_text, as_times
+from modelkeep.data.columns import as_text, as_times, with_column
 from modelkeep.data.io import READING, TableError, read
 from modelkeep.data.schema import MADE_IDS, Cleaned, Schema
 
@@ -94,7 +94,7 @@ def prepare(
     learned = schema.learn(table[labelled & ~newest], **roles, **stated)
     learned = _with_context(learned, known)
     inside = table[known.inside]
-    inside = inside.assign(**{label: inside[label].where(known.due[known.inside])})
+    inside = with_column(inside, label, inside[label].where(known.due[known.inside]))
     return _split(schema.clean(inside, learned), learned, newest, known)
 
 

@@ -27,7 +27,7 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import count
 from modelkeep.data import columns, schema, time_axis
 from modelkeep.data import io as tables
-from modelkeep.data.columns import Fault, as_text, as_times, stated_kind
+from modelkeep.data.columns import Fault, as_text, as_times, stated_kind, with_column
 from modelkeep.data.io import READING
 from modelkeep.data.schema import MADE_IDS, Schema
 from modelkeep.predictions import frames
@@ -271,7 +271,7 @@ class _Reader:
         if self.ids and learned.id not in table:
             raise ScoreError(f"id_column: the file has no column {learned.id!r}; name one so")
         if not self.ids:
-            table = table.assign(**{learned.id: [f"{self.job['name']}-{i}" for i in table.index]})
+            table = with_column(table, learned.id, [f"{self.job['name']}-{i}" for i in table.index])
         entity = learned.entity if learned.entity in table else None
         times, faults = self._times(table)
         faults += _id_faults(table[learned.id])

@@ -17,6 +17,7 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import Html, between, number
 from modelkeep.data import schema as schemas
 from modelkeep.data import splits
+from modelkeep.data.columns import with_column
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import binning, metrics, profile, recalibration, segments, shift
 from modelkeep.evaluation.recalibration import Choice, Outcomes
@@ -187,7 +188,7 @@ def _predicted(rows: pd.DataFrame, schema: Schema, bundle: Bundle | None) -> pd.
             f"{markup.several(names)}, or the bundle that makes them"
         )
     if schema.label not in rows.columns:
-        rows = rows.assign(**{schema.label: np.nan})
+        rows = with_column(rows, schema.label, np.nan)
     return frames.with_predictions(rows, schema, bundle.predict(rows)) if missing else rows
 
 

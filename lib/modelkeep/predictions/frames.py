@@ -33,8 +33,7 @@ def prediction_columns(schema: Schema) -> list[str]:
     if taken:
         raise LogError(
             f"column {min(taken)!r} has a name that the prediction log needs; rename it in the "
-            "table, "
-            "or leave it out by `features` in params/prepare.yaml"
+            "table, or name it in `drop` of params/prepare.yaml"
         )
     return names
 

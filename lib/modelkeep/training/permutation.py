@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from modelkeep.data.columns import with_column
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics
 from modelkeep.training import pipelines
@@ -36,7 +37,7 @@ def importance(
         added = []
         for _ in range(repeats):
             values = rows[column.name].iloc[random.permutation(len(rows))]
-            added.append(loss(rows.assign(**{column.name: values.array})) - before)
+            added.append(loss(with_column(rows, column.name, values.array)) - before)
         line = {"column": column.name, "added": float(np.mean(added))}
         lines.append(line | {"spread": float(np.std(added))})
     return sorted(lines, key=lambda line: -line["added"])
