@@ -56,7 +56,7 @@ def row(name, days, seeds) -> None:
     first = next(iter(seeds[0][0].weeks[0].quality))
     sign = 1 if first in metrics.HIGHER_IS_BETTER else -1
     means = np.array([[np.nanmean(each.course(first)) for each in seed] for seed in seeds])
-    gains = sign * (means[:, 2] - means[:, 1])
+    gains = (sign * (means[:, 2] - means[:, 1])).round(4) + 0.0  # no minus zero
     slowed = [sum(w.held_by == "recipe guard" for w in seed[2].weeks) for seed in seeds]
     window = f"the last {days} days" if days else "everything"
     cells = [f"{m:.4f}" for m in means.mean(axis=0)]
