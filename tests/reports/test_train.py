@@ -4,7 +4,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import synthetic
-from modelkeep.data import splits
+from modelkeep.data import inspect, splits
 from modelkeep.evaluation import metrics
 from modelkeep.evaluation.metrics import Estimate
 from modelkeep.predictions import frames
@@ -20,10 +20,11 @@ def found(blocks=20, rows=100, design_effect=9.0, low=0.5):
     return {"log_loss": Estimate(0.6, 0.05, low, 0.7, rows, blocks, design_effect, 0.0)}
 
 
-def told(estimates=None, **serving):
+def told(estimates=None, left=None, **serving):
     serving = {"engine": "onnx", "rows": 10, "largest_difference": 1e-7, "reason": ""} | serving
     fold = pipelines.Fold(10, np.arange(5), np.zeros(5), {"log_loss": 0.61234})
-    return said(train.verdict("forest", estimates or found(), [fold], {"serving": serving}))
+    manifest = {"serving": serving}
+    return said(train.verdict("forest", estimates or found(), [fold], manifest, "y", left or {}))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -31,7 +32,10 @@ def test_every_page_can_be_shown(task, turns):
     t = turns[task]
     outcome = pipelines.outcome(t.log, t.of)
     expected_performance = validation.expected_performance(t.log, t.of, outcome)
-    shown = said(train.verdict(t.model, expected_performance, t.folds, t.served.manifest))
+    left = inspect.alone(t.parts.train, t.of.label, [c.name for c in t.of.columns])
+    made = (t.model, expected_performance, t.folds, t.served.manifest, t.of.label, left)
+    shown = said(train.verdict(*made))
+    assert said(train.alone(left, t.of.label))
     assert f"The {t.model} candidate reaches" in shown
     for name in metrics.METRICS[task]:
         assert metrics.NAMES[name] in shown
@@ -97,3 +101,19 @@ def test_own_steps_are_the_same_text_each_time_and_say_where_they_are_cut(turns)
     assert "HistGradientBoostingClassifier(" in said(train.steps(Pipeline([own, *usual])))
     shown = said(train.steps(Pipeline([("mine", own[1]), *usual])))
     assert "FunctionTransformer(" in shown and "0x" not in shown and " …" in shown
+
+
+def test_a_column_that_nearly_decides_the_label_is_named_with_its_remedy():
+    assert told(left={"age": 0.9}).startswith("ok:")
+    shown = told(left={"boat": 0.01, "week": 0.04, "age": 0.9})
+    assert shown.startswith("investigate:") and "too good to be true: see boat and week." in shown
+    assert "boat nearly decides y alone (1.0% of the error is left)" in shown
+    assert "`drop: [boat, week]`" in shown and "age" not in shown
+
+
+def test_what_single_columns_say_is_drawn_or_said():
+    drawn = train.alone({"boat": 0.01, "age": 0.9, "noise": 1.02}, "y")
+    assert isinstance(drawn, Figure) and "boat removes 99%; nearly all of it: boat" in said(drawn)
+    assert "no column decides more than 95%" in said(train.alone({"age": 0.6}, "y"))
+    assert "No column alone removes 10%" in said(train.alone({"noise": 0.99}, "y"))
+    assert "too few" in said(train.alone({}, "y"))

@@ -4,7 +4,7 @@ file.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,8 +15,10 @@ from modelkeep.data.columns import DATE, UNFIT_NAME, as_numbers, as_text, as_tim
 from modelkeep.data.definitions import number_pattern
 
 ENOUGH = 0.95  # of the values must look alike
-ALONE = 0.02  # a column that leaves less of the label's error than this nearly decides it
-SAMPLE = 20_000  # rows on which that is tried
+# A column that leaves less of the label's error than this nearly decides it. On 25 public tables
+# leaks leave at most .053, and of honest columns the best leave .056 (iris) and .116.
+ALONE = 0.05
+SAMPLE, CELLS = 20_000, 2_000_000  # rows on which that is tried, and fewer where columns are many
 NAMES_OF_LOG = ("prediction", "answered_by", "labelled_at")  # `predictions.frames` adds them
 NAMES_OF_MISSING = ("NA", "N/A", "NULL", "null", "None", "nan", "NaN")  # by pandas
 MARKS = ((".", ","), (",", "."), (",", ""), (",", "'"), (".", "'"), (".", " "), (",", " "))
@@ -291,27 +293,38 @@ def _formats(text: pd.Series) -> list[str]:
     return [] if plain.all() and fits != ["%Y%m%d"] else fits
 
 
-def _alone(table: pd.DataFrame, roles: Roles, features: list[str]) -> list[Doubt]:
-    """Columns that nearly decide the label alone, by two-fold cross-validation of a tree."""
-    rows = table[as_text(table[roles.label]).notna()]
-    if len(rows) > SAMPLE:
-        rows = rows.sample(SAMPLE, random_state=0)
-    y, bad = as_numbers(rows[roles.label])
+def alone(rows: pd.DataFrame, label: str, features: Sequence[str]) -> dict[str, float]:
+    """How much of the label's error each column leaves alone, least first: a tree on that column,
+    by two-fold cross-validation, over a constant (share of wrong classes, or squared error).
+
+    A copy of the label leaves 0, noise about 1. Empty where rows are too few to say.
+    """
+    rows = rows[as_text(rows[label]).notna()]
+    most = min(SAMPLE, max(CELLS // max(len(features), 1), 2_000))
+    if len(rows) > most:
+        rows = rows.sample(most, random_state=0)
+    y, bad = as_numbers(rows[label])
     classes = bad.any() or pd.Series(y).nunique() <= 20
-    rows, y = (rows, as_text(rows[roles.label]).to_numpy()) if classes else _usable(rows, y)
+    rows, y = (rows, as_text(rows[label]).to_numpy()) if classes else _usable(rows, y)
     kinds = len(set(y))
     if len(rows) < 40 or kinds < 2 or (classes and kinds > len(y) / 4):
-        return []
-    found = []
-    for name in features:
-        left = _error_left(rows[name], y, classes)
-        if left < ALONE:
-            sentence = (
-                f"nearly decides {roles.label} alone ({left:.1%} of the error is left): known too "
-                "late, or a copy? If so, drop it"
-            )
-            found.append(_dropped(name, sentence))
-    return found
+        return {}
+    left = {name: _error_left(rows[name], y, classes) for name in features}
+    return dict(sorted(left.items(), key=lambda each: each[1]))
+
+
+def decides(label: str, left: float) -> str:
+    """The doubt about a column that leaves so little of the label's error."""
+    share = f"{left:.1%} of the error is left"
+    return f"nearly decides {label} alone ({share}): known too late, or a copy?"
+
+
+def _alone(table: pd.DataFrame, roles: Roles, features: list[str]) -> list[Doubt]:
+    return [
+        _dropped(name, f"{decides(roles.label, left)} If so, drop it")
+        for name, left in alone(table, roles.label, features).items()
+        if left < ALONE
+    ]
 
 
 def _usable(rows: pd.DataFrame, y: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:

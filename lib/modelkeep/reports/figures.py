@@ -190,8 +190,9 @@ def bars(
     limit: float | None = None,
     limit_name: str = "",
     share: bool = False,
+    whole: bool = False,
 ) -> Figure:
-    """One bar a name, longest on top; beyond the limit it is red."""
+    """One bar a name, longest on top; beyond the limit it is red; `whole` shows 0 to 100 %."""
     ordered = sorted(values.items(), key=lambda item: item[1])
     axes = canvas(0.9 + 0.27 * max(len(ordered), 2))
     sizes = [v for _, v in ordered]
@@ -202,6 +203,8 @@ def bars(
         axes.axvline(limit, color=BREACH, linestyle="--", label=limit_name)
     if share:
         axes.xaxis.set_major_formatter(PercentFormatter(1))
+    if whole:
+        axes.set_xlim(0, 1)
     axes.set_xlabel(shown(name, 70))
     axes.grid(axis="y", visible=False)
     return finished(axes, title, caption)

@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 from modelkeep.core import markup
 from modelkeep.core.markup import Html, between, count, number
 from modelkeep.core.verdicts import Verdict
-from modelkeep.data import splits
+from modelkeep.data import inspect, splits
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics
 from modelkeep.evaluation.metrics import Estimate
@@ -20,13 +20,24 @@ from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
 from modelkeep.training.pipelines import Fold
 
+MOST_COLUMNS = 8  # in the figure of single columns
+WORTH_DRAWING = 0.1  # of the error, removed by the best of them
 MOST_TEXT = 300  # characters of a step of one's own
 
 
 def verdict(
-    model: str, found: dict[str, Estimate], folds: Sequence[Fold], manifest: dict
+    model: str,
+    found: dict[str, Estimate],
+    folds: Sequence[Fold],
+    manifest: dict,
+    label: str,
+    left: Mapping[str, float],
 ) -> Verdict:
-    """Expected performance on days that the candidate has not seen."""
+    """Expected performance on days that the candidate has not seen.
+
+    `left` is the label's error that each column leaves alone (`inspect.alone`): a column that
+    nearly decides it calls for a person, because the performance may be too good to be true.
+    """
     parts = " and ".join(
         f"{metrics.NAMES[k]} {between(e.value, e.low, e.high)}" for k, e in found.items()
     )
@@ -43,8 +54,18 @@ def verdict(
             f"rows of one day are alike: the interval is {number(wider)} times as wide as "
             "independent rows would make it"
         )
-    evidence = {name: asdict(e) for name, e in found.items()}
-    return Verdict("train", "ok", sentence, tuple(reasons), {"expected": evidence})
+    evidence = {"expected": {name: asdict(e) for name, e in found.items()}}
+    doubted = {name: share for name, share in left.items() if share < inspect.ALONE}
+    if not doubted:
+        return Verdict("train", "ok", sentence, tuple(reasons), evidence)
+    reasons = [
+        *(f"{name} {inspect.decides(label, share)}" for name, share in doubted.items()),
+        f"params/prepare.yaml: `drop: [{', '.join(doubted)}]` leaves out what is not known yet "
+        "when a prediction is asked for",
+        *reasons,
+    ]
+    sentence += f" That may be too good to be true: see {markup.several([*doubted])}."
+    return Verdict("train", "investigate", sentence, tuple(reasons), evidence)
 
 
 def _served(serving: dict) -> str:
@@ -127,6 +148,34 @@ def _shown(step: object) -> str:
     """A step as text: without addresses, which differ from run to run; what is cut says so."""
     text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(step).split()))
     return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} …"
+
+
+def alone(left: Mapping[str, float], label: str) -> Figure | Html:
+    """The columns that say most of the label alone, as the share of its error that they decide."""
+    if not left:
+        return markup.table([], "Cannot say: the rows are too few.")
+    best = {name: max(1 - share, 0.0) for name, share in left.items()}
+    name, share = next(iter(best.items()))
+    if share < WORTH_DRAWING:
+        most = f"{WORTH_DRAWING:.0%} of the error that a constant makes in {label}"
+        return markup.table([], f"No column alone removes {most}, so none looks like a copy.")
+    nearly = [each for each, part in best.items() if part > 1 - inspect.ALONE]
+    end = (
+        f"nearly all of it: {markup.several(nearly)}. Was that known when the prediction was due?"
+        if nearly
+        else f"no column decides more than {1 - inspect.ALONE:.0%}, so none looks like a copy."
+    )
+    return figures.bars(
+        dict([*best.items()][:MOST_COLUMNS]),
+        name="share of the error removed",
+        title=f"How much of the error in {label} does one column remove?",
+        caption=f"A tree on one column, on rows that it has not seen, against a constant. "
+        f"{name} removes {share:.0%}; {end}",
+        limit=1 - inspect.ALONE if nearly else None,
+        limit_name="nearly decides it",
+        share=True,
+        whole=True,
+    )
 
 
 def contents(manifest: Mapping) -> Html:
