@@ -52,7 +52,7 @@ def kills(url: str, root: Path, times: int, durability: str = "full", seed: int 
         fresh = _killed(here, root, durability, turn, chance)
         acknowledged |= fresh
         found += Counter(kills=1, acknowledged=len(fresh))
-        found += _checked(here, root, acknowledged)
+        found += checked(here, root, acknowledged)
     return found
 
 
@@ -73,7 +73,7 @@ def _killed(url: str, root: Path, durability: str, turn: int, chance: random.Ran
     return {id for text in said for line in text.split("\n")[:-1] for id in line.split()}
 
 
-def _checked(url: str, root: Path, acknowledged: set[str]) -> Counter:
+def checked(url: str, root: Path, acknowledged: set[str]) -> Counter:
     log = open_log(url, root=root)
     try:
         log.check()

@@ -36,6 +36,21 @@ def test_no_text_names_a_machine_or_an_index(pattern):
     assert lines == []
 
 
+def test_tests_use_no_private_names():
+    """Of ours; named tuples, Jupyter and scikit-learn have some that are meant for others."""
+    private = re.compile(
+        r"(?<!self)(?<!cls)[.]_(?!repr_|asdict|replace|fields|exit|raw_predict)[a-z]\w*"
+    )
+    lines = [
+        f"{name}:{number}: {found.group()}"
+        for name, text in texts().items()
+        if re.fullmatch(r"tests/.*[.]py", name) and "/house/" not in name
+        for number, line in enumerate(text.splitlines(), 1)
+        if (found := private.search(re.sub(r"'[^']*'|\"[^\"]*\"", "", line)))
+    ]
+    assert lines == []
+
+
 def test_nothing_large_is_in_git():
     sizes = {n: (workspaces.REPOSITORY / n).stat().st_size for n in workspaces.tracked()}
     assert {name: size for name, size in sizes.items() if size > LARGEST_BYTES} == {}

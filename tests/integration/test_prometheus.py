@@ -88,7 +88,7 @@ def said(rows, of):
 def test_psi_and_missing_shares_are_those_of_pandas(live):
     psi = live.server.by("modelkeep:psi:day", "version", "feature")
     missing = live.server.by("modelkeep:missing_share:day", "version", "feature")
-    bins = live.replicas[0].telemetry._served["flights@v1"].bins
+    bins = live.replicas[0].telemetry.served["flights@v1"].bins
     now, before = (said(rows, live.served.schema) for rows in (live.rows, live.served.out_of_fold))
     # what is counted of the reference is what the engine says, and the log holds cross-validation's
     columns = [c for c in bins.columns if c.name != PREDICTION]
@@ -119,7 +119,7 @@ def test_quality_is_that_of_the_offline_join(live):
         assert list(found.values()) == [pytest.approx(value, rel=1e-9)], name
     binned = live.server.query('modelkeep:auc:cohort{version="flights@v1",cohort="3-7"}')
     assert list(binned.values()) == [pytest.approx(metrics.auc(y, p), abs=0.01)]
-    column = live.replicas[0].telemetry._served["flights@v1"].cohorts
+    column = live.replicas[0].telemetry.served["flights@v1"].cohorts
     coarse = np.searchsorted(column.cuts, p[:, 1], "right")
     exact = metrics.auc(y, np.column_stack([-coarse, coarse]))
     assert list(binned.values()) == [pytest.approx(exact, rel=1e-9)]

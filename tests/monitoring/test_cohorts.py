@@ -93,4 +93,4 @@ def test_days_that_are_too_old_are_forgotten():
     for day in range(100):
         found.answered(NOW + day * DAY, 1)
         found.by_age(NOW + day * DAY)
-    assert len(found._days) == 29
+    assert len(found.days) == 29

@@ -93,15 +93,15 @@ def test_p_values_of_equal_days_are_uniform():
     low = 0
     for _ in range(runs):
         days = np.column_stack([draw.lognormal(0, 1, 30), draw.integers(5, 200, 30)])
-        taken = decisions._permuted(30, 7, 199, draw)
-        low += decisions._p_worse("log_loss", days, taken) <= 0.1
+        taken = decisions.permuted(30, 7, 199, draw)
+        low += decisions.p_worse("log_loss", days, taken) <= 0.1
     assert binom.isf(1 - 1e-4, runs, 0.07) <= low <= binom.isf(1e-4, runs, 0.1)
 
 
 def test_a_day_without_an_auc_has_no_weight():
     days = np.column_stack([np.r_[np.full(20, 0.7), 0.0], np.r_[np.full(20, 50), 0]])
-    taken = decisions._permuted(21, 1, 99, np.random.default_rng(0))
-    assert decisions._p_worse("auc", days, taken) == 1
+    taken = decisions.permuted(21, 1, 99, np.random.default_rng(0))
+    assert decisions.p_worse("auc", days, taken) == 1
 
 
 def test_few_days_tell_nothing():

@@ -62,7 +62,7 @@ def test_answers_are_counted_as_numpy_counts_them(telemetry, bundles, task):
     before = page(telemetry)
     rows = watched.answered(served, synthetic.table(task, rows=1500, seed=3))
     said = sent(telemetry, served, rows, "v")
-    assert telemetry._served["v"]._rows_waiting < 512  # memory is bounded without a reader
+    assert telemetry.served["v"].rows_waiting < 512  # memory is bounded without a reader
     found = page(telemetry)
     assert set(found) == set(before)  # no series appears late
     assert found["rows_total", "v", "champion"] == 1500

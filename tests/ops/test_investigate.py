@@ -125,7 +125,7 @@ def test_the_oldest_reports_go(root):
     found = app(root)
     post(found, *(investigators.alert(starts=NOW - n) for n in range(4)))
     for case in found.book.waiting[:3]:
-        found._failed(case, "no")
+        found.give_up(case, "no")
     found.book.sweep(keep=1)
     assert len(found.book.cases) == 2 and len(found.book.waiting) == 1
     assert len([*found.book.folder.glob("*.html")]) == 1

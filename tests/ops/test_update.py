@@ -59,7 +59,7 @@ def monitor(monkeypatch):
         said.during()
         return said[0]
 
-    monkeypatch.setattr(update, "_monitor", monitored)
+    monkeypatch.setattr(update, "run_monitor", monitored)
     return said
 
 
@@ -442,8 +442,8 @@ def test_kinds_of_columns_of_history_are_kept():
     }
     for name, column in kinds.items():
         given = values[:2] if "date" not in name else pd.Series(["2020-03-01", "2020-03-02"])
-        assert str(history._like(given, column).dtype) == name
-    assert history._like(values, kinds["int64"]).isna().to_list() == [False, False, True]
+        assert str(history.like(given, column).dtype) == name
+    assert history.like(values, kinds["int64"]).isna().to_list() == [False, False, True]
 
 
 def test_what_somebody_has_not_committed_is_no_part_of_a_cycle_and_stays(root, monitor):

@@ -128,7 +128,7 @@ AS_BEFORE = """
 def test_a_log_of_before_is_taken_over(url, log):
     """Format 2 kept features row by row, and a place in the index for each id; no digests."""
     mark = "PRAGMA user_version = 2" if "sqlite" in url else "UPDATE format SET format = 2"
-    log._store.commit(partial(_as_before, mark))
+    log.store.commit(partial(_as_before, mark))
     log.close()
     log = open_log(url)
     log.write([*grouped([entry("t-0", 7)])], [], "t")
@@ -154,8 +154,8 @@ def _as_before(mark, run):
     index = f"INSERT INTO ids (id, n, place) VALUES ({mark_of}, 1, {mark_of})"
     run.many(Statement(index, (), {}), [("a", 0), ("b-1", 1)])
     for table in ("answers", "labels"):
-        run._connection.execute(f"ALTER TABLE {table} DROP COLUMN digest")
-    run._connection.execute(mark)
+        run.connection.execute(f"ALTER TABLE {table} DROP COLUMN digest")
+    run.connection.execute(mark)
     return []
 
 
@@ -330,5 +330,5 @@ def test_the_program_that_kills_sees_what_is_wrong(tmp_path):
     log = open_log(f"sqlite:///{tmp_path}/log.db")
     log.append([*entries(2), *entries(1), entry("0-0-0-0")])
     log.close()
-    found = kills()._checked("sqlite:///log.db", tmp_path, {"r0", "r1", "never", "0-0-0-0"})
+    found = kills().checked("sqlite:///log.db", tmp_path, {"r0", "r1", "never", "0-0-0-0"})
     assert found == Counter(lost=1, doubled=1, unlabelled=1, wrong=0, broken=0)

@@ -45,7 +45,7 @@ def ids(log):
 @pytest.mark.parametrize(("durability", "shown"), [("full", "on"), ("normal", "off")])
 def test_durability_is_what_is_promised(server, durability, shown):
     log = open_log(server.url(), durability=durability)
-    found = log._store._open().execute("SHOW synchronous_commit").fetchone()
+    found = log.store.connect().execute("SHOW synchronous_commit").fetchone()
     assert found == (shown,) and f"synchronous_commit={shown}" in log.durability
     log.close()
 
@@ -93,15 +93,15 @@ def cut(server, connection):
 
 
 def test_a_batch_that_was_cut_off_before_its_commit_is_kept_once(server, log):
-    connection, commit = log._store._open(), psycopg.Connection.commit
+    connection, commit = log.store.connect(), psycopg.Connection.commit
     connection.commit = lambda: (cut(server, connection), commit(connection))
     assert log.append(entries(3)) == []
-    assert log._store._open() is not connection
+    assert log.store.connect() is not connection
     assert ids(log) == ["r0", "r1", "r2"]
 
 
 def test_a_batch_that_was_cut_off_after_its_commit_is_kept_once(server, log):
-    connection, commit = log._store._open(), psycopg.Connection.commit
+    connection, commit = log.store.connect(), psycopg.Connection.commit
 
     def committed_and_lost():
         commit(connection)
@@ -179,12 +179,12 @@ def test_a_labelling_waits_for_the_appends_under_way(server, log):
     with ThreadPoolExecutor(1) as pool:
 
         def slow(run):
-            told = logbook._write([*grouped(entries(1))], ["r0"], "", run)
+            told = logbook.write_rows([*grouped(entries(1))], ["r0"], "", run)
             labelling.append(pool.submit(other.label, [Label("r0", "1", FIRST)]))
             time.sleep(0.3)  # enough to go wrong in
             return told
 
-        assert log._store.commit(slow) == []
+        assert log.store.commit(slow) == []
         (told,) = labelling[0].result()
     other.close()
     assert told.outcome == "first"

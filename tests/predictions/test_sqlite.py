@@ -41,7 +41,7 @@ def asked(path, sql):
 @pytest.mark.parametrize(("durability", "number"), [("full", 2), ("normal", 1)])
 def test_durability_is_what_is_promised(path, durability, number):
     log = open_log(f"sqlite:///{path}", durability=durability)
-    connection = log._store._open()
+    connection = log.store.connect()
     assert connection.execute("PRAGMA synchronous").fetchone() == (number,)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert f"synchronous={durability.upper()}" in log.durability
@@ -58,7 +58,7 @@ def test_the_path_is_relative_to_the_root(tmp_path):
 
 def test_a_full_disk_is_told_and_the_log_goes_on_by_itself(log):
     log.append(entries(50))
-    connection = log._store._open()
+    connection = log.store.connect()
     ((pages,),) = connection.execute("PRAGMA page_count").fetchall()
     connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(LogError, match=r"disk is full \(SQLITE_FULL\); free space") as raised:
@@ -226,7 +226,7 @@ def test_a_log_that_was_moved_away_is_not_made_by_tidying_up(log, path):
 
 
 def plan(log, statement, values):
-    with log._store.snapshot() as run:
+    with log.store.snapshot() as run:
         steps = run(statement._replace(sql=f"EXPLAIN QUERY PLAN {statement.sql}"), **values)
     return " | ".join(step[3] for step in steps)
 

@@ -52,7 +52,7 @@ def services(stores):
 @pytest.mark.parametrize("task", TASKS)
 def test_online_equals_offline_on_every_edge(task, services, bundles, parts):
     of, served = parts[task].schema, bundles[task]
-    rows = bundle._edge_cases(parts[task].train, of)
+    rows = bundle.edge_cases(parts[task].train, of)
     said, _ = ask(services[task], as_json(rows, of))
     expected = served.predict(rows)
     found = np.array([s.value for s in said])
@@ -66,8 +66,8 @@ def test_online_equals_offline_whichever_engine_answers(name, services, bundles,
     content[manifests.MANIFEST] = json.dumps({"serving": {"engine": name}}).encode()
     fitted, plan = bundle.undump(content["model.skops"]), json.loads(content["encoding.json"])
     content["model.onnx"] = export.to_onnx(fitted, len(plan["cuts"]), plan["cuts"])
-    model = replace(service.champion, engine=models._engine(content, of))
-    rows = bundle._edge_cases(parts["binary"].train, of)
+    model = replace(service.champion, engine=models.load_engine(content, of))
+    rows = bundle.edge_cases(parts["binary"].train, of)
     said, _ = ask(replace(service, champion=model), as_json(rows, of))
     assert np.abs(np.array([s.value for s in said]) - served.predict(rows)).max() <= 1e-5
 

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 import live
 import synthetic
@@ -44,7 +45,7 @@ def models(folder: Path) -> dict[str, Path]:
     synthetic.sealed(folder / "good", parts, trees=22)
     train = parts.train.copy()
     shuffled = np.random.default_rng(0).permutation(train["late"].to_numpy())
-    train["late"] = train["late"].array[:0]._from_sequence(shuffled, dtype=train["late"].dtype)
+    train["late"] = pd.array(shuffled, dtype=train["late"].dtype)
     synthetic.sealed(folder / "bad", type(parts)(**vars(parts) | {"train": train}))
     return {name: folder / name for name in ("champion", "good", "bad")}
 

@@ -28,7 +28,7 @@ TASKS, KINDS = tuple(synthetic.LABELS), pipelines.KINDS
 
 def odd(parts):
     """Rows with everything that may come: missing, unseen, huge."""
-    return bundle._edge_cases(parts.train, parts.schema)
+    return bundle.edge_cases(parts.train, parts.schema)
 
 
 def served(fitted, schema, rows):

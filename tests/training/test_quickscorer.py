@@ -45,10 +45,10 @@ def cut(x, places):
 def test_trees_add_up_to_scikit_learns_own_sum_to_the_last_bit(name, parts):
     task, estimator = ESTIMATORS[name]
     schema = parts[task].schema
-    rows, pipeline = bundle._edge_cases(parts[task].train, schema), fitted(parts[task], estimator)
+    rows, pipeline = bundle.edge_cases(parts[task].train, schema), fitted(parts[task], estimator)
     ours, x = scorer(pipeline, schema), export.arrays(rows, schema)
-    sums, sum_up = [], ours._sums
-    ours._sums = lambda at: sums.append(sum_up(at)) or sums[-1]
+    sums, sum_up = [], ours.sums_of_leaves
+    ours.sums_of_leaves = lambda at: sums.append(sum_up(at)) or sums[-1]
     predictions = ours.predict(*x)
     theirs = pipeline["model"]._raw_predict(
         pipeline["columns"].transform(pipelines.features(rows, schema))
@@ -61,7 +61,7 @@ def test_trees_add_up_to_scikit_learns_own_sum_to_the_last_bit(name, parts):
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_an_answer_does_not_hang_on_who_asks_with_it(task, parts):
-    schema, rows = parts[task].schema, bundle._edge_cases(parts[task].train, parts[task].schema)
+    schema, rows = parts[task].schema, bundle.edge_cases(parts[task].train, parts[task].schema)
     ours, x = scorer(synthetic.fitted(parts[task]), schema), export.arrays(rows, schema)
     together = ours.predict(*x)
     for size in (1, 2, quickscorer.FEW, quickscorer.FEW + 1, 100):
@@ -73,8 +73,8 @@ def test_many_rows_are_added_up_in_parts(parts, monkeypatch):
     """All of a year's flights at once would take a gigabyte, and what no cache holds takes twice as long."""
     schema, x = parts["binary"].schema, export.arrays(parts["binary"].train, parts["binary"].schema)
     ours, sizes = scorer(synthetic.fitted(parts["binary"]), schema), []
-    sum_up, whole = ours._sums, ours.predict(*x)
-    ours._sums = lambda at: sizes.append(at.shape[1]) or sum_up(at)
+    sum_up, whole = ours.sums_of_leaves, ours.predict(*x)
+    ours.sums_of_leaves = lambda at: sizes.append(at.shape[1]) or sum_up(at)
     monkeypatch.setattr(quickscorer, "PART", 100 * ours.table.shape[1])
     assert ours.predict(*x).tobytes() == whole.tobytes()
     assert len(sizes) == 5 and max(sizes) == 100

@@ -176,13 +176,13 @@ def surprise(windows: Sequence[Window], permutations: int = 1999, seed: int = 0)
         total = max((len(x) for x in days.values()), default=0)
         if before and not window.past and total >= drift.LEAST_BLOCKS:
             new = total - sum(len(next(iter(d.values()))) for d in before)
-            taken = _permuted(total, new, permutations, np.random.default_rng([seed, i]))
-            p = [_p_worse(name, x, taken) for name, x in days.items()]
+            taken = permuted(total, new, permutations, np.random.default_rng([seed, i]))
+            p = [p_worse(name, x, taken) for name, x in days.items()]
             found[i] = np.mean([drift.evalue(each) for each in p])
     return found
 
 
-def _permuted(days: int, new: int, permutations: int, random: np.random.Generator) -> np.ndarray:
+def permuted(days: int, new: int, permutations: int, random: np.random.Generator) -> np.ndarray:
     """Days of the window (permutations + 1, days): the actual one first, then at random."""
     taken = np.zeros((permutations + 1, days))
     taken[0, days - new :] = 1
@@ -191,7 +191,7 @@ def _permuted(days: int, new: int, permutations: int, random: np.random.Generato
     return taken
 
 
-def _p_worse(name: str, days: np.ndarray, taken: np.ndarray) -> float:
+def p_worse(name: str, days: np.ndarray, taken: np.ndarray) -> float:
     """The share of permutations as bad as the first; one without a value counts as bad."""
     value, rows = days.T
     n = taken @ rows

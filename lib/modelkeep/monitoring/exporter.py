@@ -47,7 +47,7 @@ class Telemetry:
         self.series = SeriesCollector(contract)
         self.registry.register(self.series)
         ProcessCollector(registry=self.registry)
-        self._served: dict[str, Served] = {}
+        self.served: dict[str, Served] = {}
         self._scalars = {
             key: client_metric(self.registry, contract.metrics[key]) for key in SCALARS
         }
@@ -70,7 +70,7 @@ class Telemetry:
 
     def names(self, version: str) -> dict[str, dict[str, str]]:
         """Return the names of a model's bins by column and label: for people, never for labels."""
-        columns = self._served[version].bins.columns
+        columns = self.served[version].bins.columns
         return {c.name: dict(zip(c.labels, c.names)) for c in columns}
 
     def serve(
@@ -90,11 +90,11 @@ class Telemetry:
         """
         version = version or bundle.name
         self._known("role", role)
-        served = self._served.pop(version, None)
+        served = self.served.pop(version, None)
         if served is None:
             served = self._begin(version, bundle, bins, seconds, now)
         served.intervals = getattr(bundle, "intervals", None)  # of the model as it was loaded now
-        self._served[version] = served
+        self.served[version] = served
         self._expose_drift(served, role)
         engine = engine or bundle.manifest["serving"]["engine"]
         self._show_role(version, role, engine, served.task)
@@ -110,8 +110,8 @@ class Telemetry:
         roles = self.contract.metrics["rows_total"].values["role"]
         now = time.time() if now is None else now
         served = Served(version, bundle, bins or self.prepare(bundle), roles, now)
-        while len(self._served) >= self.contract.versions:
-            self.retire(next(iter(self._served)))
+        while len(self.served) >= self.contract.versions:
+            self.retire(next(iter(self.served)))
         served.expose(self.series, bundle.manifest["promise"], seconds)
         left_out = len(served.bins.left_out)
         self.series.add("features_left_out", lambda: (left_out,), [{"version": version}], version)
@@ -119,7 +119,7 @@ class Telemetry:
 
     def retire(self, version: str) -> None:
         """Take a model off the page; labels of its predictions are not counted any more."""
-        self._served.pop(version, None)
+        self.served.pop(version, None)
         for owner in (version, f"drift of {version}", f"role of {version}"):
             self.series.drop(owner)
 
@@ -138,7 +138,7 @@ class Telemetry:
         `numbers` (rows, columns) and `categories` by column are in the schema's order, `answers`
         are probabilities (rows, classes) or numbers (rows,). The arrays must not be changed later.
         """
-        served = self._served.get(version)
+        served = self.served.get(version)
         if served is None:
             raise TelemetryError(f"model {version!r} is not in service; call serve first")
         at = time.time() if at is None else at
@@ -175,7 +175,7 @@ class Telemetry:
         """
         if now is not None and previous is None:
             self._scalars["label_delay_seconds"].observe(max(now - at, 0.0))
-        served = self._served.get(version)
+        served = self.served.get(version)
         if served is not None:
             served.ground_truth(at, answer, truth, previous)
 
@@ -184,8 +184,8 @@ class Telemetry:
 
         For one replica alone: several would each count all. `truth` takes their labels.
         """
-        if version in self._served:
-            self._served[version].cohorts.answered(at, rows)
+        if version in self.served:
+            self.served[version].cohorts.answered(at, rows)
 
     def log_committed(self, rows: int, seconds: float) -> None:
         """Count one commit of the prediction log."""
@@ -200,7 +200,7 @@ class Telemetry:
 
     def settle(self, now: float | None = None) -> None:
         """Bring all counts up to `now`, before a page is written."""
-        for served in self._served.values():
+        for served in self.served.values():
             served.settle(time.time() if now is None else now)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
@@ -244,7 +244,7 @@ class Telemetry:
 
     def _expose_drift(self, served: Served, role: str) -> None:
         """Show a model's drift if there is room; others make room for the champion."""
-        shown = [o for o in self._served.values() if o is not served and o.shows_drift]
+        shown = [o for o in self.served.values() if o is not served and o.shows_drift]
         room = self.contract.drift_series - served.drift_series
         while role == "champion" and sum(o.drift_series for o in shown) > room:
             shown.pop(0).hide_drift(self.series)

@@ -45,7 +45,7 @@ class Cohorts:
         self._first = 2 + len(self.sums)
         extra = {"binary": 2 * self.bins, "multiclass": 3 * self.classes}.get(task, 0)
         self._width = self._first + extra
-        self._days: dict[int, list[float]] = {}
+        self.days: dict[int, list[float]] = {}
 
     def answered(self, at: float, rows: int) -> None:
         """Count predictions that were made at `at`, in seconds since 1970."""
@@ -70,11 +70,11 @@ class Cohorts:
     def by_age(self, now: float) -> list[list[float]]:
         """Return the sums of the days of each age in AGES; days that are too old are forgotten."""
         today = int(now // DAY)
-        for day in [d for d in self._days if today - d > OLDEST]:
-            del self._days[day]
+        for day in [d for d in self.days if today - d > OLDEST]:
+            del self.days[day]
         sums = []
         for first, last in AGES.values():
-            days = [v for d, v in self._days.items() if first <= max(today - d, 0) <= last]
+            days = [v for d, v in self.days.items() if first <= max(today - d, 0) <= last]
             sums.append([sum(each) for each in zip(*days)] or [0.0] * self._width)
         return sums
 
@@ -93,7 +93,7 @@ class Cohorts:
         return [list(sums[start : start + self.classes]) for start in starts]
 
     def _day(self, at: float) -> list[float]:
-        return self._days.setdefault(int(at // DAY), [0.0] * self._width)
+        return self.days.setdefault(int(at // DAY), [0.0] * self._width)
 
     def _parts(self, answer: Sequence[float], truth: float) -> Iterator[tuple[int, float]]:
         if self.task == "regression":
@@ -122,13 +122,13 @@ class Skill:
 
     def __init__(self, learned: Mapping[str, float], classes: int = 0) -> None:
         self.learned, self.classes = learned, classes
-        self._days: dict[int, DaySums] = {}
+        self.days: dict[int, DaySums] = {}
 
     def ground_truth(
         self, at: float, answer: Sequence[float], label: float, previous: float | None = None
     ) -> None:
         """Count a label of a prediction made at `at`; a correction removes the `previous` one."""
-        day = self._days.setdefault(int(at // DAY), DaySums(self.learned, self.classes))
+        day = self.days.setdefault(int(at // DAY), DaySums(self.learned, self.classes))
         if previous is not None:
             day.add(answer, previous, -1)
         day.add(answer, label)
@@ -139,11 +139,11 @@ class Skill:
         A window is the days up to today that the names in WINDOWS count.
         """
         today = int(now // DAY)
-        self._days = {d: v for d, v in self._days.items() if today - d <= OLDEST}
-        gains = {today - d: v.gains() for d, v in self._days.items()}
+        self.days = {d: v for d, v in self.days.items() if today - d <= OLDEST}
+        gains = {today - d: v.gains() for d, v in self.days.items()}
         rows = []
         for days in map(int, WINDOWS):
-            labels = sum(v.labels for d, v in self._days.items() if today - d < days)
+            labels = sum(v.labels for d, v in self.days.items() if today - d < days)
             kept = [gain for age, gain in gains.items() if age < days]
             rows.append((labels, *live_quality.evidence(kept, self.learned)))
         return rows
@@ -184,7 +184,7 @@ class Served:
         self._windows = self.skill.by_window(now) if self.skill else []
         self._ages = self.cohorts.by_age(now)
         self._waiting: list[tuple] = []
-        self._rows_waiting = 0
+        self.rows_waiting = 0
 
     def answered(
         self,
@@ -201,8 +201,8 @@ class Served:
         self.rows[role] += rows
         self.cohorts.answered(at, rows)
         self._waiting.append((numbers, categories, answers))
-        self._rows_waiting += rows
-        if self._rows_waiting >= FOLD:
+        self.rows_waiting += rows
+        if self.rows_waiting >= FOLD:
             self.fold()
 
     def settle(self, now: float) -> None:
@@ -227,7 +227,7 @@ class Served:
         if not self._waiting:
             return
         numbers, categories, answers = zip(*self._waiting)
-        self._waiting, self._rows_waiting = [], 0
+        self._waiting, self.rows_waiting = [], 0
         answers = np.concatenate(answers).astype(np.float64)
         monitored = self._monitored(answers)
         numbers = np.concatenate(numbers)

@@ -93,7 +93,7 @@ def extend(
         real, daily = _realised(schema, labelled) if enough else ({}, {})
         estimated, corrected = _estimates(schema, p, series.labelled)
         past_errors = {k: [m[k] for m in series.errors if k in m] for k in corrected}
-        low, high = _band(corrected, past_errors)
+        low, high = usual_band(corrected, past_errors)
         window = Window(start, len(rows), len(labelled), past, real, estimated, corrected)
         gaps = _gaps(schema, labelled, series.labelled) if enough else {}
         window = replace(window, low=low, high=high, daily=daily, gaps=gaps)
@@ -158,7 +158,7 @@ def _estimates(schema: Schema, p: np.ndarray, labelled: Sequence) -> tuple[dict,
     return estimated, metrics.expected(schema.task, p, metrics.recalibrated(p, past_y, past_p))
 
 
-def _band(
+def usual_band(
     corrected: dict[str, float], errors: dict[str, list], cover: float = 0.9
 ) -> tuple[dict, dict]:
     """An interval by the conformal quantile of past estimates' errors; NaN while they are too

@@ -215,13 +215,14 @@ class App:
                 except Exception as error:  # the next one is made all the same
                     print(f"modelkeep: {case.id}: {type(error).__name__}: {error}", flush=True)
                     try:
-                        self._failed(case, f"{type(error).__name__}: {error}")
+                        self.give_up(case, f"{type(error).__name__}: {error}")
                     except OSError:  # a full disk: what waits is tried later
                         await asyncio.sleep(RETRY_SECONDS)
             if not self.book.waiting:
                 await self.wake.wait()
 
-    def _failed(self, case: Case, sentence: str) -> None:
+    def give_up(self, case: Case, sentence: str) -> None:
+        """Close a case whose report could not be made, with a page that says why."""
         page = investigations.failed(sentence)
         self._close(self.book.cases[case.id], FAILED, page, sentence)
 
@@ -232,7 +233,7 @@ class App:
     async def make(self, case: Case) -> None:
         """Make one report; its state is on disk before and after."""
         if case.tries >= investigations.TRIES:
-            return self._failed(case, f"given up: the process ended in {case.tries} tries")
+            return self.give_up(case, f"given up: the process ended in {case.tries} tries")
         case = self.book.put(replace(case, state=RUNNING, tries=case.tries + 1))
         place = self.root / self.settings.store
         work = await asyncio.to_thread(investigations.copy, self.root, place, case)

@@ -82,7 +82,7 @@ def _steps(turn: Cycle) -> None:
 
 def _improve(turn: Cycle) -> None:
     """Monitor the champion, and train where that is due."""
-    word = _monitor(turn) if turn.state.record.champion else ""
+    word = run_monitor(turn) if turn.state.record.champion else ""
     if word not in CALM:
         sentence = turn.facts.get("monitor", word)
         turn.end(NEEDS_ATTENTION, f"The monitor of {turn.state.champion} says {sentence}")
@@ -239,7 +239,7 @@ def _quarantined_share(root: Path) -> float:
     return counts.get("quarantined", 0) / known if known else 0.0
 
 
-def _monitor(turn: Cycle) -> str:
+def run_monitor(turn: Cycle) -> str:
     """The monitor's state of the champion on the log; its page is left in reports/."""
     root, at = turn.root, turn.state.record
     version = at.champion.version

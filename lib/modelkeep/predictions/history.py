@@ -163,7 +163,7 @@ def correct(root: Path, source: str, new: NewRows, prepare: Mapping) -> int:
             continue
         changed += int(corrected.notna().sum())
         values = corrected.astype(object).where(corrected.notna(), rows[label].astype(object))
-        rows[label] = _like(values, rows[label])
+        rows[label] = like(values, rows[label])
         splits.write(rows, path)
     return changed
 
@@ -200,7 +200,7 @@ def _newest(rows: pd.DataFrame, time_column: str) -> float:
 
 def _corrected(rows: pd.DataFrame, there: pd.Series) -> pd.Series:
     """By id, the labels of the log that are others than in history."""
-    labels = _like(rows["label"], there)
+    labels = like(rows["label"], there)
     ours, theirs = as_text(labels), as_text(there.loc[rows["id"]])
     differ = ours.notna().to_numpy() & (ours.to_numpy() != theirs.to_numpy())
     return pd.Series(labels.to_numpy(dtype=object), rows["id"].to_numpy(), dtype=object)[differ]
@@ -220,7 +220,7 @@ def _fitted(
     Also the rows that its columns cannot hold, as a quarantine.
     """
     given = _given(rows, history, roles)
-    made = pd.DataFrame({name: _like(given[name], history[name]) for name in history.columns})
+    made = pd.DataFrame({name: like(given[name], history[name]) for name in history.columns})
     faults = []
     for name in history.columns:
         lost = given[name].notna() & made[name].isna()
@@ -260,7 +260,7 @@ def _given(rows: pd.DataFrame, history: pd.DataFrame, roles: Mapping) -> pd.Data
     return pd.DataFrame(given, index=rows.index)
 
 
-def _like(values: pd.Series, column: pd.Series) -> pd.Series:
+def like(values: pd.Series, column: pd.Series) -> pd.Series:
     """Values of the log in the kind of a column of history; NaN where they are none of it."""
     kind = column.dtype
     if isinstance(kind, pd.DatetimeTZDtype):

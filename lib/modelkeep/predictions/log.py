@@ -73,7 +73,7 @@ class PredictionLog:
     """Predictions and labels, append-only; any number of processes may write and read."""
 
     def __init__(self, store: "Sqlite | Postgres") -> None:
-        self._store = store
+        self.store = store
         self.durability = store.durability  # which failures a prediction survives, as a sentence
         self.address = store.address  # without secrets
 
@@ -94,11 +94,11 @@ class PredictionLog:
         then stands for all. LogError if nothing was committed (or if the connection to a database
         was lost in the middle and the database cannot be asked).
         """
-        return self._store.commit(partial(_write, groups, ids, batch)) if groups else []
+        return self.store.commit(partial(write_rows, groups, ids, batch)) if groups else []
 
     def label(self, labels: Sequence[Label]) -> list[LabelOutcome]:
         """Commit labels, and return what each of them changed; LogError if none was committed."""
-        return self._store.commit(partial(_label, labels), alone=True) if labels else []
+        return self.store.commit(partial(_label, labels), alone=True) if labels else []
 
     def read(
         self, start: int, end: int, *, roles: Sequence[str] = RETURNED, known: int = END
@@ -117,7 +117,7 @@ class PredictionLog:
         """What `read` returns, as lists of rows: the fields of `PredictionRecord`, then `label` and
         `labelled_at` (None where there is none).
         """
-        with self._store.snapshot() as run:
+        with self.store.snapshot() as run:
             sql, values = run.statements, {"end": end, "items": _texts(roles), "page": PAGE}
             values["upto"], newest_label = [n or 0 for n in run(sql.newest)[0]]
             last_at, last_n = start, -1
@@ -130,7 +130,7 @@ class PredictionLog:
 
     def find(self, id: str) -> list[TracedPrediction]:
         """The predictions of an id in all roles, the oldest first, and the labels that came."""
-        with self._store.snapshot() as run:
+        with self.store.snapshot() as run:
             rows = run(run.statements.traced, items=_texts([id, records.batch(id)]))
             labels = run(run.statements.arrived, items=_texts([id]))
         return records.traced(id, rows, labels)
@@ -138,7 +138,7 @@ class PredictionLog:
     def predicted(self, ids: Sequence[str]) -> set[str]:
         """Those of some ids that have a prediction."""
         found = set()
-        with self._store.snapshot() as run:
+        with self.store.snapshot() as run:
             for start in range(0, len(ids), LABELS_PER_LOOKUP):
                 some = ids[start : start + LABELS_PER_LOOKUP]
                 items = _texts([*some, *map(records.batch, some)])
@@ -148,12 +148,12 @@ class PredictionLog:
 
     def calls(self, start: int, end: int) -> list[Call]:
         """The calls with start <= at < end, in their order."""
-        with self._store.snapshot() as run:
+        with self.store.snapshot() as run:
             return [Call(*row) for row in run(run.statements.calls, start=start, end=end)]
 
     def newest(self) -> int | None:
         """The time of the newest prediction."""
-        with self._store.snapshot() as run:
+        with self.store.snapshot() as run:
             return run(run.statements.newest_at)[0][0]
 
     def prune(self, before: int, rest: Callable[[float], None] = time.sleep) -> Removed:
@@ -162,39 +162,40 @@ class PredictionLog:
         It is done in small transactions; who writes has the log to itself in each `rest` (seconds)
         between them. A label stays as long as its prediction.
         """
-        return removal.prune(self._store.maintain, self._store.kind, before, rest)
+        return removal.prune(self.store.maintain, self.store.kind, before, rest)
 
     def erase(self, entity: str, dry_run: bool = False) -> Erased:
         """Remove the predictions of an entity, or of a row's id, and their labels.
 
         The rows that the same calls predicted stay; the digest of a call is made anew.
         """
-        return removal.erase(self._store.maintain, self._store.kind, entity, dry_run)
+        return removal.erase(self.store.maintain, self.store.kind, entity, dry_run)
 
     def scrub(self) -> list[Path]:
         """Write the log anew, without the bytes of deleted rows; its files (none: a server's)."""
-        self._store.scrub()
-        return self._store.files()
+        self.store.scrub()
+        return self.store.files()
 
     def removed(self) -> dict[str, Removed]:
         """How many rows were removed so far, by reason: retention, erasure."""
-        with self._store.snapshot() as run:
-            return removal.removed(run, self._store.kind)
+        with self.store.snapshot() as run:
+            return removal.removed(run, self.store.kind)
 
     def checkpoint(self) -> None:
         """Do now, in this thread, the maintenance that would delay a later append in another."""
-        self._store.checkpoint()
+        self.store.checkpoint()
 
     def check(self) -> None:
         """Raise LogError if the log is broken."""
-        self._store.check()
+        self.store.check()
 
     def close(self) -> None:
         """Release the database."""
-        self._store.close()
+        self.store.close()
 
 
-def _write(groups: Sequence[Group], ids: Sequence[str], batch: str, run) -> list[LabelOutcome]:
+def write_rows(groups: Sequence[Group], ids: Sequence[str], batch: str, run) -> list[LabelOutcome]:
+    """Append groups of rows, and the labels that waited for them, in the transaction `run`."""
     sql = run.statements
     for group in groups:
         ((n,),) = run.insert(sql.append, (*group, records.digest(group)))

@@ -27,19 +27,19 @@ class Run:
     """Statements within one transaction."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
-        self._connection, self.statements = connection, statements("postgresql")
+        self.connection, self.statements = connection, statements("postgresql")
 
     def __call__(self, statement: Statement, **values: object) -> list[tuple]:
         """All rows that a statement returns."""
-        return self._connection.execute(statement.sql, statement.bind(values)).fetchall()
+        return self.connection.execute(statement.sql, statement.bind(values)).fetchall()
 
     def insert(self, statement: Statement, row: tuple) -> list[tuple]:
         """What a statement returns for one row in the order of its parameters."""
-        return self._connection.execute(statement.sql, row).fetchall()
+        return self.connection.execute(statement.sql, row).fetchall()
 
     def many(self, statement: Statement, rows: Sequence[tuple]) -> None:
         """One statement for many rows, each in the order of its parameters."""
-        with self._connection.cursor() as cursor:
+        with self.connection.cursor() as cursor:
             cursor.executemany(statement.sql, rows)
 
 
@@ -59,7 +59,7 @@ class Postgres:
         self._not_before = 0.0
         try:
             with self._errors("opened"):
-                _prepare(self._open(), create, self.address)
+                _prepare(self.connect(), create, self.address)
         except BaseException:
             self.close()  # it may hold the lock
             raise
@@ -71,7 +71,7 @@ class Postgres:
         """
         with self._errors("written"):
             for last in (False, True):
-                connection = self._open()
+                connection = self.connect()
                 ticket = None
                 try:
                     ticket, result = _work(connection, work, alone)
@@ -81,7 +81,7 @@ class Postgres:
                     if not connection.closed:
                         connection.rollback()
                         raise
-                    if ticket and _settled(self._open(), ticket):
+                    if ticket and _settled(self.connect(), ticket):
                         return result
                     if last:
                         raise
@@ -143,7 +143,8 @@ class Postgres:
             self._connection.close()
             self._connection = None
 
-    def _open(self) -> psycopg.Connection:
+    def connect(self) -> psycopg.Connection:
+        """The open connection, or a new one; at once an error if the server was away just now."""
         if self._connection is None or self._connection.closed:
             # a host that does not answer must not hold up every batch
             if time.monotonic() < self._not_before:

@@ -39,19 +39,19 @@ class Run:
     """Statements within one transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection, self.statements = connection, statements("sqlite")
+        self.connection, self.statements = connection, statements("sqlite")
 
     def __call__(self, statement: Statement, **values: object) -> list[tuple]:
         """All rows that a statement returns."""
-        return self._connection.execute(statement.sql, statement.bind(values)).fetchall()
+        return self.connection.execute(statement.sql, statement.bind(values)).fetchall()
 
     def insert(self, statement: Statement, row: tuple) -> list[tuple]:
         """What a statement returns for one row in the order of its parameters."""
-        return self._connection.execute(statement.sql, row).fetchall()
+        return self.connection.execute(statement.sql, row).fetchall()
 
     def many(self, statement: Statement, rows: Sequence[tuple]) -> None:
         """One statement for many rows, each in the order of its parameters."""
-        self._connection.executemany(statement.sql, rows)
+        self.connection.executemany(statement.sql, rows)
 
 
 class Sqlite:
@@ -69,14 +69,14 @@ class Sqlite:
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
         try:
-            self._open()
+            self.connect()
         except (sqlite3.DatabaseError, OSError) as error:
             raise self._failed("opened", error) from error
 
     def commit(self, work: Callable[[Run], list], alone: bool = False) -> list:
         """What `work` returns, committed; writers follow each other here in any case."""
         try:
-            return _committed(self._open(), work)
+            return _committed(self.connect(), work)
         except (sqlite3.DatabaseError, OSError) as error:
             raise self._failed("written", error) from error
 
@@ -157,7 +157,8 @@ class Sqlite:
             self._connection.close()
             self._connection = None
 
-    def _open(self) -> sqlite3.Connection:
+    def connect(self) -> sqlite3.Connection:
+        """The open connection, or a new one; again where the file was replaced."""
         # who writes to a file that has no name any more writes for nobody
         if self._connection is not None and _inode(self._file) == self._inode:
             return self._connection

@@ -77,7 +77,7 @@ def planned(root: Path, log: PredictionLog, now: float, days: float = DAYS) -> P
     at = store.now(folder(root))
     if at is None:
         raise RolloutError("no model is in service; `modelkeep serve` begins with the candidate")
-    truth = _truth(folder(root), at.champion.sha256)
+    truth = usual_outcomes(folder(root), at.champion.sha256)
     seen = _before(log, rules, now, days, slow_ms, truth)
     entities = _entities(root, at, seen)
     known = {"entities": entities, "counted": seen.counted}
@@ -119,7 +119,7 @@ def start(
         role = Role(sha256, version, rules.shares[0], "try")
         rows = int(workspace.params(root, "serve")["max_rows"])
         models.load(place, Now(at.champion, **{kind: role}), rows)  # they must fit together
-        truth = _truth(place, at.champion.sha256)
+        truth = usual_outcomes(place, at.champion.sha256)
         with closing(open_log(root)) as log:
             if kind == SHADOW or anyway:
                 base = _before(log, rules, now, DAYS, slow_ms, truth).base
@@ -377,7 +377,8 @@ def _named(root: Path, name: str) -> tuple[str, str]:
     return evidence["hashes"]["bundle"], target.version
 
 
-def _truth(place: Path, sha256: str) -> dict:
+def usual_outcomes(place: Path, sha256: str) -> dict:
+    """How often the champion's labels are what they are, and the error that is usual."""
     from modelkeep.training import bundle  # scikit-learn takes a second to import
 
     champion = bundle.load(store.path(place, sha256))

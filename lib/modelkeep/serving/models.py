@@ -284,7 +284,7 @@ def _model(
         sha256=role.sha256,
         version=role.version,
         schema=schema,
-        engine=_engine(content, schema),
+        engine=load_engine(content, schema),
         reader=RowReader(schema, reference.bins, max_rows, extra_keys),
         template=ResponseTemplate(
             role.sha256[:10], role.version, role.sha256, schema.classes, interval
@@ -297,7 +297,8 @@ def _model(
     return model
 
 
-def _engine(content: dict[str, bytes], schema: Schema) -> object:
+def load_engine(content: dict[str, bytes], schema: Schema) -> object:
+    """The engine that the manifest names; scikit-learn where it needs that."""
     name, plan, file = manifests.engine(content)
     try:
         if name in ALONE:

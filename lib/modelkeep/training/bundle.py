@@ -120,7 +120,7 @@ def save(
     provenance: dict,
 ) -> None:
     """Write the bundle by rename; the reference counts `out_of_fold` as this model predicts it."""
-    examples = _edge_cases(train, schema)
+    examples = edge_cases(train, schema)
     golden = pd.concat([train.head(10), examples.tail(10)])
     serving, plan, model = export.choose(fitted, schema, examples)
     engine = export.load(serving.engine, plan, model, fitted, schema)
@@ -241,7 +241,7 @@ def _no_answers(schema: Schema) -> np.ndarray:
     return np.zeros(0) if schema.task == "regression" else np.zeros((0, len(schema.classes)))
 
 
-def _edge_cases(train: pd.DataFrame, schema: Schema, rows: int = 5000) -> pd.DataFrame:
+def edge_cases(train: pd.DataFrame, schema: Schema, rows: int = 5000) -> pd.DataFrame:
     """Real rows, then for each feature a row with it missing, unseen, zero, huge and at the
     extremes.
     """

@@ -69,15 +69,15 @@ class QuickScorer:
         for i, (rows, values) in enumerate(zip(self.rows, categories, strict=True), self.numbers):
             at[i] = [*map(rows.__getitem__, values)]
         size = max(FEW, PART // self.table.shape[1])
-        parts = [self._sums(at[:, i : i + size]) for i in range(0, len(numbers), size)]
+        parts = [self.sums_of_leaves(at[:, i : i + size]) for i in range(0, len(numbers), size)]
         answer = self.link(parts[0] if len(parts) == 1 else np.concatenate(parts))
         return answer[:, 0] if self.regression else answer
 
-    def _sums(self, at: np.ndarray) -> np.ndarray:
+    def sums_of_leaves(self, at: np.ndarray) -> np.ndarray:
         """The sum of the trees (rows, outputs), from the places (columns, rows) in the table."""
         n = at.shape[1]
         if n == 1:  # NumPy would add a single column up in another order
-            return self._sums(at[:, [0, 0]])[:1]
+            return self.sums_of_leaves(at[:, [0, 0]])[:1]
         if n <= FEW:
             stay = np.bitwise_and.reduce(self.table[at], axis=0)
         else:
