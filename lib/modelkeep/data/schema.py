@@ -242,6 +242,8 @@ def quarantined(table: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
         "rule": first["rule"],
         "reason": first["reason"],
     }
-    texts = {name + "_" * (name in content): as_text(rows[name]) for name in rows.columns}
+    names = {name + "_" * (name in content): name for name in rows.columns}
+    # nearly always there is none, and a backtest cleans a thousand weeks
+    texts = {shown: as_text(rows[name]) if len(rows) else [] for shown, name in names.items()}
     content = {name: np.asarray(values) for name, values in (content | texts).items()}
     return pd.DataFrame(content).astype({name: "str" for name in content if name != "row"})

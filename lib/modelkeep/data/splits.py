@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,7 @@ def _known_rows(rows: int, as_of: str, origin: Mapping) -> _Known:
     return _Known(clock, later, np.zeros(rows, bool), ~later)
 
 
+@lru_cache(maxsize=1000)  # a backtest asks for the same weeks again and again
 def _moment(name: str, value: object) -> pd.Timestamp:
     times, _ = as_times(pd.Series([value]))
     if times.isna().any():
@@ -264,8 +266,7 @@ def window(table: pd.DataFrame, learned: Schema, first: object, last: object) ->
     table = table.reset_index(drop=True)
     clock = _clock(table, learned)
     if learned.time:
-        first, last = (_moment(*each) for each in (("first", first), ("last", last)))
-        first, last = np.datetime64(first), np.datetime64(last)
+        first, last = (np.datetime64(_moment(*each)) for each in (("first", first), ("last", last)))
     cleaned = schema.clean(table[(clock >= first) & (clock < last)], learned)
     rows = _in_order(cleaned.rows, learned, clock).reset_index(drop=True)
     return Cleaned(rows, cleaned.quarantine)
