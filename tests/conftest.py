@@ -7,6 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is there: tests sh
 import pytest
 
 import synthetic
+from modelkeep.training import boosters, pipelines
+from servers import need_packages
 
 # Files that take minutes, the longest first: two workers that meet them last wait for each other.
 LONG = (
@@ -39,6 +41,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.server)
     places = {f"test_{name}": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
+
+@pytest.fixture(params=pipelines.KINDS)
+def kind(request):
+    """Each kind of model; those of optional libraries where they are installed."""
+    if request.param in boosters.KINDS:
+        need_packages(**{request.param: request.param})
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 from modelkeep.data import splits
 from modelkeep.data.columns import as_numbers, as_times
 from modelkeep.data.io import TableError, read
+from servers import need_packages
 
 TEXT = "key,temp,late\n007,1.5,0\n008,abc,1\n"
 
@@ -275,3 +276,12 @@ def test_excel_needs_a_package_or_is_read(tmp_path):
     message = "a.xlsx" if installed else "Excel files need a package; `pip install openpyxl`"
     with pytest.raises(TableError, match=message):
         read("a.xlsx", tmp_path)
+
+
+def test_excel_is_read_as_it_was_typed(tmp_path):
+    need_packages(openpyxl="openpyxl")
+    table = pd.DataFrame({"zip": ["01234", "99999"], "x": [1.5, None], "n": [3, 4]})
+    table.to_excel(tmp_path / "a.xlsx", index=False)
+    found = read("a.xlsx", tmp_path)
+    assert found["zip"].tolist() == ["01234", "99999"] and found["n"].tolist() == [3, 4]
+    assert found["x"].isna().tolist() == [False, True]

@@ -1,6 +1,5 @@
 """Tables, and models of a DVC remote, in a real S3 server (moto's, on loopback)."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,14 +15,10 @@ from modelkeep.data import io
 from modelkeep.data.storage import StorageError
 from modelkeep.registry import record, releases, store
 from modelkeep.registry.releases import NotServable
+from servers import need_packages
 from workspaces import run
 
-NEEDED = {"moto": "moto[server]", "dvc_s3": "dvc-s3"}
-MISSING = [package for name, package in NEEDED.items() if not importlib.util.find_spec(name)]
-pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=f"pip install {' '.join(MISSING)}: no S3 server here"),
-    pytest.mark.filterwarnings("default"),  # those of libraries that are not ours
-]
+pytestmark = pytest.mark.filterwarnings("default")  # those of libraries that are not ours
 BUCKET = "keep"
 SERVER = """
 import sys, time
@@ -38,6 +33,7 @@ time.sleep(3600)
 @pytest.fixture(scope="module")
 def s3():
     """A server in a process of its own, with a bucket."""
+    need_packages(moto="moto[s3] flask flask-cors", dvc_s3="dvc-s3")
     words = [sys.executable, "-W", "ignore", "-c", SERVER]
     server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     line = next(line for line in server.stdout if line.strip().isdigit())

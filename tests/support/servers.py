@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import glob
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,16 @@ def need(program: str, package: str, *places: str) -> str:
     path = os.pathsep.join([*folders, os.environ["PATH"], "/usr/sbin", "/sbin"])
     if found := shutil.which(program, path=path):
         return found
-    sentence = f"{program} is not installed: apt-get install {package}"
+    _without(f"{program} is not installed: apt-get install {package}")
+
+
+def need_packages(**packages: str) -> None:
+    """Skip the test without an optional package (`module="name on the index"`), or fail where CI=true."""
+    if missing := [name for module, name in packages.items() if not find_spec(module)]:
+        _without(f"pip install {' '.join(missing)}: not installed here")
+
+
+def _without(sentence: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(sentence)
     pytest.skip(sentence)

@@ -79,7 +79,6 @@ def test_a_loaded_bundle_answers_as_what_was_sealed(task, bundles, parts):
     )
 
 
-@pytest.mark.parametrize("kind", pipelines.KINDS)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_pipeline_survives_its_file(task, kind, parts):
     fitted = synthetic.fitted(parts[task], kind)

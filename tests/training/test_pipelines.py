@@ -11,11 +11,10 @@ from modelkeep.data import splits
 from modelkeep.training import bundle, pipelines
 from modelkeep.training.pipelines import ModelError
 
-TASKS, KINDS = tuple(synthetic.LABELS), pipelines.KINDS
+TASKS = tuple(synthetic.LABELS)
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_learns_every_task(task, kind, parts):
     schema, test = parts[task].schema, parts[task].test
     fitted = synthetic.fitted(parts[task], kind)
@@ -29,7 +28,6 @@ def test_every_kind_learns_every_task(task, kind, parts):
         assert np.mean(predictions.argmax(axis=1) == y) > np.bincount(y).max() / len(y)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_odd_values_get_an_answer(kind, parts):
     schema, fitted = parts["binary"].schema, synthetic.fitted(parts["binary"], kind)
     odd = parts["binary"].test.head(6).copy()
@@ -43,7 +41,6 @@ def test_odd_values_get_an_answer(kind, parts):
     assert np.isfinite(predictions).all() and (predictions >= 0).all() and (predictions <= 1).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_unseen_rare_and_unseen_are_one_other(kind, parts):
     schema, fitted = parts["binary"].schema, synthetic.fitted(parts["binary"], kind)
     row = parts["binary"].test.head(1)
@@ -52,7 +49,6 @@ def test_unseen_rare_and_unseen_are_one_other(kind, parts):
     assert (first == second).all() and not np.allclose(first, missing, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_category_that_is_named_missing(kind):
     frame = synthetic.table(rows=400)
     frame["shop"] = frame["shop"].where(frame["shop"] != "north", "missing")
@@ -64,7 +60,6 @@ def test_a_category_that_is_named_missing(kind):
     assert (predictions[0] == predictions[1]).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_columns_that_a_part_of_the_rows_lacks_altogether(kind, parts):
     schema, rows = parts["binary"].schema, parts["binary"].train
     empty = rows.assign(weight=np.nan, shop=pd.Series(np.nan, rows.index, dtype="str"))
@@ -72,12 +67,15 @@ def test_columns_that_a_part_of_the_rows_lacks_altogether(kind, parts):
     assert np.isfinite(pipelines.predict(fitted, rows, schema)).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_class_that_training_lacked_gets_nothing(kind, parts):
     schema, rows = parts["multiclass"].schema, parts["multiclass"].train
-    fitted = pipelines.fit(
-        pipelines.pipeline(schema, kind, **synthetic.QUICK), rows[rows["colour"] != "green"], schema
-    )
+    unfitted = pipelines.pipeline(schema, kind, **synthetic.QUICK)
+    known = rows[rows["colour"] != "green"]
+    if kind == "xgboost":
+        with pytest.raises(ModelError, match="hold no 'green', and XGBoost takes no gap"):
+            pipelines.fit(unfitted, known, schema)
+        return
+    fitted = pipelines.fit(unfitted, known, schema)
     predictions = pipelines.predict(fitted, rows, schema)
     assert (predictions[:, schema.classes.index("green")] == 0).all()
     assert np.allclose(predictions.sum(axis=1), 1)
@@ -94,7 +92,6 @@ def test_the_penalty_is_scikit_learns(parts):
     assert isinstance(estimator, LogisticRegression) and estimator.C == 0.25
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_one_seed_gives_one_model(kind, parts):
     predictions = [
         pipelines.predict(
@@ -105,7 +102,6 @@ def test_one_seed_gives_one_model(kind, parts):
     assert (predictions[0] == predictions[1]).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_model_is_the_same_bytes_on_any_number_of_threads(kind, parts):
     with threadpool_limits(1):
         one = bundle.dump(synthetic.fitted(parts["binary"], kind))
@@ -194,8 +190,8 @@ def test_a_fold_of_one_class_says_so(parts):
 
 
 def test_a_model_that_there_is_not(parts):
-    with pytest.raises(ModelError, match="'xgboost' is not one of boosting, forest, linear"):
-        pipelines.pipeline(parts["binary"].schema, "xgboost")
+    with pytest.raises(ModelError, match="'bosting' is not one of boosting, forest, linear"):
+        pipelines.pipeline(parts["binary"].schema, "bosting")
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -391,10 +391,12 @@ def _wanted(stored: Iterable[str], path: Path, columns: Sequence[str]) -> list[s
 
 def _read_excel(path: Path, columns: Sequence[str], form: Format) -> pd.DataFrame:
     names = pd.read_excel(path, nrows=0, engine="openpyxl").columns
-    dtypes = {name: "str" for name in form.texts if name in names}
     wanted = _known(columns, list(names), path.name) if columns else None
-    options = {"usecols": wanted, "dtype": dtypes, "engine": "openpyxl"}
-    return pd.read_excel(path, **options, **_missing(form))
+    # as it was typed: pandas would take a text of digits, as 01234, for a number
+    options = {"usecols": wanted, "dtype": object, "engine": "openpyxl"}
+    table = pd.read_excel(path, **options, **_missing(form)).infer_objects()
+    texts = {name: "str" for name in form.texts if name in table}
+    return table.astype(texts | {n: "str" for n in table if table[n].dtype == object})
 
 
 def _times(values: pd.Series, form: str) -> pd.Series:

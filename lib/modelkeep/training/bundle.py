@@ -25,7 +25,7 @@ from modelkeep.data.schema import Schema
 from modelkeep.evaluation import live_quality, metrics, profile
 from modelkeep.evaluation.profile import Profile
 from modelkeep.predictions import frames
-from modelkeep.training import custom, intervals, manifests, pipelines, reference
+from modelkeep.training import boosters, custom, intervals, manifests, pipelines, reference
 from modelkeep.training.engines import export
 from modelkeep.training.engines.export import Engine
 from modelkeep.training.manifests import FORMAT, MANIFEST, BundleError
@@ -52,6 +52,9 @@ TRUSTED = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.tree._tree.Tree",
 )
+
+
+NAME = r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+)"  # of an object in skops' format
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,8 @@ def save(
             **provenance,
             # a patch release makes the same bytes: its number would make another model of them
             "python": ".".join(platform.python_version_tuple()[:2]),
-            "libraries": {name: version(name) for name in LIBRARIES},
+            "libraries": {name: version(name) for name in LIBRARIES}
+            | boosters.version(fitted.steps[-1][1]),
         }
         files.write_json(new / MANIFEST, manifest)
 
@@ -202,12 +206,11 @@ def dump(fitted: Pipeline) -> bytes:
     with zipfile.ZipFile(io.BytesIO(skops.io.dumps(fitted))) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     text = content.pop("schema.json").decode()
-    # skops calls objects by their address in memory, which is another one in each process.
-    seen = dict.fromkeys(re.findall(r'"__id__": (\d+)', text))
+    # skops calls objects by their address in memory, and bytes at random: others in each process
+    seen = dict.fromkeys(re.findall(rf'"(?:__id__": |file": ")({NAME})', text))
     number = {old: str(i) for i, old in enumerate(seen, start=1)}
-    text = re.sub(r'("__id__": )(\d+)', lambda m: m[1] + number[m[2]], text)
-    text = re.sub(r'("file": ")(\d+)', lambda m: m[1] + number[m[2]], text)
-    renamed = {re.sub(r"^\d+", lambda m: number[m[0]], k): v for k, v in content.items()}
+    text = re.sub(rf'("__id__": |"file": ")({NAME})', lambda m: m[1] + number[m[2]], text)
+    renamed = {re.sub(rf"^{NAME}", lambda m: number[m[0]], k): v for k, v in content.items()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("schema.json", *sorted(renamed)):
@@ -219,6 +222,9 @@ def dump(fitted: Pipeline) -> bytes:
 def undump(content: bytes) -> Pipeline:
     """The pipeline from skops' format, if it names only types that we trust."""
     named = set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED)
+    for package in sorted({name.partition(".")[0] for name in named} & set(boosters.KINDS)):
+        boosters.library(package)
+    named -= set(boosters.TRUSTED)
     try:
         own = {name for name in named if custom.trusted(name)}
     except custom.CustomError as error:
@@ -228,7 +234,7 @@ def undump(content: bytes) -> Pipeline:
             f"model.skops names types that neither scikit-learn nor {custom.FILE} of this "
             f"repository has: {', '.join(strangers)}; do not load it, and find out who wrote it"
         )
-    return skops.io.loads(content, trusted=[*TRUSTED, *sorted(own)])
+    return skops.io.loads(content, trusted=[*TRUSTED, *boosters.TRUSTED, *sorted(own)])
 
 
 def own_code(content: bytes) -> list[str]:

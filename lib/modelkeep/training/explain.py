@@ -22,7 +22,7 @@ from sklearn.base import BaseEstimator
 from modelkeep.core import markup
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.training.bundle import Bundle
-from modelkeep.training.engines import export, trees
+from modelkeep.training.engines import export, libraries, trees
 from modelkeep.training.engines.encoding import Encoding
 
 BACKGROUND_ROWS = {"trees": 500, "sampled": 100}  # drawn from the rows of cross-validation
@@ -133,6 +133,7 @@ class Explainer:
         if plan is not None:
             self.names = tuple(f["name"] for f in plan["features"])
             self.encoding = Encoding(plan)
+            self.boosted = trees.boosted(estimator)
             self.trees = TreeShap(estimator, self._matrix(background))
 
     def __call__(self, rows: pd.DataFrame) -> Explanation:
@@ -140,8 +141,7 @@ class Explainer:
         if self.kind == "trees":
             values, base = self.trees(self._matrix(rows)), self.trees.base
             output, method = base + values.sum(axis=1), "exact, trees"
-            boosted = hasattr(self.model.pipeline.steps[-1][1], "_predictors")
-            scale = {True: "log-odds", False: "probability"}[boosted]
+            scale = {True: "log-odds", False: "probability"}[self.boosted]
         else:
             values, base = sampled(self._output, rows, self.background, self.names, seed=self.seed)
             output, method, scale = base + values.sum(axis=1), "sampled", "log-odds"
@@ -314,6 +314,13 @@ def _leaves(estimator: BaseEstimator) -> tuple[list[_Leaf], np.ndarray]:
                 for at, conditions in _paths(sides, splits):
                     leaves.append(_Leaf(conditions, k, float(nodes["value"][at])))
         return leaves, offset
+    if other := libraries.read(estimator):
+        outputs, leaves = len(other.baseline), []
+        for i, tree in enumerate(other.trees):
+            sides = (tree.left, tree.right, tree.leaf)
+            for at, conditions in _paths(sides, (tree.column, tree.threshold, tree.missing_left)):
+                leaves.append(_Leaf(conditions, i % outputs, float(tree.value[at])))
+        return leaves, other.baseline
     inner = [tree.tree_ for tree in getattr(estimator, "estimators_", ())]
     if not inner:
         raise ExplainError(f"{type(estimator).__name__} has no trees; use `sampled`")

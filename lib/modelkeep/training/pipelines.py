@@ -2,6 +2,8 @@
 ours.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +25,11 @@ from threadpoolctl import threadpool_limits
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics
+from modelkeep.training import boosters
 from modelkeep.training.engines.encoding import MISSING
 
-KINDS = ("boosting", "forest", "linear")
+KINDS = ("boosting", "forest", "linear", *boosters.KINDS)
+WEIGHTS = ("none", "balanced")
 
 
 class ModelError(ModelkeepError, ValueError):
@@ -52,40 +56,81 @@ def pipeline(
     trees: int = 150,
     min_rows_leaf: int = 20,
     l2: float = 1.0,
+    early_stopping: int = 0,
+    class_weight: str = "none",
+    monotone: Mapping[str, int] = MappingProxyType({}),
     seed: int = 0,
 ) -> Pipeline:
-    """An unfitted pipeline for the schema: `boosting`, `forest` or `linear` (logistic regression,
-    or ridge for numbers). `max_depth` 0 is no limit.
+    """An unfitted pipeline for the schema: `boosting`, `forest`, `linear` (logistic regression, or
+    ridge for numbers) or one of `boosters.KINDS`. `max_depth` 0 is no limit; `early_stopping` is of
+    the boosters; `monotone` gives a number's column 1 (predictions rise with it) or -1.
     """
-    if model not in KINDS:
-        raise ModelError(
-            f"model: {model!r} is not one of {', '.join(KINDS)}; set it in params/train.yaml"
-        )
+    for name, value, known in (("model", model, KINDS), ("class_weight", class_weight, WEIGHTS)):
+        if value not in known:
+            raise ModelError(
+                f"{name}: {value!r} is not one of {', '.join(known)}; set it in params/train.yaml"
+            )
     numbers = schema.task == "regression"
+    _check_weight(model, class_weight, numbers)
+    balanced, directions = class_weight == "balanced", _directions(schema, model, monotone)
+    settings = {"max_depth": max_depth, "learning_rate": learning_rate, "trees": trees}
+    settings |= {"min_rows_leaf": min_rows_leaf, "l2": l2, "seed": seed}
+    if model in boosters.KINDS:
+        settings |= {"early_stopping": early_stopping, "balanced": balanced, "monotone": directions}
+        estimator = boosters.estimator(model, numbers, **settings)
+    else:
+        more = {"class_weight": "balanced"} if balanced else {}
+        more |= {"monotonic_cst": directions} if directions else {}
+        estimator = _scikit(model, numbers, settings, more)
+    return Pipeline([("columns", _columns(schema, model)), ("model", estimator)])
+
+
+def _scikit(model: str, numbers: bool, given: Mapping, more: Mapping) -> BaseEstimator:
+    """scikit-learn's estimator of a kind; `more` are arguments of any of them."""
+    shared = {
+        "max_depth": given["max_depth"] or None,
+        "min_samples_leaf": given["min_rows_leaf"],
+        "random_state": given["seed"],
+    }
     if model == "boosting":
         kind = HistGradientBoostingRegressor if numbers else HistGradientBoostingClassifier
-        estimator = kind(
-            max_depth=max_depth or None,
-            learning_rate=learning_rate,
-            max_iter=trees,
-            min_samples_leaf=min_rows_leaf,
-            l2_regularization=l2,
-            early_stopping=False,
-            random_state=seed,
-        )
-    elif model == "forest":
+        shared |= {"learning_rate": given["learning_rate"], "max_iter": given["trees"]}
+        return kind(l2_regularization=given["l2"], early_stopping=False, **shared, **more)
+    if model == "forest":
         kind = RandomForestRegressor if numbers else RandomForestClassifier
-        estimator = kind(
-            n_estimators=trees,
-            max_depth=max_depth or None,
-            min_samples_leaf=min_rows_leaf,
-            random_state=seed,
+        return kind(n_estimators=given["trees"], **shared, **more)
+    if numbers:
+        return Ridge(alpha=given["l2"]) if given["l2"] else LinearRegression()
+    return LogisticRegression(C=1 / given["l2"] if given["l2"] else np.inf, max_iter=1000, **more)
+
+
+def _check_weight(model: str, class_weight: str, numbers: bool) -> None:
+    why = "the label is a number" if numbers else "XGBoost has no weights of classes"
+    if class_weight == "balanced" and (numbers or model == "xgboost"):
+        raise ModelError(
+            f"class_weight: 'balanced' does not go with this model, as {why}; set it to none in "
+            "params/train.yaml"
         )
-    elif numbers:
-        estimator = Ridge(alpha=l2) if l2 else LinearRegression()
-    else:
-        estimator = LogisticRegression(C=1 / l2 if l2 else np.inf, max_iter=1000)
-    return Pipeline([("columns", _columns(schema, model)), ("model", estimator)])
+
+
+def _directions(schema: Schema, model: str, monotone: Mapping[str, int]) -> list[int]:
+    """A direction for each column of the matrix (numbers first); [] where none is stated."""
+    numbers = [c.name for c in schema.columns if c.kind == "number"]
+    for name, way in monotone.items():
+        if name not in numbers or isinstance(way, bool) or way not in (-1, 0, 1):
+            raise ModelError(
+                f"monotone: {{{name}: {way!r}}} must give a column of numbers -1 or 1; numbers are "
+                f"{', '.join(numbers) or 'none'} (params/train.yaml)"
+            )
+    if not any(monotone.values()):
+        return []
+    if model == "linear" or schema.task == "multiclass":
+        what = "a linear model" if model == "linear" else "a label of several classes"
+        raise ModelError(
+            f"monotone: {what} has no such constraint; set monotone to {{}} in params/train.yaml"
+        )
+    ways = [int(monotone.get(name, 0)) for name in numbers]
+    return ways + [0] * (len(schema.columns) - len(numbers))
 
 
 def _columns(schema: Schema, model: str) -> ColumnTransformer:
@@ -100,7 +145,7 @@ def _columns(schema: Schema, model: str) -> ColumnTransformer:
         "boosting": "passthrough",
         "forest": Pipeline(fill),
         "linear": Pipeline([*fill, ("scale", StandardScaler())]),
-    }[model]
+    }.get(model, "passthrough")
     encoder = (
         OneHotEncoder(categories=known, handle_unknown="ignore", sparse_output=False)
         if model == "linear"
@@ -156,12 +201,20 @@ def fit(unfitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> Pipeline:
             f"{schema.label}: the {len(rows)} rows to learn from hold fewer than two classes; "
             "lower `folds` in params/train.yaml, or take a longer history"
         )
+    if boosters.kind_of(unfitted.steps[-1][1]) == "xgboost" and schema.classes:
+        lacking = [name for i, name in enumerate(schema.classes) if i not in y]
+        if lacking:
+            raise ModelError(
+                f"{schema.label}: the {len(rows)} rows to learn from hold no {lacking[0]!r}, and "
+                "XGBoost takes no gap between classes; lower `folds`, or set another `model`, in "
+                "params/train.yaml"
+            )
     x = features(rows, schema)
     # scikit-learn's boosting fails on a column without any value
     x[[c.name for c in schema.columns if c.kind == "number" and x[c.name].isna().all()]] = 0.0
     # on more threads sums round differently, and boosting keeps how many there were: other bytes
     with threadpool_limits(1):
-        return clone(unfitted).fit(x, y)
+        return boosters.without_date(boosters.stopped(clone(unfitted), x, y).fit(x, y))
 
 
 def predict(fitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> np.ndarray:

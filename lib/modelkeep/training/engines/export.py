@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from modelkeep.data.schema import Schema
-from modelkeep.training import manifests, pipelines
+from modelkeep.training import boosters, manifests, pipelines
 from modelkeep.training.engines import trees
 from modelkeep.training.engines.encoding import Encoding, cuts
 from modelkeep.training.engines.onnx import ALONE
@@ -119,6 +119,8 @@ def _converted(name: str, fitted: Pipeline, plan: dict, rows: tuple) -> bytes:
     if name == "quickscorer":
         return trees.plain(fitted["model"], plan)
     if name == "onnx":
+        if library := boosters.kind_of(fitted["model"]):
+            raise TreesError(f"its converter does not know {library}")
         return to_onnx(fitted, Encoding(plan)(*rows).shape[1], cuts(plan))
     return b""
 

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.training.engines import encoding
+from modelkeep.training.engines import encoding, libraries
 from modelkeep.training.engines.quickscorer import Trees
 
 
@@ -44,19 +44,27 @@ def ranked(estimator: BaseEstimator, ranks: Sequence[Sequence[float]]) -> BaseEs
 
 def single(estimator: BaseEstimator) -> bool:
     """Whether the trees look at values in float32, as those of a forest do."""
-    return not hasattr(estimator, "_predictors")
+    return not boosted(estimator)
+
+
+def boosted(estimator: BaseEstimator) -> bool:
+    """Whether the trees add up to a score, and not to a mean as those of a forest do."""
+    return hasattr(estimator, "_predictors") or libraries.read(estimator) is not None
 
 
 def plain(estimator: BaseEstimator, plan: dict) -> bytes:
     """Boosted trees as `quickscorer.Trees`, from the plan of their preprocessing; TreesError where
     that or they are something else.
     """
-    groups = getattr(estimator, "_predictors", None)
-    if not groups or not plan["cuts"]:
+    groups, other = getattr(estimator, "_predictors", None), libraries.read(estimator)
+    if not (groups or other) or not plan["cuts"]:
         raise TreesError("these are no boosted trees that split numbers")
     if not encoding.Encoding(plan).passes:
         raise TreesError("the trees read numbers that were scaled, filled or spread over columns")
     ranks = encoding.cuts(plan)
+    if other:
+        trees = [_ranked(tree, 0, ranks) for tree in other.trees]
+        return msgspec.json.encode(Trees(other.link, other.baseline.tolist(), trees))
     trees = [_nested(t.nodes, 0, ranks) for group in groups for t in group]
     baseline = estimator._baseline_prediction.ravel().tolist()
     return msgspec.json.encode(Trees(type(estimator._loss.link).__name__, baseline, trees))
@@ -72,6 +80,15 @@ def _nested(nodes: np.ndarray, at: int, ranks: list[np.ndarray]) -> list | float
     return [column, rank, bool(node["missing_go_to_left"]), *sides]
 
 
+def _ranked(tree: libraries.Nodes, at: int, ranks: list[np.ndarray]) -> list | float:
+    if tree.leaf[at]:
+        return float(tree.value[at])
+    column = int(tree.column[at])
+    rank = int(np.searchsorted(ranks[column], tree.threshold[at]))
+    sides = [_ranked(tree, int(side[at]), ranks) for side in (tree.left, tree.right)]
+    return [column, rank, bool(tree.missing_left[at]), *sides]
+
+
 def _splits(estimator: BaseEstimator) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Per tree the column, the threshold (writable) and whether it is a split, of each node."""
     for group in getattr(estimator, "_predictors", ()):
@@ -80,6 +97,8 @@ def _splits(estimator: BaseEstimator) -> Iterator[tuple[np.ndarray, np.ndarray, 
             if nodes["is_categorical"].any():
                 return
             yield nodes["feature_idx"], nodes["num_threshold"], nodes["is_leaf"] == 0
+    for tree in (libraries.read(estimator) or libraries.Forest([], np.zeros(0), "")).trees:
+        yield tree.column, tree.threshold, ~tree.leaf
     trees = getattr(estimator, "estimators_", ())
     for tree in [t.tree_ for t in trees if hasattr(t, "tree_")] if type(trees) is list else ():
         yield tree.feature, tree.threshold, tree.children_left >= 0
