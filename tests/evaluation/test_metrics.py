@@ -255,3 +255,12 @@ def test_errors_expected_of_numbers_that_are_all_the_same():
 def test_no_rows_are_an_error(call):
     with pytest.raises(ScoresError, match="no rows"):
         call()
+
+
+def test_no_interval_leaves_the_range_of_its_metric():
+    y, blocks = np.array([0, 1] * 4), np.arange(8)
+    sure = np.where(y == 1, 0.99, 0.01)
+    sure[0] = 0.6
+    found = metrics.summary("binary", y, np.column_stack([1 - sure, sure]), blocks)
+    assert found["auc"].high <= 1 and found["log_loss"].low >= 0
+    assert found["log_loss"].value - 2 * found["log_loss"].se < 0  # it would have been

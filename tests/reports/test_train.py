@@ -103,6 +103,11 @@ def test_own_steps_are_the_same_text_each_time_and_say_where_they_are_cut(turns)
     assert "FunctionTransformer(" in shown and "0x" not in shown and " …" in shown
 
 
+def test_the_settings_of_any_kind_are_shown(kind, parts):
+    shown = said(train.steps(pipelines.pipeline(parts["binary"].schema, kind, trees=33)))
+    assert ("33" in shown) == (kind != "linear")
+
+
 def test_a_column_that_nearly_decides_the_label_is_named_with_its_remedy():
     assert told(left={"age": 0.9}).startswith("ok:")
     shown = told(left={"boat": 0.01, "week": 0.04, "age": 0.9})

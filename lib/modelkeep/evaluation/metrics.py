@@ -4,7 +4,7 @@ Outcomes `y` are class numbers (0, 1, ...) or floats; predictions `p` are an arr
 of probabilities, or (rows,) for regression.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit, stdtrit
@@ -85,9 +85,13 @@ def per_row(task: str, y: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
 def summary(
     task: str, y: np.ndarray, p: np.ndarray, blocks: np.ndarray, confidence: float = 0.95
 ) -> dict[str, Estimate]:
-    """Each metric of the task with its interval."""
-    rows = per_row(task, y, p)
-    return {name: clustered(values, blocks, confidence) for name, values in rows.items()}
+    """Each metric of the task with its interval, which holds no value that the metric cannot have."""
+    found = {}
+    for name, values in per_row(task, y, p).items():
+        estimate = clustered(values, blocks, confidence)
+        low, high = np.clip([estimate.low, estimate.high], 0, 1 if name == "auc" else np.inf)
+        found[name] = replace(estimate, low=float(low), high=float(high))
+    return found
 
 
 def log_loss(y: np.ndarray, p: np.ndarray) -> np.ndarray:
