@@ -85,7 +85,7 @@ def per_row(task: str, y: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
 def summary(
     task: str, y: np.ndarray, p: np.ndarray, blocks: np.ndarray, confidence: float = 0.95
 ) -> dict[str, Estimate]:
-    """Each metric of the task with its interval, which holds no value that the metric cannot have."""
+    """Each metric of the task with its interval, of values that the metric can have."""
     found = {}
     for name, values in per_row(task, y, p).items():
         estimate = clustered(values, blocks, confidence)
