@@ -124,3 +124,19 @@ def test_too_few_blocks_or_one_class_are_refused():
         recalibration.choose("binary", Outcomes(y, p, none, np.arange(100) // 25), names=[])
     with pytest.raises(RecalibrationError, match="all 100 labels are of one class"):
         recalibration.choose("binary", Outcomes(y * 0, p, none, np.arange(100)), names=[])
+
+
+@pytest.mark.parametrize(("level", "slope"), [(1.0, 3.0), (-4.0, 0.3), (0.0, 10.0), (3.0, 1.0)])
+def test_predictions_that_are_far_off_are_brought_back(level, slope):
+    """As scikit-learn's logistic regression on the log-odds; whole Newton steps went in a circle."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=20_000)
+    y = (random.random(len(x)) < 1 / (1 + np.exp(-x))).astype(int)
+    odds = np.clip(slope * x + level, -13, 13)
+    p = 1 / (1 + np.exp(-odds))
+    update = recalibration.fit("binary", "level and slope", y, np.column_stack([1 - p, p]))
+    theirs = LogisticRegression(C=np.inf, tol=1e-8).fit(odds[:, None], y)
+    assert update.slope == pytest.approx(theirs.coef_[0, 0], rel=5e-3)
+    # a little is drawn to 0, so that a class without rows stays finite
+    level = theirs.intercept_[0]
+    assert update.level[1] - update.level[0] == pytest.approx(level, rel=5e-3, abs=2e-3)

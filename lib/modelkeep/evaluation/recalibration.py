@@ -24,6 +24,8 @@ CLIPPED = 1e-6  # smaller probabilities have no useful logarithm
 LEAST_SLOPE = 0.2  # below it the predictions order the rows hardly, or wrongly: refit
 PRIOR = 0.05  # precision with which levels are drawn to 0: a class without rows stays finite
 STEPS = 50
+CONVERGED = 1e-9
+TINY = 1e-300  # a probability whose logarithm is finite
 
 
 class RecalibrationError(ModelkeepError, ValueError):
@@ -122,16 +124,27 @@ def fit(task: str, kind: str, y: np.ndarray, p: np.ndarray) -> Update:
         return _line(kind, y, p)
     k = p.shape[1]
     beta, free = np.append(np.zeros(k), 1.0), k + (kind == "level and slope")
+
+    def updated(beta: np.ndarray) -> Update:
+        return Update(kind, task, tuple(beta[:k].tolist()), float(beta[k]))
+
+    def likelihood(beta: np.ndarray) -> float:
+        q = updated(beta)(p)[np.arange(len(y)), y]
+        return float(np.log(np.maximum(q, TINY)).sum() - PRIOR * (beta[:k] ** 2).sum() / 2)
+
+    best = likelihood(beta)
     for _ in range(STEPS):
-        update = Update(kind, task, tuple(beta[:k].tolist()), float(beta[k]))
-        parts = _Scores(task, y, p, update(p))
+        parts = _Scores(task, y, p, updated(beta)(p))
         gradient = parts.u.sum(axis=0)[:free] - PRIOR * (beta * (np.arange(k + 1) < k))[:free]
         hessian = parts.information[:free, :free] * len(y) + PRIOR * np.eye(free)
-        step = np.linalg.solve(hessian, gradient)
-        beta[:free] += np.clip(step, -2, 2)
-        if np.max(np.abs(step)) < 1e-9:
+        step = np.append(np.linalg.solve(hessian, gradient), np.zeros(k + 1 - free))
+        # a whole step may pass the maximum and come back for ever where predictions are far off
+        while (value := likelihood(beta + step)) < best and np.max(np.abs(step)) > CONVERGED:
+            step = step / 2
+        beta, best = beta + step, max(value, best)
+        if np.max(np.abs(step)) < CONVERGED:
             break
-    return Update(kind, task, tuple(beta[:k].tolist()), float(beta[k]))
+    return updated(beta)
 
 
 def directions(

@@ -139,7 +139,9 @@ def steps(unfitted: Pipeline) -> Html:
         rows.append({"columns": ", ".join(names), "step": ", then ".join(parts)})
     model = unfitted["model"]
     usual = type(model)().get_params()
-    params = {k: v for k, v in model.get_params().items() if v == v}  # XGBoost: missing=nan
+    params = {
+        k: v for k, v in model.get_params(deep=False).items() if v == v
+    }  # XGBoost: missing=nan
     chosen = [f"{k}={v}" for k, v in params.items() if v != usual.get(k)]
     rows.append({"columns": "all", "step": f"{type(model).__name__}({', '.join(chosen)})"})
     return markup.table(rows)

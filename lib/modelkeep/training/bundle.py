@@ -25,7 +25,15 @@ from modelkeep.data.schema import Schema
 from modelkeep.evaluation import live_quality, metrics, profile
 from modelkeep.evaluation.profile import Profile
 from modelkeep.predictions import frames
-from modelkeep.training import boosters, custom, intervals, manifests, pipelines, reference
+from modelkeep.training import (
+    boosters,
+    calibration,
+    custom,
+    intervals,
+    manifests,
+    pipelines,
+    reference,
+)
 from modelkeep.training.engines import export
 from modelkeep.training.engines.export import Engine
 from modelkeep.training.manifests import FORMAT, MANIFEST, BundleError
@@ -157,7 +165,7 @@ def save(
             # a patch release makes the same bytes: its number would make another model of them
             "python": ".".join(platform.python_version_tuple()[:2]),
             "libraries": {name: version(name) for name in LIBRARIES}
-            | boosters.version(fitted.steps[-1][1]),
+            | boosters.version(calibration.inner(fitted.steps[-1][1])),
         }
         files.write_json(new / MANIFEST, manifest)
 
@@ -224,7 +232,7 @@ def undump(content: bytes) -> Pipeline:
     named = set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED)
     for package in sorted({name.partition(".")[0] for name in named} & set(boosters.KINDS)):
         boosters.library(package)
-    named -= set(boosters.TRUSTED)
+    named -= {*boosters.TRUSTED, *calibration.TRUSTED}
     try:
         own = {name for name in named if custom.trusted(name)}
     except custom.CustomError as error:
@@ -234,7 +242,9 @@ def undump(content: bytes) -> Pipeline:
             f"model.skops names types that neither scikit-learn nor {custom.FILE} of this "
             f"repository has: {', '.join(strangers)}; do not load it, and find out who wrote it"
         )
-    return skops.io.loads(content, trusted=[*TRUSTED, *boosters.TRUSTED, *sorted(own)])
+    return skops.io.loads(
+        content, trusted=[*TRUSTED, *boosters.TRUSTED, *calibration.TRUSTED, *own]
+    )
 
 
 def own_code(content: bytes) -> list[str]:

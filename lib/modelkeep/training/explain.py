@@ -21,6 +21,7 @@ from sklearn.base import BaseEstimator
 
 from modelkeep.core import markup
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.training import calibration
 from modelkeep.training.bundle import Bundle
 from modelkeep.training.engines import export, libraries, trees
 from modelkeep.training.engines.encoding import Encoding
@@ -169,7 +170,11 @@ class Explainer:
 
 
 def _plan(model: Bundle) -> dict | None:
-    """Return the plan of the preprocessing where each feature is a column of a tree's matrix."""
+    """Return the plan of the preprocessing where each feature is a column of a tree's matrix, and
+    the trees add up to what is explained.
+    """
+    if calibration.learned(model.pipeline.steps[-1][1]):
+        return None
     try:
         plan = export.encoding(model.pipeline, model.schema)
     except (AttributeError, KeyError, TypeError):  # steps of the user's own

@@ -25,7 +25,8 @@ from threadpoolctl import threadpool_limits
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics
-from modelkeep.training import boosters
+from modelkeep.training import boosters, calibration
+from modelkeep.training.calibration import Calibrated
 from modelkeep.training.engines.encoding import MISSING
 
 KINDS = ("boosting", "forest", "linear", *boosters.KINDS)
@@ -59,19 +60,22 @@ def pipeline(
     early_stopping: int = 0,
     class_weight: str = "none",
     monotone: Mapping[str, int] = MappingProxyType({}),
+    calibrate: str = "none",
     seed: int = 0,
 ) -> Pipeline:
     """An unfitted pipeline for the schema: `boosting`, `forest`, `linear` (logistic regression, or
     ridge for numbers) or one of `boosters.KINDS`. `max_depth` 0 is no limit; `early_stopping` is of
-    the boosters; `monotone` gives a number's column 1 (predictions rise with it) or -1.
+    the boosters; `monotone` gives a number's column 1 (predictions rise with it) or -1;
+    `calibrate` is one of `calibration.METHODS`.
     """
-    for name, value, known in (("model", model, KINDS), ("class_weight", class_weight, WEIGHTS)):
+    words = (("model", model, KINDS), ("class_weight", class_weight, WEIGHTS))
+    for name, value, known in (*words, ("calibrate", calibrate, calibration.METHODS)):
         if value not in known:
             raise ModelError(
                 f"{name}: {value!r} is not one of {', '.join(known)}; set it in params/train.yaml"
             )
     numbers = schema.task == "regression"
-    _check_weight(model, class_weight, numbers)
+    _check_words(model, class_weight, calibrate, numbers)
     balanced, directions = class_weight == "balanced", _directions(schema, model, monotone)
     settings = {"max_depth": max_depth, "learning_rate": learning_rate, "trees": trees}
     settings |= {"min_rows_leaf": min_rows_leaf, "l2": l2, "seed": seed}
@@ -82,6 +86,8 @@ def pipeline(
         more = {"class_weight": "balanced"} if balanced else {}
         more |= {"monotonic_cst": directions} if directions else {}
         estimator = _scikit(model, numbers, settings, more)
+    if calibrate != "none":
+        estimator = Calibrated(estimator, calibrate)
     return Pipeline([("columns", _columns(schema, model)), ("model", estimator)])
 
 
@@ -104,7 +110,12 @@ def _scikit(model: str, numbers: bool, given: Mapping, more: Mapping) -> BaseEst
     return LogisticRegression(C=1 / given["l2"] if given["l2"] else np.inf, max_iter=1000, **more)
 
 
-def _check_weight(model: str, class_weight: str, numbers: bool) -> None:
+def _check_words(model: str, class_weight: str, calibrate: str, numbers: bool) -> None:
+    if numbers and calibrate != "none":
+        raise ModelError(
+            f"calibrate: {calibrate!r} is for probabilities, and the label is a number; set it to "
+            "none in params/train.yaml"
+        )
     why = "the label is a number" if numbers else "XGBoost has no weights of classes"
     if class_weight == "balanced" and (numbers or model == "xgboost"):
         raise ModelError(
@@ -201,7 +212,7 @@ def fit(unfitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> Pipeline:
             f"{schema.label}: the {len(rows)} rows to learn from hold fewer than two classes; "
             "lower `folds` in params/train.yaml, or take a longer history"
         )
-    if boosters.kind_of(unfitted.steps[-1][1]) == "xgboost" and schema.classes:
+    if boosters.kind_of(calibration.inner(unfitted.steps[-1][1])) == "xgboost" and schema.classes:
         lacking = [name for i, name in enumerate(schema.classes) if i not in y]
         if lacking:
             raise ModelError(

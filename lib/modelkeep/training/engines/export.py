@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from modelkeep.data.schema import Schema
-from modelkeep.training import boosters, manifests, pipelines
+from modelkeep.training import boosters, calibration, manifests, pipelines
 from modelkeep.training.engines import trees
 from modelkeep.training.engines.encoding import Encoding, cuts
 from modelkeep.training.engines.onnx import ALONE
@@ -117,9 +117,9 @@ def _reread(plan: dict) -> dict:
 
 def _converted(name: str, fitted: Pipeline, plan: dict, rows: tuple) -> bytes:
     if name == "quickscorer":
-        return trees.plain(fitted["model"], plan)
+        return trees.plain(calibration.inner(fitted["model"]), plan)
     if name == "onnx":
-        if library := boosters.kind_of(fitted["model"]):
+        if library := boosters.kind_of(calibration.inner(fitted["model"])):
             raise TreesError(f"its converter does not know {library}")
         return to_onnx(fitted, Encoding(plan)(*rows).shape[1], cuts(plan))
     return b""
@@ -159,7 +159,8 @@ def encoding(fitted: Pipeline, schema: Schema) -> dict:
         known = [str(c) for c in step["encode"].categories_[i]]
         plan.append({"name": name, "categories": known, "one_hot": one_hot})
     found = {"features": plan, "classes": list(schema.classes), "task": schema.task}
-    model = fitted["model"]
+    model, mapping = calibration.inner(fitted["model"]), calibration.learned(fitted["model"])
+    found |= {"calibration": dict(mapping)} if mapping else {}
     ranks = trees.cuts(model, getattr(model, "n_features_in_", 0))
     return found | {"cuts": ranks, "single": bool(ranks) and trees.single(model)}
 
@@ -172,7 +173,7 @@ def to_onnx(fitted: Pipeline, width: int, cuts: Sequence[Sequence[float]]) -> by
     from skl2onnx import to_onnx as convert
     from skl2onnx.common.data_types import FloatTensorType
 
-    estimator = trees.ranked(fitted["model"], cuts)
+    estimator = trees.ranked(calibration.inner(fitted["model"]), cuts)
     options = {"zipmap": False} if hasattr(estimator, "classes_") else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # between skl2onnx and onnx

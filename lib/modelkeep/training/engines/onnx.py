@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from modelkeep.training.engines import calibration
 from modelkeep.training.engines.encoding import Encoding
 from modelkeep.training.engines.quickscorer import QuickScorer
 
@@ -25,6 +26,7 @@ class Onnx:
         )
         self.output = [self.session.get_outputs()[-1].name]
         self.regression, self.encoding = plan["task"] == "regression", Encoding(plan)
+        self.calibration = plan.get("calibration", {})
 
     def predict(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
         """Probabilities (rows, classes), or predicted numbers (rows,); arguments as `Encoding`
@@ -32,7 +34,7 @@ class Onnx:
         """
         x = self.encoding.ranks(self.encoding(numbers, categories))
         answer = self.session.run(self.output, {"x": x})[0].astype(np.float64)
-        return answer.ravel() if self.regression else answer
+        return answer.ravel() if self.regression else calibration.apply(self.calibration, answer)
 
 
 ALONE = {"quickscorer": QuickScorer, "onnx": Onnx}  # by their name in `sealed.ENGINES`

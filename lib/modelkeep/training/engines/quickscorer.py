@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.training.engines import calibration
 from modelkeep.training.engines.encoding import cuts, places
 
 BITS = (np.uint8, np.uint16, np.uint32, np.uint64)
@@ -50,6 +51,7 @@ class QuickScorer:
         self.cuts = [np.append(each, np.inf) for each in cuts(plan)]
         self.starts = np.cumsum([0, *(len(each) + 1 for each in self.cuts)])
         self.regression, self.link = plan["task"] == "regression", LINKS[given.link]
+        self.calibration = plan.get("calibration", {})
         self.outputs = len(given.baseline)
         self.table, leaves = self._table(given.trees)
         leaves[: self.outputs] += np.array(given.baseline)[:, None]
@@ -71,7 +73,7 @@ class QuickScorer:
         size = max(FEW, PART // self.table.shape[1])
         parts = [self.sums_of_leaves(at[:, i : i + size]) for i in range(0, len(numbers), size)]
         answer = self.link(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        return answer[:, 0] if self.regression else answer
+        return answer[:, 0] if self.regression else calibration.apply(self.calibration, answer)
 
     def sums_of_leaves(self, at: np.ndarray) -> np.ndarray:
         """The sum of the trees (rows, outputs), from the places (columns, rows) in the table."""
