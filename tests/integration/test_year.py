@@ -143,11 +143,11 @@ def test_a_row_that_is_lost_doubled_or_changed_is_found(lived, results):
 def test_its_page_says_first_what_the_year_comes_to(lived, results):
     made = {"short": "0" * 10, "changed": False}
     text = page(results, lived.events, year.PARAMS, made, 60.0)
-    assert "rolled back after" in verdict(results, lived.events, 60.0).text
+    assert "rolled back after" in verdict(results, lived.events, 60.0, 1, 10).text
     assert text.index('class="verdict') < text.index("<h2")
     assert text.count("<figure") <= 6 and "http" not in text.split("<svg")[0]
-    assert synthetic.said(verdict(results, lived.events, 60.0))
-    assert verdict(results, lived.events, 60.0).text.startswith("done")
+    assert synthetic.said(verdict(results, lived.events, 60.0, 1, 10))
+    assert verdict(results, lived.events, 60.0, 1, 10).text.startswith("done")
 
 
 def test_a_clock_never_tells_a_process_the_same_time_twice(tmp_path):

@@ -13,22 +13,13 @@ from results import Results, wrong
 
 REASONS = {
     "source": "a folder that grows; the bundled example is one table of the whole year",
-    "entity_column": "one flight is one entity; 900 a day are too few to wait for new aircraft",
-    "folds": "the year trains eleven models, within minutes",
-    "permutations": "the year has ten updates, within minutes",
-    "days": "the monitor reads the predictions since the update before",
-    "steps": "at 1 % of 900 flights a day the first step alone would take months",
-    "margins": "the limits that 900 flights a day can decide within two weeks",
-    "tolerated_error_rate": "the server hardly ever fails, so a tolerated rate is stated",
-    "label_maturity_hours": "a label arrives a day after the flight",
-    "analysis_interval_seconds": "four analyses a day",
-    "min_step_minutes": "no step is shorter than a day, as hours of one day are alike",
-    "max_hours": "three weeks, so that a rollout ends before the next update",
-    "retrain": "every four weeks by the calendar, so that the year does not depend on the monitor",
-    "every_days": "four weeks",
-    "shadow": "a shadow takes thirty days, longer than an update's interval; an inconclusive "
-    "candidate is refused",
+    "folds": "the year trains forty models, within minutes",
+    "permutations": "the year has forty updates, within minutes",
+    "days": "the monitor reads the newest four weeks of predictions",
+    "analysis_interval_seconds": "four analyses a day: the clock moves by hours",
 }
+
+PROMOTIONS, SERVED_DAYS = 8, 3  # in nine months at least; the planted model at most
 
 ALL_EQUAL = (
     "every prediction is in the log once, equal to the response and to the prediction of the named "
@@ -46,17 +37,19 @@ def page(results: Results, events: list[dict], params: dict, commit: str, spent:
         _text(
             "A model of the flights of January to March 2013 is released on the first day. From "
             "then on a real server predicts each flight before it departs, on a fast clock. Its "
-            "label is posted a day later, except for two in a hundred. Every four weeks "
-            "`modelkeep update` runs one cycle: it adds labelled flights to the history, trains a "
-            "candidate, and applies the gate. A candidate that passes serves a few flights as a "
-            "canary, until the evidence promotes it or rolls it back. No person acts, except that "
-            "one bad model is forced past the gate."
+            "label is posted a day later, except for two in a hundred. Every week `modelkeep "
+            "update` runs one cycle of the shipped policy: it adds labelled flights to the "
+            "history, looks at them with the guards, trains a refit on everything known, and "
+            "applies the harm gate. A refit that changes predictions no more than usual is "
+            "promoted at once, another one begins as a canary; the former champion predicts "
+            "silently for a week, and takes over again where the new one is proven worse. No "
+            "person acts, except that one bad model is forced past the gate."
         ),
         markup.provenance(_facts(results, commit)).markup,
         "<h2>Which updates promoted a model?</h2>",
         _text(
-            "The gate compares each candidate with the champion on the newest thirty days, which "
-            "neither has learned from. An inconclusive candidate is refused, too."
+            "A guard holds an update where the newest labels or a column are unlike those before, "
+            "at most twice in a row; the harm gate refuses a refit that predicts worse."
         ),
         markup.table(_acts(results, events)).markup,
         "<h2>Which version predicted?</h2>",
@@ -67,8 +60,7 @@ def page(results: Results, events: list[dict], params: dict, commit: str, spent:
         _course(results, second)._repr_html_(),
         "<h2>How was the planted model detected?</h2>",
         _text(
-            "It was trained on shuffled labels, so it has no skill. The gate refused it, and it "
-            "was released by force. The judge reads counts alone: errors, slow responses and "
+            "It was trained on shuffled labels, so it has no skill, and released by force. The judge reads counts alone: errors, slow responses and "
             "wrong predictions of canary and champion."
         ),
         _evidence(planted, "e_worse"),
@@ -127,20 +119,36 @@ def _planted(results: Results, events: list[dict]) -> RolloutLog | None:
     return next((j for j in results.journals if j.spec.id in ids), None)
 
 
-def verdict(results: Results, events: list[dict], spent: float) -> Html:
-    """The conclusion in one sentence, with reasons; `done` or `failed`."""
+def verdict(
+    results: Results,
+    events: list[dict],
+    spent: float,
+    promotions: int = PROMOTIONS,
+    days: float = SERVED_DAYS,
+) -> Html:
+    """The conclusion in one sentence, with reasons; `done`, or `failed` with fewer promotions or
+    more days of the planted model.
+    """
     planted, bad = _planted(results, events), wrong(results)
     updates = [e for e in events if e["what"] == "update"]
-    refused = [e for e in updates if _refused(e)]
+    held = [e for e in updates if e.get("state") == "needs_attention"]
+    times = _promotions(results, updates)
     first = metrics.METRICS[results.task][1]
     ours, alone = np.nanmean(results.served[first]), np.nanmean(results.never[first])
-    missing = _missing(results, planted, refused)
+    gone = bool(planted) and planted.end == "rollback"
+    shown = {
+        f"fewer than {promotions} refits became champion": times >= promotions,
+        "the planted model was not rolled back": gone,
+        f"the planted model served longer than {days} days": not gone
+        or planted.state.at <= days * 86_400,
+    }
+    missing = [text for text, there in shown.items() if not there]
     rows = len(results.by)
     sentence = (
         f"In {count(len(results.starts), 'week')}, {count(len(updates), 'update')} and "
-        f"{count(rows, 'flight')}, {count(len(_promoted(results)), 'candidate')} passed the "
-        "canary, "
-        f"the gate refused {len(refused)}, and the model planted past the gate was "
+        f"{count(rows, 'flight')}, {count(times, 'refit')} became champion "
+        f"({len(_promoted(results))} by canary), guards held {len(held)} updates, and the model "
+        "planted past the gate was "
         f"{'rolled back' if planted and planted.end == 'rollback' else 'NOT rolled back'}"
         f"{_after(planted)}: {metrics.NAMES[first]} {number(float(ours))} by week on average, "
         f"{number(float(alone))} without updates."
@@ -157,18 +165,9 @@ def verdict(results: Results, events: list[dict], spent: float) -> Html:
     return markup.verdict("failed" if missing or bad else "done", sentence, reasons)
 
 
-def _missing(results: Results, planted: RolloutLog | None, refused: list[dict]) -> list[str]:
-    """The expected events that are missing."""
-    shown = {
-        "no candidate was promoted by canary": _promoted(results),
-        "no candidate was refused by the gate": refused,
-        "the planted model was not rolled back": planted and planted.end == "rollback",
-    }
-    return [text for text, there in shown.items() if not there]
-
-
-def _refused(event: dict) -> bool:
-    return event.get("gate") not in (None, "better", "non_inferior")
+def _promotions(results: Results, updates: list[dict]) -> int:
+    """How many refits became champion: at once, or at the end of a canary."""
+    return sum(e.get("state") == "promoted" for e in updates[1:]) + len(_promoted(results))
 
 
 def _after(planted: RolloutLog | None) -> str:
@@ -223,7 +222,7 @@ def _acts(results: Results, events: list[dict]) -> list[dict]:
 
 def _result(event: dict, found: RolloutLog | None) -> str:
     if found is None:
-        return "refused: the champion stays" if _refused(event) else event.get("sentence", "")
+        return event.get("sentence", "").partition(" (")[0]
     word = {"advance": "promoted", "rollback": "rolled back"}.get(found.end, found.end or "goes on")
     return f"{word} after {_days(found)}"
 
