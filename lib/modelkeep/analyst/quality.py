@@ -12,7 +12,7 @@ from modelkeep.data.columns import as_numbers, as_text
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import comparison, metrics
 from modelkeep.predictions import frames
-from modelkeep.training import baseline, permutation, pipelines
+from modelkeep.training import baseline, explain, pipelines
 from modelkeep.training.bundle import Bundle
 
 THRESHOLD = 0.5
@@ -170,7 +170,7 @@ def importance(
     """
     model = model or models.candidate()
     schema, rows = model.schema, _labelled(tables.original(rows, model.schema), model.schema)
-    lines = permutation.importance(model, rows, schema, repeats=repeats, seed=seed)
+    lines = explain.permutation_importance(model, rows, schema, repeats=repeats, seed=seed)
     return pd.DataFrame(lines).set_index("column")
 
 

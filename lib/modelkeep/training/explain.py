@@ -21,7 +21,10 @@ from sklearn.base import BaseEstimator
 
 from modelkeep.core import markup
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.training import calibration
+from modelkeep.data.columns import with_column
+from modelkeep.data.schema import Schema
+from modelkeep.evaluation import metrics
+from modelkeep.training import calibration, pipelines
 from modelkeep.training.bundle import Bundle
 from modelkeep.training.engines import export, libraries, trees
 from modelkeep.training.engines.encoding import Encoding
@@ -32,6 +35,7 @@ TABLE = 8_000_000  # numbers in such a table at most (64 MB)
 CELLS = 400_000  # conditions that are looked at together: more than a cache holds are no faster
 LARGEST = 1.7976931348623157e308  # of a float
 CLIPPED = 1e-9
+MOST_ROWS = 20_000  # are shuffled; of more, so many are drawn
 
 
 class ExplainError(ModelkeepError, ValueError):
@@ -395,3 +399,34 @@ def sampled(
         found.append(ordered.mean(axis=0))
     base = output(background).mean(axis=0)
     return np.array(found).reshape(len(rows), width, -1), base
+
+
+def permutation_importance(
+    model: Bundle, rows: pd.DataFrame, schema: Schema, *, repeats: int = 3, seed: int = 0
+) -> list[dict]:
+    """How much worse the model predicts once a column is shuffled.
+
+    A line a feature, most important first: `column`, `added`, `spread`.
+
+    `added` is the mean rise of the first metric of the task (log loss, squared error) over
+    `repeats` shuffles of the column, `spread` its standard deviation (Breiman 2001). Rows are
+    labelled rows that the model has not learned from.
+    """
+    random = np.random.default_rng(seed)
+    if len(rows) > MOST_ROWS:
+        rows = rows.iloc[np.sort(random.choice(len(rows), MOST_ROWS, replace=False))]
+    y, first = pipelines.outcome(rows, schema), metrics.METRICS[schema.task][0]
+
+    def loss(table: pd.DataFrame) -> float:
+        values = metrics.per_row(schema.task, y, model.answer(table))[first]
+        return float(values.mean())
+
+    before, lines = loss(rows), []
+    for column in schema.columns:
+        added = []
+        for _ in range(repeats):
+            values = rows[column.name].iloc[random.permutation(len(rows))]
+            added.append(loss(with_column(rows, column.name, values.array)) - before)
+        line = {"column": column.name, "added": float(np.mean(added))}
+        lines.append(line | {"spread": float(np.std(added))})
+    return sorted(lines, key=lambda line: -line["added"])
