@@ -10,6 +10,7 @@ import pandas as pd
 from modelkeep.data import splits
 from modelkeep.monitoring import decisions, sources
 from modelkeep.training import bundle, pipelines, trial, validation
+from modelkeep.training import costs as costing
 
 LABELS = {"binary": "late", "multiclass": "colour", "regression": "price"}
 MADE = {"made": {"short": "0" * 10, "changed": False, "data": {}}}
@@ -62,7 +63,7 @@ def promise(parts, model="boosting", folds=3, **knobs):
     return validation.out_of_fold(rows, found, of)
 
 
-def sealed(folder: Path, parts, model="boosting", **knobs):
+def sealed(folder: Path, parts, model="boosting", costs=None, **knobs):
     """A bundle on disk, loaded again."""
     log = promise(parts, model, **knobs)
     of = parts.schema
@@ -74,7 +75,7 @@ def sealed(folder: Path, parts, model="boosting", **knobs):
         train=parts.train,
         out_of_fold=log,
         scores=scores,
-        provenance=MADE,
+        provenance=MADE | costing.learn(costs or {}, of, log),
     )
     return bundle.load(folder)
 

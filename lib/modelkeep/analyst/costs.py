@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from modelkeep.analyst import models, quality, tables
-from modelkeep.analyst.tables import RowsError
 from modelkeep.data import splits
 from modelkeep.evaluation import metrics
 from modelkeep.predictions import frames
@@ -33,9 +32,9 @@ def costs(
     known = model.out_of_fold
     y, p = pipelines.outcome(known, schema), frames.predictions(known, schema)
     days = splits.blocks(known, schema)
-    rule = costing.choose(stated, y, p, days, _weights(known, column))
+    rule = costing.choose(stated, y, p, days, costing.row_weights(known, column))
     rows, schema, p, y = quality.judged(rows, model)
-    days, weights = tables.blocks(rows, schema), _weights(rows, column)
+    days, weights = tables.blocks(rows, schema), costing.row_weights(rows, column)
     rules = {rule.name: rule}
     rules |= {f"always {name}": place for place, name in enumerate(schema.classes)}
     lines = {}
@@ -100,14 +99,3 @@ def _group_values(
         "error": (selected != y).astype(float),
         "calibration": p[:, 1] - y,
     }
-
-
-def _weights(rows: pd.DataFrame, column: str) -> np.ndarray | None:
-    if not column:
-        return None
-    if column not in rows or not pd.api.types.is_numeric_dtype(rows[column]):
-        raise RowsError(f"column: the rows have no number {column!r} that holds the cost of a row")
-    values = rows[column].to_numpy(dtype="float64")
-    if not (np.isfinite(values) & (values >= 0)).all():
-        raise RowsError(f"column: {column!r} has missing or negative costs; mend these rows first")
-    return values

@@ -27,6 +27,7 @@ from modelkeep.training import bundle, custom, pipelines
 
 WEEK, DAY = np.timedelta64(7, "D"), np.timedelta64(1, "D")
 THREADS = 2
+NO_PARTS = ("folds", "withhold", "costs")  # parameters of train that make no other pipeline
 REMEMBERED = 3  # models whose training rows are held in memory
 
 
@@ -190,7 +191,7 @@ class History:
 
     def unfitted(self, schema: Schema) -> Pipeline:
         """An unfitted pipeline by the parameters of train."""
-        parameters = {k: v for k, v in self.learning.items() if k not in ("folds", "withhold")}
+        parameters = {k: v for k, v in self.learning.items() if k not in NO_PARTS}
         return custom.made(self.code, schema, parameters)
 
     def rows(self, week: int, schema: Schema) -> pd.DataFrame:

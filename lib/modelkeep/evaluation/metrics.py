@@ -23,6 +23,7 @@ NAMES = {
     "auc": "AUC",
     "squared_error": "squared error",
     "absolute_error": "absolute error",
+    "cost": "cost a row",
 }
 TINY = 1e-15
 

@@ -38,6 +38,7 @@ from modelkeep.registry.store import Now, Role
 from modelkeep.serving import models
 from modelkeep.serving.models import Model
 from modelkeep.serving.requests import MAX_ID
+from modelkeep.training.engines import decision
 from modelkeep.training.engines.encoding import LARGEST
 
 CHUNK = 32_768  # rows that are read, predicted and written at once
@@ -312,7 +313,8 @@ class _Reader:
         made = {"position": chunk.rows.index.to_numpy(), learned.id: chunk.rows[learned.id]}
         if learned.classes:
             classes = pa.array(learned.classes, pa.string())
-            best = pa.array(chunk.values.argmax(axis=1), pa.int32())
+            chosen = decision.decide(self.model.manifest.get("operating", {}), chunk.values)
+            best = pa.array(chosen, pa.int32())
             made["prediction"] = pa.DictionaryArray.from_arrays(best, classes)
             made |= dict(zip(names, chunk.values.T, strict=True))
         else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -326,10 +327,35 @@ def design_effects(judged: comparison.Verdict) -> list[dict]:
     ]
 
 
+def costs(lines: Mapping[str, np.ndarray], blocks: np.ndarray, operating: Mapping) -> Html:
+    """What a row costs by each rule of `trial.costs_by_rule`, cheapest first, with intervals."""
+    if not lines:
+        return markup.table([], "No costs are stated (`costs` in params/train.yaml).")
+    found = {name: metrics.clustered(each, blocks) for name, each in lines.items()}
+    rows = [
+        {"rule": _rule(name, operating), "cost a row": between(e.value, max(e.low, 0.0), e.high)}
+        for name, e in sorted(found.items(), key=lambda item: item[1].value)
+    ]
+    return markup.table(rows)
+
+
+def _rule(name: str, operating: Mapping) -> str:
+    if name != "candidate":
+        return name
+    cut = operating["threshold"]
+    how = "class of least expected cost" if cut is None else f"threshold {number(cut)}"
+    return f"candidate, {how} ({operating['basis']})"
+
+
 def stage_metrics(
-    task: str, y: np.ndarray, predictions: np.ndarray, judged: comparison.Verdict
+    task: str,
+    y: np.ndarray,
+    predictions: np.ndarray,
+    judged: comparison.Verdict,
+    lines: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict:
     """The candidate's metrics on the test rows and its gains, for `dvc metrics`."""
     rows = metrics.per_row(task, y, predictions)
     values = {f"test_{name}": float(np.mean(each)) for name, each in rows.items()}
+    values |= {"test_cost": float(np.mean(lines["candidate"]))} if lines else {}
     return values | {f"gain_{g.metric}": g.gain for g in judged.gains}

@@ -17,7 +17,8 @@ from modelkeep.predictions import frames
 from modelkeep.predictions.frames import LABELLED_AT
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
-from modelkeep.training import intervals, reference
+from modelkeep.training import costs as costing
+from modelkeep.training import intervals, pipelines, reference
 from modelkeep.training.bundle import Bundle
 
 SHOWN = 20  # columns in the figure of what drifted; the rest is in the table
@@ -258,6 +259,41 @@ def quality(seen: MonitoringResult, metric: str) -> Figure | Html:
         f"{number(usual)}, newest realised {number(_newest(real))}; the corrected estimate missed "
         f"by {number(miss)} on average. Estimates assume that the link from inputs to outcome has "
         "not changed.",
+    )
+
+
+def costs(served: Bundle, log: pd.DataFrame, days: int, size: int) -> Figure | Html:
+    """What a labelled row cost in each window, by the rule of the bundle."""
+    schema = served.schema
+    if (kept := costing.of(served.manifest)) is None:
+        return markup.table([], "No costs are stated (`costs` in params/train.yaml).")
+    if not log[schema.label].notna().any():
+        return markup.table([], "No label has come yet.")
+    stated, rule = kept
+
+    def spent(rows: pd.DataFrame) -> float:
+        rows = rows[rows[schema.label].notna()]
+        if rows.empty:
+            return np.nan
+        y, p = pipelines.outcome(rows, schema), frames.predictions(rows, schema)
+        weights = costing.row_weights(rows, stated.column)
+        return float(costing.per_row(stated, rule, y, p, weights).mean())
+
+    windows = [*cut(log, schema, days, size)]
+    lines, usual = np.array([spent(rows) for _, rows in windows]), spent(served.out_of_fold)
+    starts = [start for start, _ in windows]
+    times = np.array(starts, "datetime64[D]") if schema.time else np.arange(1, len(starts) + 1)
+    known = lines[~np.isnan(lines)]
+    return figures.course(
+        times,
+        lines,
+        name="cost a row",
+        title="What do mistakes cost, window by window?",
+        caption=f"Classes by {rule.name}; {count(len(known), 'window')} with labels, from "
+        f"{number(known.min())} to {number(known.max())} a row. Cross-validation gave "
+        f"{number(usual)}, with the same rule.",
+        limit=usual,
+        limit_name="expected",
     )
 
 

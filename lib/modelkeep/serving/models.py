@@ -24,6 +24,7 @@ from modelkeep.registry.store import Now, Role
 from modelkeep.serving.requests import RowReader, ValidatedRows, ValidationError
 from modelkeep.serving.responses import Prediction, ResponseTemplate
 from modelkeep.training import manifests
+from modelkeep.training.engines import decision
 from modelkeep.training.engines.onnx import ALONE
 from modelkeep.training.intervals import Adaptive
 
@@ -181,7 +182,8 @@ def _predictions(
     listed, best = values.tolist(), repeat(0)
     texts = msgspec.json.encode(listed)
     if model.schema.classes:
-        best, texts = values.argmax(axis=1).tolist(), texts[2:-2].split(b"],[")
+        best = decision.decide(model.manifest.get("operating", {}), values).tolist()
+        texts = texts[2:-2].split(b"],[")
     else:
         texts = texts[1:-1].split(b",")
         if model.intervals and listed:

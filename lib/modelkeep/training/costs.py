@@ -8,10 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.data import splits
+from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics, recalibration
 from modelkeep.evaluation.recalibration import Update
+from modelkeep.predictions import frames
+from modelkeep.training import pipelines
+from modelkeep.training.engines import decision
 
 LEAST_ROWS = 50  # of each class, for a threshold to be chosen by labels
 
@@ -82,22 +88,72 @@ def choose(
     few = np.bincount(y, minlength=p.shape[1]).min()
     if p.shape[1] > 2:
         return _several(costs, y, p, blocks, weights, few >= LEAST_ROWS)
-    m = costs.matrix
-    alone = float((m[0, 1] - m[0, 0]) / (m[0, 1] - m[0, 0] + m[1, 0] - m[1, 1]))
+    m, cut = costs.matrix, alone(costs).threshold
     if few < LEAST_ROWS:
-        return Operating(alone, f"costs alone: {few} rows of a class, {LEAST_ROWS} are needed")
+        return Operating(cut, f"costs alone: {few} rows of a class, {LEAST_ROWS} are needed")
+    usual = Operating(cut, "costs alone: no other threshold was clearly cheaper")
     cut = _cheapest(m, y, p[:, 1], np.ones(len(y)) if weights is None else weights)
-    usual = Operating(alone, "costs alone: no other threshold was clearly cheaper")
     other = Operating(cut, f"the cheapest of {len(y):,} out-of-fold predictions")
     return _cheaper(costs, usual, other, y, p, blocks, weights)
 
 
 def decide(costs: Costs, rule: Operating, p: np.ndarray) -> np.ndarray:
     """The predicted class number of each row."""
-    if rule.threshold is None:
-        p = p if rule.update is None else rule.update(p)
-        return (p @ costs.matrix).argmin(axis=1)
-    return (p[:, 1] >= rule.threshold).astype(int)
+    return decision.decide(_plain(costs, rule), p)
+
+
+def learn(stated: Mapping, schema: Schema, log: pd.DataFrame) -> dict:
+    """The rule of least cost on out-of-fold predictions (`log`), as the manifest keeps it.
+
+    Returns {"operating": {...}}, or {} where params/train.yaml states no costs.
+    """
+    costs = read(stated, schema.classes)
+    if costs is None:
+        return {}
+    known = pipelines.outcome(log, schema), frames.predictions(log, schema)
+    rule = choose(costs, *known, splits.blocks(log, schema), row_weights(log, costs.column))
+    return {"operating": _plain(costs, rule) | {"column": costs.column, "basis": rule.basis}}
+
+
+def of(manifest: Mapping) -> tuple[Costs, Operating] | None:
+    """The costs and the rule that a bundle's manifest keeps; None where it has none."""
+    if not (kept := manifest.get("operating")):
+        return None
+    update = kept["calibration"]
+    if update:
+        kind = "level and slope"
+        update = Update(kind, "multiclass", tuple(update["level"]), update["slope"])
+    rule = Operating(kept["threshold"], kept["basis"], update or None)
+    return Costs(np.array(kept["costs"]), kept["column"]), rule
+
+
+def alone(costs: Costs) -> Operating:
+    """The rule that follows from costs, where probabilities are right (Elkan 2001)."""
+    m = costs.matrix
+    if len(m) > 2:
+        return Operating(None, "expected cost by the probabilities as predicted")
+    cut = float((m[0, 1] - m[0, 0]) / (m[0, 1] - m[0, 0] + m[1, 0] - m[1, 1]))
+    return Operating(cut, "costs alone")
+
+
+def row_weights(rows: pd.DataFrame, column: str) -> np.ndarray | None:
+    """What each row's cost is multiplied with (rows,); None without a column."""
+    if not column:
+        return None
+    if column not in rows or not pd.api.types.is_numeric_dtype(rows[column]):
+        raise CostsError(f"column: the rows have no number {column!r} that holds the cost of a row")
+    values = rows[column].to_numpy(dtype="float64", na_value=np.nan)
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise CostsError(f"column: {column!r} has missing or negative costs; mend these rows first")
+    return values
+
+
+def _plain(costs: Costs, rule: Operating) -> dict:
+    mapping = {}
+    if rule.update is not None:
+        mapping = {"method": "sigmoid", "level": [*rule.update.level], "slope": rule.update.slope}
+    matrix = costs.matrix.tolist()
+    return {"threshold": rule.threshold, "costs": matrix, "calibration": mapping}
 
 
 def per_row(
@@ -121,7 +177,7 @@ def _several(
     weights: np.ndarray | None,
     enough: bool,
 ) -> Operating:
-    usual = Operating(None, "expected cost by the probabilities as predicted")
+    usual = alone(costs)
     if not enough:
         return usual
     update = recalibration.fit("multiclass", "level and slope", y, p)

@@ -15,9 +15,9 @@ import pandas as pd
 
 from modelkeep.data import schema as schemas
 from modelkeep.data import splits
-from modelkeep.evaluation import comparison, metrics
+from modelkeep.evaluation import comparison
 from modelkeep.predictions import frames
-from modelkeep.training import baseline, bundle, maintenance, pipelines
+from modelkeep.training import baseline, bundle, costs, maintenance, pipelines
 from modelkeep.training.baseline import ChampionError, Comparator
 from modelkeep.training.bundle import Bundle
 
@@ -92,14 +92,60 @@ def judge(
     task, schema = candidate.schema.task, candidate.schema
     if trial.refit:
         return _judge_refit(root, candidate, trial)
-    gains = comparison.gains(task, trial.outcome, trial.ours, trial.theirs)
-    limits = bounds["margin_auc"], bounds["margin_loss"]
-    margins = comparison.margins(task, trial.outcome, trial.theirs, *limits)
+    gains, margins = _gains(candidate, trial, bounds)
     judged = comparison.judge(gains, trial.blocks, margins, bounds["alpha"])
     named = baseline.slices(trial.rows, schema, bounds["slices"])
-    first = gains[metrics.METRICS[task][0]]
+    first = next(iter(gains.values()))
     judged = comparison.judge_slices(judged, first, trial.blocks, named, bounds["alpha"])
     return judged, comparison.churn(task, trial.ours, trial.theirs), {}
+
+
+JUDGED = ("quality", "cost", "both")
+
+
+def _gains(
+    candidate: Bundle, trial: Trial, bounds: Mapping
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The gain of each metric by row, and its margin: those of quality, the cost, or both."""
+    by, kept = bounds.get("judge_by", "quality"), costs.of(candidate.manifest)
+    if by not in JUDGED:
+        raise ChampionError(
+            f"judge_by: {by!r} is not one of {', '.join(JUDGED)}; set it in params/evaluate.yaml"
+        )
+    if by != "quality" and kept is None:
+        raise ChampionError(
+            f"judge_by: {by!r} needs costs, and the candidate knows none; state `costs` in "
+            "params/train.yaml, or set judge_by: quality in params/evaluate.yaml"
+        )
+    task, gains, margins = candidate.schema.task, {}, {}
+    if by != "cost":
+        limits = bounds["margin_auc"], bounds["margin_loss"]
+        gains = comparison.gains(task, trial.outcome, trial.ours, trial.theirs)
+        margins = comparison.margins(task, trial.outcome, trial.theirs, *limits)
+    if by != "quality":
+        lines = costs_by_rule(candidate, trial)
+        gains["cost"] = lines[trial.beside] - lines["candidate"]
+        margins["cost"] = bounds["margin_cost"] * float(np.mean(lines[trial.beside]))
+    return gains, margins
+
+
+def costs_by_rule(candidate: Bundle, trial: Trial) -> dict[str, np.ndarray]:
+    """What each row costs (rows,) by the candidate, by what it is shown beside, and where one
+    class is always named; {} where no costs are stated.
+
+    What stands beside decides by the costs alone: its probabilities are taken as they are.
+    """
+    if (kept := costs.of(candidate.manifest)) is None:
+        return {}
+    stated, rule = kept
+    weights, y = costs.row_weights(trial.rows, stated.column), trial.outcome
+    lines = {
+        "candidate": costs.per_row(stated, rule, y, trial.ours, weights),
+        trial.beside: costs.per_row(stated, costs.alone(stated), y, trial.theirs, weights),
+    }
+    for place, name in enumerate(candidate.schema.classes):
+        lines[f"always {name}"] = costs.per_row(stated, place, y, trial.ours, weights)
+    return lines
 
 
 def _judge_refit(
