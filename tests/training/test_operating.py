@@ -103,6 +103,12 @@ def test_the_page_compares_the_rule_with_naming_one_class(tried):
     shown = said(evaluate.costs(lines, found.blocks, candidate.manifest["operating"]))
     for name in ("candidate, threshold", "always 0", "always 1", found.beside):
         assert name in shown
+    drawn = said(
+        evaluate.errors(
+            candidate.schema, found.outcome, found.ours, candidate.manifest["operating"]
+        )
+    )
+    assert f"With the threshold {number(candidate.manifest['operating']['threshold'])}" in drawn
     missed = (found.outcome == 1).mean() * 5
     assert lines["always 0"].mean() == pytest.approx(missed)
     assert "No costs are stated" in said(evaluate.costs({}, found.blocks, {}))

@@ -17,6 +17,7 @@ from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
 from modelkeep.training import intervals
 from modelkeep.training.baseline import SLICE_ROWS
+from modelkeep.training.engines import decision
 
 PARTS = {"value": "gain", "low": "low", "high": "high"}  # of a row in a forest figure
 SAYS = {
@@ -244,10 +245,13 @@ def slice_figure(judged: comparison.Verdict) -> Figure | Html:
     )
 
 
-def errors(schema: Schema, y: np.ndarray, predictions: np.ndarray) -> Figure | Html:
+def errors(
+    schema: Schema, y: np.ndarray, predictions: np.ndarray, operating: Mapping | None = None
+) -> Figure | Html:
     """The ROC curve of the last class, and the rows of each class by predicted class.
 
-    Two classes: the threshold is the one at which as many rows are predicted as are of the class.
+    Two classes: the threshold is that of the least cost where costs are stated (`operating` of the
+    manifest), else the one at which as many rows are predicted as are of the class.
     """
     if schema.task == "regression":
         return markup.table([], "A number has no classes to confuse.")
@@ -260,6 +264,9 @@ def errors(schema: Schema, y: np.ndarray, predictions: np.ndarray) -> Figure | H
     shown = np.unique(np.linspace(0, len(y) - 1, 200).astype(int))
     cut = int(positive.sum()) - 1
     threshold = float(score[order[cut]])
+    if operating and operating["threshold"] is not None:
+        threshold = operating["threshold"]
+        cut = max(int((score >= threshold).sum()) - 1, 0)
     name = f"{schema.label} = {schema.classes[-1]}"
     area = metrics.auc(positive.astype(int), np.column_stack([1 - score, score]))
     caption = (
@@ -277,7 +284,8 @@ def errors(schema: Schema, y: np.ndarray, predictions: np.ndarray) -> Figure | H
         caption=caption,
     )
     binary = len(schema.classes) == 2
-    chosen = (score >= threshold).astype(int) if binary else predictions.argmax(axis=1)
+    chosen = decision.decide(operating or {}, predictions)
+    chosen = (score >= threshold).astype(int) if binary else chosen
     table = _confusion(schema, y, chosen)
     return Html(figure._repr_html_() + table.markup, f"{figure!r}\n{table!r}")
 
