@@ -17,14 +17,17 @@ import pytest
 import kills
 import races
 import released
+import synthetic
 import workspaces
 from modelkeep.core import git, workspace
 from modelkeep.ops import status
+from modelkeep.predictions import log
 from modelkeep.registry import agreement, evidence, record, releases, store, tags, timeline
 from modelkeep.registry.evidence import NotFit
 from modelkeep.registry.record import RecordError, UnknownVersion
 from modelkeep.registry.releases import NotServable, Overtaken
 from modelkeep.registry.store import Now, Role
+from modelkeep.rollout import control
 from modelkeep.serving import models
 from modelkeep.training import manifests
 from released import DAY, SPRING
@@ -298,7 +301,6 @@ def test_a_bundle_of_another_format(root):
 
 
 def test_a_champion_of_another_schema_needs_a_word(fresh, parts):
-    import synthetic
 
     promote(fresh, "v1.0.0")
     fewer = synthetic.prepared("binary", synthetic.table().drop(columns="weight"))
@@ -422,6 +424,19 @@ def test_what_was_cut_off_is_completed(root):
     assert released.pointer(root)["champion"]["version"] == "v1.1.0"
     assert released.load(root).sha256 == released.sha256(root, 1)
     assert promote(root, "v1.1.0").facts == {"completed": []}
+
+
+@pytest.mark.parametrize(("state", "end"), [("worse", "rollback"), ("better", "promote")])
+def test_what_its_gate_found_worse_is_not_promoted_for_want_of_evidence(fresh, parts, state, end):
+    if state == "worse":
+        released.turn(fresh, parts["binary"], 2, state)
+    version = release(fresh, forced="a person wants it" if state == "worse" else "").version
+    promote(fresh, "v1.0.0")
+    for name in ("rollout", "serve"):
+        shutil.copy(workspaces.REPOSITORY / f"params/{name}.yaml", fresh / "params")
+    log.open_log("sqlite:///data/log/predictions.db", root=fresh).close()
+    found = control.start(fresh, version, SPRING + 11 * DAY, anyway=True)
+    assert found.rules.on_undecided == end
 
 
 def test_a_canary_beside_the_champion_is_left_alone_by_what_changes_nothing(root):

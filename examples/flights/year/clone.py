@@ -104,18 +104,21 @@ class Clone:
         verdict.
         """
         preparing = workspace.params(self.root, "prepare")
-        before = {name: preparing[name] for name in ("source", "as_of")}
+        before = {"prepare": {name: preparing[name] for name in ("source", "as_of")}}
+        before["train"] = {"withhold": workspace.params(self.root, "train")["withhold"]}
         rows = pd.concat(
             pd.read_parquet(p) for p in sorted((self.root / HISTORY).glob("*.parquet"))
         )
         self.keep(PLANTED, shuffled(rows, preparing, at, seed), "shuffled.parquet", at)
-        self.set({"prepare": {"source": PLANTED, "as_of": moment(at)}})
+        # the newest rows, whose labels are true, are the gate's: the model must not learn from them
+        bad = {"prepare": {"source": PLANTED, "as_of": moment(at)}, "train": {"withhold": True}}
+        self.set(bad)
         self.run(at, "dvc", "repro", "--quiet", "prepare", "train", "evaluate")
         self.commit(at, "Planted: a candidate that learned from shuffled labels")
         done = releases.release(self.root, record.read(self.root), at, forced="planted")
         gate = json.loads((self.root / "verdicts" / "evaluate.json").read_text())
         control.start(self.root, done.version, at, reason="planted: its labels were shuffled")
-        self.set({"prepare": before})
+        self.set(before)
         self.commit(at, "Back to the true history")
         return done.version, f"{gate['state']}: {gate['sentence']}"
 

@@ -60,7 +60,8 @@ def page(results: Results, events: list[dict], params: dict, commit: str, spent:
         _course(results, second)._repr_html_(),
         "<h2>How was the planted model detected?</h2>",
         _text(
-            "It was trained on shuffled labels, so it has no skill, and released by force. The judge reads counts alone: errors, slow responses and "
+            "It was trained on shuffled labels, so it has no skill; the gate found it worse, and it "
+            "was released by force. The judge reads counts alone: errors, slow responses and "
             "wrong predictions of canary and champion."
         ),
         _evidence(planted, "e_worse"),

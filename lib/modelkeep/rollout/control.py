@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def start(
     place = folder(root)
     with lock(place):
         at = _ready(root, place)
-        sha256, version = _named(root, name)
+        sha256, version, refused = _named(root, name)
         if sha256 == at.champion.sha256:
             raise RolloutError(f"{sha256[:10]} is the champion already; start another model")
         role = Role(sha256, version, rules.shares[0], "try")
@@ -126,6 +126,8 @@ def start(
             else:
                 planned_ = planned(root, log, now)
                 rules, base = planned_.rules, planned_.before.base
+        if refused:  # what its gate found worse must not be promoted for want of evidence
+            rules = replace(rules, on_undecided=planning.ROLLBACK)
         spec = RolloutSpec(
             id=f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{sha256[:8]}",
             kind=kind,
@@ -357,12 +359,14 @@ def _ready(root: Path, place: Path) -> Now:
     return at
 
 
-def _named(root: Path, name: str) -> tuple[str, str]:
-    """The SHA-256 and version of the model that is meant, which is in the store then."""
+def _named(root: Path, name: str) -> tuple[str, str, bool]:
+    """The SHA-256 and version of the model that is meant, which is in the store then, and whether
+    the gate found that version worse than its champion.
+    """
     known = [path.name for path in sorted((folder(root) / "bundles").glob("*"))]
     meant = [sha256 for sha256 in known if len(name) >= 7 and sha256.startswith(name)]
     if len(meant) == 1:
-        return meant[0], ""
+        return meant[0], "", False
     from modelkeep.registry import record, releases
 
     try:
@@ -374,7 +378,8 @@ def _named(root: Path, name: str) -> tuple[str, str]:
         ) from None
     evidence = record.evidence(target)
     releases.fetch(root, target, evidence)
-    return evidence["hashes"]["bundle"], target.version
+    refused = evidence["verdict"]["state"] == "worse"
+    return evidence["hashes"]["bundle"], target.version, refused
 
 
 def usual_outcomes(place: Path, sha256: str) -> dict:

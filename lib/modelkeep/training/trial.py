@@ -56,7 +56,7 @@ def compare(root: Path, candidate: Bundle, train: pd.DataFrame, test: pd.DataFra
     schema = candidate.schema
     if candidate.manifest.get("params", {}).get("withhold") is False:
         return _refit(root, candidate, pd.concat([train, test], ignore_index=True))
-    comparator = baseline.comparator(root, candidate, test)
+    comparator = baseline.comparator(root, candidate, test, train)
     hashes = bundle.row_hashes(test, schema)
     checked = comparison.refuse_leaks(hashes, comparator.trained_rows, "either model")
     outcome, blocks = pipelines.outcome(test, schema), splits.blocks(test, schema)
