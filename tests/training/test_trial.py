@@ -10,8 +10,9 @@ import pytest
 
 import synthetic
 from modelkeep.data import schema, splits
+from modelkeep.predictions import frames
 from modelkeep.reports import evaluate
-from modelkeep.training import maintenance, trial
+from modelkeep.training import bundle, maintenance, trial
 from modelkeep.training.baseline import ChampionError
 from modelkeep.training.maintenance import Record
 
@@ -117,3 +118,44 @@ def test_what_was_prepared_is_checked_before_training(world):
     ):
         splits.write(test, folder / "test.parquet")
         assert trial.check_prepared(world.root).hold == hold
+
+
+def changed(world, train):
+    """A changed recipe that was kept from the test rows; the champion has learned from them."""
+    parts = SimpleNamespace(schema=world.parts.schema, train=train)
+    made = synthetic.sealed(world.root / "models" / "changed", parts, "boosting", trees=30)
+    result = trial.compare(world.root, made, train, world.parts.test)
+    return result, trial.judge(world.root, made, result, synthetic.BOUNDS)[0]
+
+
+@pytest.fixture
+def refitted(world):
+    """The world after a refit became champion: it has learned from everything."""
+    named = world.root / "models/champion.json"
+    before, parts = named.read_text(), SimpleNamespace(schema=world.parts.schema, train=world.known)
+    synthetic.sealed(world.root / "models/refit", parts)
+    named.write_text('{"version": "v1.0.0", "bundle": "models/refit"}')
+    yield world
+    named.write_text(before)
+
+
+def test_a_changed_recipe_is_compared_with_the_champions_from_the_same_rows(refitted):
+    result, judged = changed(refitted, refitted.parts.train)
+    assert result.comparator.name == "the champion v1.0.0 fitted to the same rows"
+    assert judged.word in ("inconclusive", "non_inferior", "better")
+    honest = result.comparator.out_of_fold
+    champion = bundle.load(refitted.root / "models/refit")
+    log = champion.out_of_fold.set_index("key")
+    test = refitted.parts.test
+    expected = frames.predictions(log.loc[test["key"]].reset_index(), champion.schema)
+    assert np.allclose(honest.predictions, expected)
+    assert not np.allclose(honest.predictions, champion.predict(test))
+
+
+def test_a_fault_of_the_rows_shows_though_both_recipes_learn_from_them(refitted):
+    train = refitted.parts.train.copy()
+    shuffled = np.random.default_rng(0).permutation(train["late"].to_numpy())
+    train["late"] = pd.array(shuffled, dtype=train["late"].dtype)
+    result, judged = changed(refitted, train)
+    assert result.comparator.name == "the champion v1.0.0 out of fold"
+    assert judged.word == "worse"

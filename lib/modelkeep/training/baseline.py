@@ -11,8 +11,10 @@ import pandas as pd
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import several
 from modelkeep.data import splits
+from modelkeep.data.columns import as_text
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import comparison, metrics
+from modelkeep.predictions import frames
 from modelkeep.training import bundle, pipelines
 from modelkeep.training.bundle import Bundle
 
@@ -32,11 +34,15 @@ class SliceError(ModelkeepError, ValueError):
 class Comparator:
     """The comparator: its predictions on the test rows, and hashes of both models' training
     rows.
+
+    `out_of_fold`: where the champion has learned from the test rows, the comparator that its own
+    cross-validation makes, on rows that its folds had not seen.
     """
 
     name: str
     predictions: np.ndarray
     trained_rows: np.ndarray
+    out_of_fold: "Comparator | None" = None
 
 
 def comparator(
@@ -66,9 +72,29 @@ def comparator(
     if np.isin(bundle.row_hashes(rows, champion.schema), champion.trained_rows).any():
         twin = pipelines.fit(champion.pipeline, train, champion.schema)
         predictions = pipelines.predict(twin, rows, champion.schema)
-        return Comparator(f"{name} fitted to the same rows", predictions, candidate.trained_rows)
+        honest = _out_of_fold(champion, f"{name} out of fold", rows, candidate)
+        known = candidate.trained_rows
+        return Comparator(f"{name} fitted to the same rows", predictions, known, honest)
     both = np.concatenate([candidate.trained_rows, champion.trained_rows])
     return Comparator(name, champion.predict(rows), both)
+
+
+def _out_of_fold(
+    champion: Bundle, name: str, rows: pd.DataFrame, candidate: Bundle
+) -> Comparator | None:
+    """The champion's out-of-fold predictions of the rows that it has learned from, and its own of
+    the others; None where cross-validation has not predicted one of them.
+    """
+    schema, log = champion.schema, champion.out_of_fold
+    learned = np.isin(bundle.row_hashes(rows, schema), champion.trained_rows)
+    place = (
+        pd.Index(as_text(log[schema.id])).drop_duplicates().get_indexer(as_text(rows[schema.id]))
+    )
+    if log[schema.id].duplicated().any() or (place[learned] < 0).any():
+        return None
+    predictions = champion.predict(rows)
+    predictions[learned] = frames.predictions(log, schema)[place[learned]]
+    return Comparator(name, predictions, candidate.trained_rows)
 
 
 def champion_name(root: Path, champion: Bundle) -> str:

@@ -60,8 +60,32 @@ def compare(root: Path, candidate: Bundle, train: pd.DataFrame, test: pd.DataFra
     hashes = bundle.row_hashes(test, schema)
     checked = comparison.refuse_leaks(hashes, comparator.trained_rows, "either model")
     outcome, blocks = pipelines.outcome(test, schema), splits.blocks(test, schema)
-    ours, theirs = candidate.predict(test), comparator.predictions
+    ours = candidate.predict(test)
+    if _harms(root, schema.task, outcome, ours, comparator.out_of_fold, blocks):
+        comparator = comparator.out_of_fold
+    theirs = comparator.predictions
     return Trial(comparator, test, outcome, blocks, ours, theirs, comparator.name, checked)
+
+
+def _harms(
+    root: Path,
+    task: str,
+    outcome: np.ndarray,
+    ours: np.ndarray,
+    before: Comparator | None,
+    blocks: np.ndarray,
+) -> bool:
+    """Whether the candidate is worse than what the champion predicted out of fold, by more than
+    the harm gate tolerates: a recipe fitted to the same rows shows no fault of these rows.
+    """
+    if before is None:
+        return False
+    stated = (root / "params/guards.yaml").is_file()
+    rules = maintenance.rules(root) if stated else maintenance.Rules()
+    gains = comparison.gains(task, outcome, ours, before.predictions)
+    limits = rules.harm_auc, rules.harm_loss
+    margins = comparison.margins(task, outcome, before.predictions, *limits)
+    return comparison.judge(gains, blocks, margins, maintenance.ALPHA).word == "worse"
 
 
 def _refit(root: Path, candidate: Bundle, known: pd.DataFrame) -> Trial:
