@@ -72,7 +72,8 @@ def main() -> None:
     asked.add_argument("names", nargs="*", help="of TABLES; all by default")
     options = asked.parse_args()
     print(
-        "| table | rows × columns | task | seconds | commands | metric | Modelkeep | scikit-learn | settled by `--yes` |"
+        "| table | rows × columns | task | seconds | commands | metric | Modelkeep | scikit-learn | "
+        "lines that `init` proposes | nearly decides the label |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

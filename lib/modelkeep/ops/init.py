@@ -21,6 +21,7 @@ from modelkeep.ops import commits
 from modelkeep.predictions.history import OWN as PLACE
 
 LATER = 0.2  # the newest share of days or rows is kept for a first replay of service
+FEW_ROWS = 300  # below, leaves may be smaller than in scikit-learn by default
 MOST_LATER_DAYS, LEAST_DAYS, LEAST_ROWS = 84, 10, 100
 READ = ("encoding", "separator")  # without them nothing can be looked at
 
@@ -242,7 +243,8 @@ def _sizes(table: pd.DataFrame, roles: Roles) -> dict[str, dict[str, object]]:
 def _learning(rows: int) -> dict[str, object]:
     """Hyperparameters as scikit-learn's defaults, which suit more tables than the example's do."""
     depth = {"max_depth": 0, "learning_rate": 0.1, "trees": 100}
-    return {"model": "boosting", **depth, "min_rows_leaf": 5 if rows < 1000 else 20, "l2": 1.0}
+    leaf = 5 if rows < FEW_ROWS else 20  # of so few rows, leaves of 20 would be a dozen at most
+    return {"model": "boosting", **depth, "min_rows_leaf": leaf, "l2": 1.0}
 
 
 def _kinds(raw: pd.DataFrame, roles: Roles, parts: splits.Prepared | None) -> list[dict[str, str]]:
