@@ -1,4 +1,5 @@
 import json
+import shlex
 import sys
 
 import pytest
@@ -69,7 +70,7 @@ def test_the_help_of_run_names_the_stages_of_the_workspace(root, capsys):
 def test_a_closed_pipe_is_quiet(root):
     for stage in ("train", "prepare"):
         verdicts.write(verdicts.Verdict(stage, "done", "x" * 70_000), root)
-    command = f"{sys.executable} -m modelkeep verdicts | head -c 10"
+    command = f"{shlex.quote(sys.executable)} -m modelkeep verdicts | head -c 10"
     done = tiny.run(root, "bash", "-c", command)
     assert (done.stdout, done.stderr) == ("prepare: x", "")
 

@@ -38,7 +38,14 @@ sklearn.isotonic sklearn.model_selection sklearn.inspection sqlalchemy sqlite3 p
 starlette.applications psutil ipykernel.debugger IPython.core.completerlib pyarrow.dataset
 matplotlib.backends.backend_svg ipykernel.kernelspec"""
 MODULES = ["dvc", "modelkeep", "ipykernel_launcher"]
-CLIENT = """#!{python} -ISB
+# a first line cannot name a program in a folder with a space: the shell and Python read these both
+FIRST, SPACED = (
+    f"#!{REAL} -ISB",
+    f"""#!/bin/sh
+'''exec' "{REAL}" -ISB "$0" "$@"
+' '''""",
+)
+CLIENT = """{first}
 import json, os, signal, socket, sys
 words = [{name!r}, *sys.argv[1:]]
 if "LD_PRELOAD" in os.environ:  # killed at a write: what is loaded counts the writes of a process
@@ -76,6 +83,7 @@ def folder() -> Path:
     for name in ("dvc", "modelkeep", "python"):
         (path / name).write_text(
             CLIENT.format(
+                first=FIRST if " " not in str(REAL) else SPACED,
                 python=str(REAL),
                 name=name,
                 real=str(REAL.with_name(name)),
