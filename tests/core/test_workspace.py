@@ -1,3 +1,4 @@
+import os
 import subprocess
 
 import pytest
@@ -29,6 +30,18 @@ def repository(root):
     git(root, "init", "-q")
     commit(root, ".")
     return root
+
+
+def test_a_change_within_the_second_of_the_index_is_a_change(repository):
+    """DVC writes params twice in a second, as long as before: Git's status sees nothing then."""
+    git(repository, "config", "core.trustctime", "false")
+    path = repository / "params/hello.yaml"
+    os.utime(path, (1e9, 1e9))
+    git(repository, "update-index", "--refresh")  # from now on the index believes that time
+    path.write_text(path.read_text().replace("hi", "ho"))
+    os.utime(path, (1e9, 1e9))
+    assert git(repository, "status", "--porcelain", "--", "params") == ""
+    assert workspace.provenance(repository, "hello")["changed"] is True
 
 
 def test_the_root_is_found_from_any_folder_in_it(root, tmp_path, monkeypatch):
