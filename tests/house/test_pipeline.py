@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import layers
+import workspaces
 from modelkeep.core import notebooks, pages, parameters, workspace
 
 ROOT = Path(__file__).parents[2]
@@ -130,3 +131,16 @@ def test_params_and_parameters_cell_say_the_same(stage):
     text = (ROOT / "params" / f"{stage}.yaml").read_text()
     meanings = dict(re.findall(r"^(\w+):.*?\s# (.+)$", text, re.MULTILINE))
     assert meanings == {name: line.meaning for name, line in lines.items()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.stem)
+def test_what_tests_run_with_has_each_parameter_in_its_words(path):
+    """tests/support/shipped holds the example's settings: those of params/ are the user's."""
+    here, there = (
+        {
+            line.partition(":")[0]: line.partition(" #")[2].strip()
+            for line in each.read_text().splitlines()
+        }
+        for each in (path, workspaces.SHIPPED / "params" / path.name)
+    )
+    assert here == there

@@ -1,6 +1,5 @@
 """README and guides: each command is run in a workspace with the real example, and prints what the page says."""
 
-import shutil
 import subprocess
 
 import pytest
@@ -24,9 +23,7 @@ RUN += [
 def cycle(tmp_path_factory):
     """A repository with the example's first cycle run and committed."""
     root = tmp_path_factory.mktemp("docs") / "modelkeep"
-    for name in workspaces.tracked():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / name, root / name)
+    workspaces.copy(root)
     run(root, "git", "init", "-q", "-b", "main")
     workspaces.commit(root, "Fork")
     run(root, "dvc", "repro", "-q")

@@ -12,13 +12,13 @@ import pytest
 import logs
 import modelkeep as mk
 import tables
+import workspaces
 from modelkeep.cli import main
 from modelkeep.core import workspace as params
 from modelkeep.data import erase, splits
 from modelkeep.jobs import forget
 from modelkeep.jobs.forget import ForgetError
 from modelkeep.predictions.log import Label, open_log
-from workspaces import REPOSITORY
 
 OWN = "Anna-17"
 LOG = "sqlite:///data/log/predictions.db"
@@ -46,10 +46,7 @@ def workspace(tmp_path):
     (root / ".dvc").mkdir(parents=True)
     (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
     (root / "dvc.yaml").write_text("stages: {}\n")
-    (root / "params").mkdir()
-    for name in ("prepare", "serve"):
-        text = (REPOSITORY / f"params/{name}.yaml").read_text()
-        (root / f"params/{name}.yaml").write_text(text)
+    workspaces.settings(root, "prepare", "serve")
     roles = {"source": "data/history", "entity_column": "who", "id_column": "row", "label": "y"}
     params.set_params(root, "prepare", roles)
     history = root / "data/history"

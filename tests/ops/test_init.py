@@ -3,7 +3,6 @@ too.
 """
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,8 @@ ROOT = Path(__file__).parents[2]
 def root(tmp_path):
     """The settings of this repository, in a folder that Git and DVC know."""
     root = tmp_path / "ws"
-    for name in ("dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, root / name)
-    shutil.copytree(ROOT / "params", root / "params")
+    some = ("dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore", "params/")
+    workspaces.copy(root, lambda name: name.startswith(some))
     workspaces.run(root, "git", "init", "-q", "-b", "main")
     return root
 

@@ -603,7 +603,7 @@ def test_a_changed_recipe_goes_to_the_held_back_gate(refits, monitor):
 def test_a_changed_recipe_that_the_gate_cannot_decide_is_judged_over_the_history(
     refits, monitor, l2, word
 ):
-    shutil.copy(workspaces.REPOSITORY / "params/evaluate.yaml", refits / "params")
+    workspaces.settings(refits, "evaluate")
     turned.settle(refits, "evaluate", slices=[])
     with open(refits / "params/train.yaml", "a") as file:
         file.write(f"l2: {l2}\n")

@@ -432,8 +432,7 @@ def test_what_its_gate_found_worse_is_not_promoted_for_want_of_evidence(fresh, p
         released.turn(fresh, parts["binary"], 2, state)
     version = release(fresh, forced="a person wants it" if state == "worse" else "").version
     promote(fresh, "v1.0.0")
-    for name in ("rollout", "serve"):
-        shutil.copy(workspaces.REPOSITORY / f"params/{name}.yaml", fresh / "params")
+    workspaces.settings(fresh, "rollout", "serve")
     log.open_log("sqlite:///data/log/predictions.db", root=fresh).close()
     found = control.start(fresh, version, SPRING + 11 * DAY, anyway=True)
     assert found.rules.on_undecided == end

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,10 +19,7 @@ WHOLE = ("dvc.yaml", "requirements.lock", "notebooks/", "params/", "lib/modelkee
 def workspace(root: Path, candidate: Path) -> Path:
     """A workspace with a candidate, and the notebooks and the library that make reports; a commit of Git."""
     live.workspace(root, candidate)
-    for name in workspaces.tracked():
-        if name.startswith(WHOLE):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(workspaces.REPOSITORY / name, root / name)
+    workspaces.copy(root, lambda name: name.startswith(WHOLE))
     workspaces.set_values(
         root / "params" / "monitor.yaml",
         {"permutations": 99, "min_labels": 50},

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
+import workspaces
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -21,7 +23,7 @@ def workspace(root: Path, candidate: Path) -> Path:
     """A workspace that holds nothing but a candidate and what `serve` reads."""
     for folder in ("params", "monitoring", "models"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "params" / "serve.yaml", root / "params")
+    workspaces.settings(root, "serve")
     shutil.copy(ROOT / "monitoring" / "metrics.yaml", root / "monitoring")
     shutil.copytree(candidate, root / "models" / "candidate")
     (root / "dvc.yaml").write_text("stages: {}\n")

@@ -1,10 +1,9 @@
 """A repository whose record has one of each: a release, a promotion, a trial held, a rollback."""
 
-import shutil
-
+import workspaces
 from modelkeep.core import workspace
 from modelkeep.registry import record, tags
-from workspaces import REPOSITORY, run
+from workspaces import run
 
 START = 1_364_774_400  # 1 April 2013
 HOUR_LATER = START + 3_600.0
@@ -19,9 +18,7 @@ def tag(root, at, name, **content):
 
 def build(root):
     """Make it."""
-    (root / "params").mkdir(parents=True)
-    for name in ("serve", "notify"):
-        shutil.copy(REPOSITORY / f"params/{name}.yaml", root / "params")
+    workspaces.settings(root, "serve", "notify")
     (root / "dvc.yaml").write_text("stages: {}\n")
     workspace.set_params(root, "serve", {"name": "shop"})
     run(root, "git", "init", "-q", "-b", "main")

@@ -55,7 +55,7 @@ GAIN |= {"verdict": "better", "rows": 500, "blocks": 35, "design_effect": 2.0}
 def build(root: Path, parts) -> Path:
     """A repository of one commit, fit to be released, with a DVC remote beside it; the next candidates are in `spare/` beside it."""
     (root / "params").mkdir(parents=True)
-    shutil.copy(REPOSITORY / "params" / "serve.yaml", root / "params")
+    workspaces.settings(root, "serve")
     (root / "params" / "train.yaml").write_text("trees: 1\n")
     shutil.copytree(REPOSITORY / "monitoring", root / "monitoring")
     (root / "dvc.yaml").write_text(DVC)

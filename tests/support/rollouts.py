@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -54,7 +53,7 @@ def workspace(root: Path, models: dict[str, Path], **rules: object) -> dict[str,
     """A workspace whose champion serves and whose store holds the others; their hashes by name."""
     live.workspace(root, models["champion"])
     path = root / "params" / "rollout.yaml"
-    shutil.copy(live.ROOT / "params" / "rollout.yaml", path)
+    workspaces.settings(root, "rollout")
     workspaces.set_values(path, QUICK | rules, r"^({}: )(.*?)(\s+#)")
     found = {name: store.add(root / "serving", folder) for name, folder in models.items()}
     store.point(root / "serving", Now(Role(found["champion"])))

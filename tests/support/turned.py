@@ -24,7 +24,7 @@ from modelkeep.predictions.records import Call, Label, PredictionRecord
 from modelkeep.registry import record, store
 from modelkeep.rollout import rollout_log
 from released import DAY
-from workspaces import REPOSITORY, run
+from workspaces import run
 
 SOURCE = "data/history"
 KNOWN = 40  # days of the table that are history; what follows was asked of a server
@@ -62,9 +62,8 @@ def build(root: Path, parts, refits: bool = False) -> Path:
     if refits:
         text = "model: linear\ntrees: 1\nwithhold: true  # the newest rows\n"
         (root / "params" / "train.yaml").write_text(text)
-        shutil.copy(REPOSITORY / "params" / "guards.yaml", root / "params")
-    for name in ("prepare", "update", "rollout", "collect"):
-        shutil.copy(REPOSITORY / "params" / f"{name}.yaml", root / "params")
+        workspaces.settings(root, "guards")
+    workspaces.settings(root, "prepare", "update", "rollout", "collect")
     settle(root, "prepare", **PREPARE)
     settle(root, "rollout", **rollouts.QUICK)
     settle(root, "update", retrain="every_days", every_days=7.0)
@@ -84,10 +83,7 @@ def build(root: Path, parts, refits: bool = False) -> Path:
 
 def whole(root: Path) -> Path:
     """This repository with its real stages, on 75 days of a small table; nothing has run in it."""
-    for name in workspaces.tracked():
-        if name.startswith(WHOLE) and not name.startswith("models/candidate"):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, root / name)
+    workspaces.copy(root, lambda n: n.startswith(WHOLE) and not n.startswith("models/candidate"))
     settle(root, "prepare", **PREPARE | {"as_of": "", "test_days": 30})
     settle(root, "train", trees=20, folds=3)
     settle(root, "monitor", permutations=99, min_labels=50)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import example
@@ -12,6 +13,7 @@ import tiny
 import warm
 
 REPOSITORY = Path(__file__).parents[2]
+SHIPPED = Path(__file__).parent / "shipped"  # what a user sets here is no matter of these tests
 TABLE = "history/flights.parquet"
 ROWS_A_DAY, END = 60, "2013-05-01"
 SMALL = {
@@ -25,10 +27,7 @@ RESULTS = ("metrics", "verdicts", "plots", "models/candidate", "reports", "data"
 
 def build(root: Path) -> Path:
     """Make a repository of one commit at `root`; no stage has run in it."""
-    for name in tracked():
-        if not name.startswith(RESULTS) and name != "dvc.lock":
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, root / name)
+    copy(root, lambda name: not name.startswith(RESULTS) and name != "dvc.lock")
     for stage, values in SMALL.items():
         set_values(root / "params" / f"{stage}.yaml", values, r"^({}: )(.*?)(\s+#)")
         set_values(root / "notebooks" / f"{stage}.ipynb", values, r'^(\s*"{}: \w+ = )(.*?)(  #)')
@@ -37,6 +36,26 @@ def build(root: Path) -> Path:
     run(root, "dvc", "add", "-q", TABLE)
     commit(root, "Start")
     return root
+
+
+def copy(root: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    """Copy this repository's files by name, with the settings and lib/pipeline.py of the example."""
+    for name in filter(wanted, tracked()):
+        own = SHIPPED / name if (SHIPPED / name).is_file() else REPOSITORY / name
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(own, root / name)
+    if (stages := root / "dvc.yaml").is_file():  # the artifact has the project's name
+        text = re.sub(
+            r"^  \S+: (?={path: models/candidate,)", "  flights: ", stages.read_text(), flags=re.M
+        )
+        stages.write_text(text)
+
+
+def settings(root: Path, *names: str) -> None:
+    """Put the example's params files of these names into a workspace."""
+    (root / "params").mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copy(SHIPPED / "params" / f"{name}.yaml", root / "params")
 
 
 def tracked() -> list[str]:

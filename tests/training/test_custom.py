@@ -2,17 +2,17 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import synthetic
+import workspaces
 from modelkeep.training import bundle, custom, pipelines
 from modelkeep.training.bundle import BundleError
 from modelkeep.training.custom import CustomError
 
-SHIPPED = Path(custom.__file__).parents[2] / "pipeline.py"
+SHIPPED = workspaces.SHIPPED / "lib/pipeline.py"
 OWN = """
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
