@@ -39,12 +39,10 @@ starlette.applications psutil ipykernel.debugger IPython.core.completerlib pyarr
 matplotlib.backends.backend_svg ipykernel.kernelspec"""
 MODULES = ["dvc", "modelkeep", "ipykernel_launcher"]
 # a first line cannot name a program in a folder with a space: the shell and Python read these both
-FIRST, SPACED = (
-    f"#!{REAL} -ISB",
-    f"""#!/bin/sh
+FIRST = f"#!{REAL} -ISB"
+SPACED = f"""#!/bin/sh
 '''exec' "{REAL}" -ISB "$0" "$@"
-' '''""",
-)
+' '''"""
 CLIENT = """{first}
 import json, os, signal, socket, sys
 words = [{name!r}, *sys.argv[1:]]

@@ -123,6 +123,14 @@ def test_trees_stop_where_the_newest_rows_gain_nothing(booster, parts):
     assert stopped["model"].get_params().get(boosters.PATIENCE[booster]) is None
 
 
+def test_it_stops_within_a_calibrated_model_too(booster, parts):
+    fitted = synthetic.fitted(
+        parts["binary"], booster, trees=200, early_stopping=5, calibrate="sigmoid"
+    )
+    assert fitted["model"].map_["method"] == "sigmoid"
+    assert fitted["model"].model_.get_params()[boosters.COUNT[booster]] < 200
+
+
 @pytest.mark.parametrize("way", [1, -1])
 def test_predictions_keep_the_stated_direction(way, kind, parts):
     if kind == "linear":

@@ -118,7 +118,7 @@ def version(estimator: object) -> dict[str, str]:
     return {kind: library(kind).__version__} if kind else {}
 
 
-def stopped(unfitted: Pipeline, x: pd.DataFrame, y: np.ndarray) -> Pipeline:
+def stopped(unfitted: Pipeline, x: pd.DataFrame | np.ndarray, y: np.ndarray) -> Pipeline:
     """The pipeline with the number of trees that predicts the newest fifth of the rows best.
 
     `x` and `y` are in order of time. A pipeline whose estimator has no early stopping is returned
@@ -131,9 +131,11 @@ def stopped(unfitted: Pipeline, x: pd.DataFrame, y: np.ndarray) -> Pipeline:
     cut = len(x) - max(int(NEWEST * len(x)), 1)
     if y.dtype.kind == "i" and len(np.unique(y[:cut])) < len(np.unique(y)):
         return _with(unfitted, {PATIENCE[kind]: None})  # a class that only the newest rows have
-    head = clone(unfitted[:-1])
-    older = head.fit_transform(x.iloc[:cut], y[:cut])
-    judges = [(head.transform(x.iloc[cut:]), y[cut:])]
+    older, newer = x[:cut], x[cut:]
+    if len(unfitted.steps) > 1:  # within `Calibrated` there is the estimator alone
+        head = clone(unfitted[:-1]).fit(older, y[:cut])
+        older, newer = head.transform(older), head.transform(newer)
+    judges = [(newer, y[cut:])]
     quiet = {"verbose": False} if kind == "xgboost" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # LightGBM has another name for eval_set since 4.6
