@@ -39,9 +39,14 @@ def build(root: Path) -> Path:
 
 
 def copy(root: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
-    """Copy this repository's files by name, with the settings and lib/pipeline.py of the example."""
+    """Copy this repository's files by name, as the example has them: no settings, table or remote
+    of a user.
+    """
     for name in filter(wanted, tracked()):
-        own = SHIPPED / name if (SHIPPED / name).is_file() else REPOSITORY / name
+        if name.startswith("data/"):
+            continue
+        own = SHIPPED / name.lstrip(".")
+        own = own if own.is_file() else REPOSITORY / name
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(own, root / name)
     if (stages := root / "dvc.yaml").is_file():  # the artifact has the project's name
