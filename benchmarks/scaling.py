@@ -51,19 +51,24 @@ def memory() -> float:
 
 def log() -> None:
     """Rows in the log against what an update takes from it, and what a week's report reads."""
-    print("rows in the log | update, all but 5,000 known: CPU s | the last 5,000: CPU s | log MB")
+    print("rows in the log | first update, next one of 5,000 rows | the last 5,000: CPU s | log MB")
     for rows in (10_000, 100_000, 1_000_000):
         with tempfile.TemporaryDirectory() as folder:
             book = open_log(f"sqlite:///{folder}/log.db", durability="normal")
             _fill(book, rows)
-            prepare = _known(Path(folder), rows - NEW)
-            now = (FIRST + 10**13) / 1e6
-            update, _, new = timed(history.find, Path(folder), prepare, book, now, 0.0)
+            root, prepare = Path(folder), _known(Path(folder), rows - NEW)
+            now = (FIRST + rows * 1_000_000 + 2 * DAY) / 1e6
+            first, _, new = timed(history.find, root, prepare, book, now, 0.0)
             assert len(new.rows) == NEW
+            history.add(root, prepare["source"], new, prepare)
+            _fill(book, NEW, begin=rows + 2 * DAY // 1_000_000)
+            later = now + NEW + 2 * DAY / 1e6
+            after, _, new = timed(history.find, root, prepare, book, later, 0.0)
+            assert len(new.rows) == NEW and new.known == 0
             week, _, _ = timed(_count, book, FIRST + (rows - NEW) * 1_000_000)
             size = sum(p.stat().st_size for p in Path(folder).glob("log.db*")) / 1e6
             book.close()
-        print(f"{rows:>9,} | {update:.2f} | {week:.2f} | {size:.0f}", flush=True)
+        print(f"{rows:>9,} | {first:.2f}, {after:.2f} | {week:.2f} | {size:.0f}", flush=True)
 
 
 def _known(root: Path, rows: int) -> dict:
@@ -83,12 +88,12 @@ def _count(book, start: int) -> int:
     return sum(len(batch) for batch in book.read(start, FIRST + 10**18))
 
 
-def _fill(book, rows: int, size: int = 1000) -> None:
+def _fill(book, rows: int, size: int = 1000, begin: int = 0) -> None:
     """Rows of ten features, one a second, each with a label a day later."""
     features = {f"c{i}": 0.123456 * i for i in range(COLUMNS - 1)} | {"shop": "north"}
     text = json.dumps(features).encode()
-    for start in range(0, rows, size):
-        ids = range(start, min(start + size, rows))
+    for start in range(begin, begin + rows, size):
+        ids = range(start, min(start + size, begin + rows))
         book.append(
             [
                 PredictionRecord(

@@ -193,7 +193,7 @@ def _survived_by_update(t, root, book, rows, labels):
     c = new.counts
     assert c["rows"] + c["quarantined"] + c["known"] + c["unlabelled"] == ids
     assert c["quarantined"] > 20 and new.finding(0.0)
-    file = history.add(root, "data/history", new, "when")
+    file = history.add(root, "data/history", new, prepare)
     history.keep_quarantine(root, new)
     assert len(pd.read_parquet(root / file)) == c["rows"]
     again = splits.read_again(prepare, root)

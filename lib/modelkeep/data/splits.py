@@ -328,11 +328,13 @@ def weeks(rows: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, np.ndarray]:
     return day.min() + 7 * np.arange(week.max() + 1).astype("timedelta64[D]"), week
 
 
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """Write `frame` as Parquet, the same bytes for the same values."""
+def write(frame: pd.DataFrame, path: Path, notes: Mapping[bytes, bytes] | None = None) -> None:
+    """Write `frame` as Parquet, the same bytes for the same values and notes about them."""
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd", store_schema=False)
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(notes or {})
     files.write_bytes(path, buffer.getvalue())
 
 

@@ -16,6 +16,7 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import count, several
 from modelkeep.data import erase, io
 from modelkeep.data.erase import EraseError, Wanted
+from modelkeep.predictions import marks
 from modelkeep.predictions.log import LogMissing, PredictionLog, open_log
 from modelkeep.registry import record, releases, store
 from modelkeep.registry.record import Record
@@ -177,6 +178,8 @@ def _from_history(
         found = erase.occurrences(path, wanted)
         if found:
             rows[name] = found
+        if not dry_run:
+            marks.forget(path, wanted.ids | {wanted.entity})
         try:
             if found and not dry_run:
                 erase.remove(path, wanted, *form)

@@ -223,7 +223,7 @@ def _collect(turn: Cycle, source: str) -> None:
         return
     commits.dvc(turn.work, "checkout", f"{source}.dvc")
     if len(found.rows):
-        history.add(turn.work, source, found, str(prepare["time_column"]))
+        history.add(turn.work, source, found, prepare)
     history.correct(turn.work, source, found, prepare)
     commits.dvc(turn.work, "add", source)
     subject = f"Take {len(found.rows):,} rows that were served into history"

@@ -1,17 +1,21 @@
 """History that grows: predicted rows with a label are added once, a Parquet file an update."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
+from msgspec.structs import replace
 
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.data import columns, io, schema, splits, time_axis
 from modelkeep.data.columns import as_numbers, as_text, as_times
-from modelkeep.predictions.log import DAY, PredictionLog
+from modelkeep.predictions import marks
+from modelkeep.predictions.log import DAY, PredictionLog, record_batch
+from modelkeep.predictions.marks import Mark
 
 EXCESS = 0.005  # more quarantined than this above training's share: somebody must look
 QUARANTINE = "data/quarantine-log/rows.parquet"
@@ -29,7 +33,7 @@ class HistoryError(ModelkeepError, ValueError):
 @dataclass(frozen=True)
 class NewRows:
     """The rows of a log that history lacks at a moment, in history's own columns, and where the
-    others went.
+    others went that were read: all of the log, or what is new since the last update.
     """
 
     rows: pd.DataFrame
@@ -42,6 +46,7 @@ class NewRows:
     contradicted: int = 0  # the same, in a file that is not ours
     corrections: pd.Series = field(default_factory=lambda: pd.Series(dtype=object))  # by id
     labelled_until: float = 0.0  # when the newest labelled row happened, in seconds since 1970
+    mark: Mark | None = None  # what of the log was read up to now
 
     @property
     def counts(self) -> dict[str, int]:
@@ -123,16 +128,19 @@ def folder(root: Path, prepare: Mapping) -> str:
 def find(root: Path, prepare: Mapping, log: PredictionLog, now: float, wait_days: float) -> NewRows:
     """The answered rows that history lacks: at least `wait_days` after the answer, with the label
     that was known at `now` (seconds).
+
+    Only what is new in the log since the file that an update added last is read.
     """
-    folder(root, prepare)
+    source = root / folder(root, prepare)
     history = splits.read_again(prepare, root)
     label, key = str(prepare["label"]), str(prepare["id_column"])
     until, counts = int(now * 1e6), dict.fromkeys(("known", "unlabelled"), 0)
     there = pd.Series(history[label].to_numpy(), index=as_text(history[key]), name=label)
     there = there[~there.index.duplicated()].astype(history[label].dtype)
     parts, other, seen = [], [], set()
-    for batch in log.read(0, until - round(wait_days * DAY), known=until):
-        rows = batch.select(READ).to_pandas()
+    mark = marks.place(log, until - round(wait_days * DAY), until)  # before anything is read
+    for page in _pages(source, log, until - round(wait_days * DAY), until):
+        rows = record_batch(page).select(READ).to_pandas()
         # by hash: a batch is few rows, and history and what was seen are all there are
         rows = rows[~rows["id"].map(seen.__contains__).astype(bool) & ~rows["id"].duplicated()]
         seen |= set(rows["id"])
@@ -146,11 +154,20 @@ def find(root: Path, prepare: Mapping, log: PredictionLog, now: float, wait_days
     rows, quarantine = _fitted(new, history, prepare)
     newest = [_newest(each, str(prepare["time_column"])) for each in (history, rows)]
     changed = pd.concat(other) if other else pd.Series(dtype=object)
-    ours = _our_ids(root / str(prepare["source"]), key) if len(changed) else set()
+    ours = _our_ids(source, key) if len(changed) else set()
     corrections = changed[changed.index.isin(ours)]
     counts |= {"corrected": len(corrections), "contradicted": len(changed) - len(corrections)}
-    newest_at = max(newest)
-    return NewRows(rows, quarantine, **counts, corrections=corrections, labelled_until=newest_at)
+    return NewRows(
+        rows, quarantine, **counts, corrections=corrections, labelled_until=max(newest), mark=mark
+    )
+
+
+def _pages(source: Path, log: PredictionLog, until: int, known: int) -> Iterator[list[tuple]]:
+    """What is new in the log since the last update, or all of it where nothing tells that."""
+    mark = marks.newest(source, f"{OURS}*.parquet")
+    if mark and marks.holds(mark, log, until, known):
+        return marks.new(log, mark, until, known)
+    return log.pages(0, until, known=known)
 
 
 def correct(root: Path, source: str, new: NewRows, prepare: Mapping) -> int:
@@ -164,23 +181,32 @@ def correct(root: Path, source: str, new: NewRows, prepare: Mapping) -> int:
         changed += int(corrected.notna().sum())
         values = corrected.astype(object).where(corrected.notna(), rows[label].astype(object))
         rows[label] = like(values, rows[label])
-        splits.write(rows, path)
+        splits.write(rows, path, pq.read_schema(path).metadata)
     return changed
 
 
-def add(root: Path, source: str, new: NewRows, time_column: str) -> str:
+def add(root: Path, source: str, new: NewRows, prepare: Mapping) -> str:
     """Put the rows into the folder as one more file, named by the period that it holds.
 
-    Returns the file's name in the workspace.
+    It bears the mark from which the next update reads on. Returns the file's name in the workspace.
     """
-    times, _ = as_times(new.rows[time_column])
+    times, _ = as_times(new.rows[str(prepare["time_column"])])
     first, last = (f"{each:%Y%m%dT%H%M%S}" for each in (times.min(), times.max()))
     name, n = f"{OURS}{first}-{last}.parquet", 1
     while (root / source / name).exists():  # late labels of a period that is there
         n += 1
         name = f"{OURS}{first}-{last}-{n}.parquet"
-    splits.write(new.rows, root / source / name)
+    files = [path.name for path in (root / source).glob(f"{OURS}*.parquet")]
+    splits.write(new.rows, root / source / name, _notes(new, [*files, name], prepare))
     return f"{source}/{name}"
+
+
+def _notes(new: NewRows, files: list[str], prepare: Mapping) -> dict[bytes, bytes] | None:
+    """The mark of what was read; none while more rows are quarantined than are looked at again."""
+    if new.mark is None or len(new.quarantine) > marks.AGAIN:
+        return None
+    again = as_text(new.quarantine[str(prepare["id_column"])]) if len(new.quarantine) else ()
+    return marks.notes(replace(new.mark, again=tuple(again), files=tuple(sorted(files))))
 
 
 def keep_quarantine(root: Path, new: NewRows) -> None:

@@ -1,9 +1,8 @@
 """The prediction log: append predictions, add labels whenever they arrive, read a window."""
 
-import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +42,7 @@ DURABILITY = ("full", "normal")
 RETURNED = (records.CHAMPION, records.CANARY)  # the roles whose predictions clients receive
 DAY = 86_400_000_000  # microseconds
 PAGE = 128  # groups of predictions that are read at once; each is of one batch of a server
-LABELS_PER_LOOKUP = 200  # each label is looked up with the whole batch that holds its prediction
+IDS_PER_LOOKUP = 200  # each id is looked up with the whole batch that holds its prediction
 END = 2**63 - 1
 
 
@@ -109,7 +108,7 @@ class PredictionLog:
         batch is held at a time, here and in the database.
         """
         for page in self.pages(start, end, roles=roles, known=known):
-            yield _batch(page)
+            yield record_batch(page)
 
     def pages(
         self, start: int, end: int, *, roles: Sequence[str] = RETURNED, known: int = END
@@ -118,30 +117,30 @@ class PredictionLog:
         `labelled_at` (None where there is none).
         """
         with self.store.snapshot() as run:
-            sql, values = run.statements, {"end": end, "items": _texts(roles), "page": PAGE}
+            sql, values = run.statements, {"end": end, "items": records.texts(roles), "page": PAGE}
             values["upto"], newest_label = [n or 0 for n in run(sql.newest)[0]]
             last_at, last_n = start, -1
             while page := run(sql.window, start=last_at, last_at=last_at, last_n=last_n, **values):
                 last_n, last_at = page[-1][:2]
                 rows = [row for group in page for row in records.ungrouped(*group[1:])]
-                items = _texts(row.id for row in rows)
+                items = records.texts(row.id for row in rows)
                 arrived = run(sql.labels, items=items, known=known, upto=newest_label)
                 yield records.joined(rows, arrived)
 
     def find(self, id: str) -> list[TracedPrediction]:
         """The predictions of an id in all roles, the oldest first, and the labels that came."""
         with self.store.snapshot() as run:
-            rows = run(run.statements.traced, items=_texts([id, records.batch(id)]))
-            labels = run(run.statements.arrived, items=_texts([id]))
+            rows = run(run.statements.traced, items=records.texts([id, records.batch(id)]))
+            labels = run(run.statements.arrived, items=records.texts([id]))
         return records.traced(id, rows, labels)
 
     def predicted(self, ids: Sequence[str]) -> set[str]:
         """Those of some ids that have a prediction."""
         found = set()
         with self.store.snapshot() as run:
-            for start in range(0, len(ids), LABELS_PER_LOOKUP):
-                some = ids[start : start + LABELS_PER_LOOKUP]
-                items = _texts([*some, *map(records.batch, some)])
+            for start in range(0, len(ids), IDS_PER_LOOKUP):
+                some = ids[start : start + IDS_PER_LOOKUP]
+                items = records.texts([*some, *map(records.batch, some)])
                 rows = run(run.statements.predictions, items=items)
                 found |= {row[0] for row in records.picked(rows, some)}
         return found
@@ -203,7 +202,7 @@ def write_rows(groups: Sequence[Group], ids: Sequence[str], batch: str, run) -> 
             run.many(sql.batch, [(batch, n, records.WHOLE_BATCH)])
         else:
             run.many(sql.ids, [sql.ids.bind({"n": n, "items": group.ids})])
-    labels = run(sql.labels, items=_texts(ids), known=END, upto=END) if ids else []
+    labels = run(sql.labels, items=records.texts(ids), known=END, upto=END) if ids else []
     if not labels:
         return []
     new = [record for g in groups for record in records.ungrouped(*g[:3], *g[6:])]
@@ -213,25 +212,23 @@ def write_rows(groups: Sequence[Group], ids: Sequence[str], batch: str, run) -> 
 def _label(labels: Sequence[Label], run) -> list[LabelOutcome]:
     sql = run.statements
     ids, predictions = [*dict.fromkeys(label.id for label in labels)], []
-    for start in range(0, len(ids), LABELS_PER_LOOKUP):
-        some = ids[start : start + LABELS_PER_LOOKUP]
-        names = _texts([*some, *map(records.batch, some)])
+    for start in range(0, len(ids), IDS_PER_LOOKUP):
+        some = ids[start : start + IDS_PER_LOOKUP]
+        names = records.texts([*some, *map(records.batch, some)])
         predictions += records.picked(run(sql.predictions, items=names), some)
-    previous = run(sql.labels, items=_texts(ids), known=END, upto=END)
+    previous = run(sql.labels, items=records.texts(ids), known=END, upto=END)
     run.many(sql.label, [(*label, records.digest(label)) for label in labels])
     return records.labelled(labels, predictions, previous)
 
 
-def _texts(texts: Iterable[str]) -> str:
-    return json.dumps([*dict.fromkeys(texts)])
-
-
-def _batch(rows: list[list]) -> "pa.RecordBatch":
+def record_batch(rows: Sequence[tuple]) -> "pa.RecordBatch":
+    """Rows of `PredictionLog.pages` as a batch with the names and types of `read`."""
     import pyarrow as pa  # a server does without
 
     text, moment = pa.string(), pa.timestamp("us")
     names = {"id": text, "at": moment, "model": text, "role": text, "entity": text}
     names |= {"time": moment, "features": pa.binary(), "answer": pa.binary()}
     names |= {"label": text, "labelled_at": moment}
-    arrays = [pa.array(v, kind) for v, kind in zip(zip(*rows), names.values(), strict=True)]
+    columns = zip(*rows) if rows else [()] * len(names)
+    arrays = [pa.array(v, kind) for v, kind in zip(columns, names.values(), strict=True)]
     return pa.RecordBatch.from_arrays(arrays, names=list(names))

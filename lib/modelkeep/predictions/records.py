@@ -254,6 +254,11 @@ def _together(whole: Sequence[bool | None]) -> bool | None:
     return False if False in whole else None if None in whole else True
 
 
+def texts(items: Iterable[str]) -> str:
+    """Distinct texts as the JSON array that a statement takes for `items`."""
+    return encode([*dict.fromkeys(items)]).decode()
+
+
 def batch(id: str) -> str:
     """The name of the batch in which the server made this id, if it made it."""
     return id.rpartition("-")[0]

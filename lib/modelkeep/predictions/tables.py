@@ -68,6 +68,12 @@ class Statements(NamedTuple):
     window: Statement  # a page of groups
     calls: Statement
     arrived: Statement  # all labels of the ids in `items`, with their digest
+    settled: Statement  # the last prediction in the order of writing from `before` a moment
+    heard: Statement  # the last such label
+    digests: Statement  # of a prediction and of a label
+    late: Statement  # a page of groups written after a number, from `before` a moment
+    labelled: Statement  # a page of the labels written after a number
+    groups: Statement  # those that hold the ids or batches in `items`, from `before` a moment
     upgrade: tuple[str, ...]  # adds what tables of an older format lack
 
 
@@ -149,6 +155,17 @@ def _queries(
     known = (labels.c.at < bindparam("known")) & (labels.c.n <= bindparam("upto"))
     start, end = bindparam("start"), bindparam("end")
     group = (a.n, a.at, a.model, a.role, a.ids, a.entities, a.times, a.features, a.answers)
+    after_n, before = bindparam("after", type_=whole), bindparam("before", type_=whole)
+
+    def settled(table: Table) -> ClauseElement:
+        # `+ 0` keeps the index over time away: the first row from the end is nearly always it
+        rows = select(table.c.n, table.c[DIGEST]).where(table.c.at + literal_column("0") < before)
+        return rows.order_by(table.c.n.desc()).limit(1)
+
+    def digest(table: Table, name: str) -> ClauseElement:
+        number = bindparam(name, type_=whole)
+        return select(table.c[DIGEST]).where(table.c.n == number).scalar_subquery()
+
     return {
         "append": insert(answers).values(
             {c.name: bindparam(c.name) for c in a if c.name != "n"}
@@ -170,6 +187,20 @@ def _queries(
         "arrived": select(*(labels.c[name] for name in ("id", "value", "at", DIGEST)))
         .select_from(items.join(labels, labels.c.id == item.value))
         .order_by(labels.c.at, labels.c.n),
+        "settled": settled(answers),
+        "heard": settled(labels),
+        "digests": select(digest(answers, "prediction"), digest(labels, "label")),
+        "late": select(*group)
+        .where(a.n > after_n, a.at + literal_column("0") < before)
+        .order_by(a.n)
+        .limit(bindparam("page")),
+        "labelled": select(labels.c.n, labels.c.id)
+        .where(labels.c.n > after_n)
+        .order_by(labels.c.n)
+        .limit(bindparam("page")),
+        "groups": select(*group)
+        .where(a.n.in_(select(entry.n).select_from(items.join(ids, entry.id == item.value))))
+        .where(a.at < before),
         "newest": select(
             select(func.max(a.n)).scalar_subquery(),
             select(func.max(labels.c.n)).scalar_subquery(),
