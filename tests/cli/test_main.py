@@ -149,6 +149,50 @@ def test_index_tells_the_verdicts_and_the_failures(root, capsys):
     assert "monitor: its last run failed; see reports/failed/monitor.html" in out
 
 
+def test_a_conclusion_of_an_earlier_run_is_said_to_be_one(root, capsys):
+    chain = {"prepare": ("", "rows"), "train": ("rows", "model"), "evaluate": ("model", "page")}
+    locks = {
+        stage: {
+            "deps": [{"path": takes, "md5": takes}] if takes else [],
+            "outs": [{"path": makes, "md5": makes}],
+        }
+        for stage, (takes, makes) in chain.items()
+    }
+    for stage in locks:
+        verdicts.write(verdicts.Verdict(stage, "done", f"{stage} ended."), root)
+    lock = root / "dvc.lock"
+    lock.write_text(json.dumps({"stages": locks}))
+
+    def old():
+        lines = told(capsys, "verdicts")[1].splitlines()
+        told(capsys, "index")
+        page = (root / "reports" / "index.html").read_text()
+        found = [line.split(":")[0] for line in lines if "This is of an earlier run" in line]
+        assert page.count("This is of an earlier run") == len(found) + ("evaluate" in found)
+        return found
+
+    assert old() == []
+    locks["prepare"]["outs"][0]["md5"] = "made anew"
+    lock.write_text(json.dumps({"stages": locks}))
+    assert old() == ["train", "evaluate"]
+    locks["train"]["deps"][0]["md5"] = "made anew"
+    lock.write_text(json.dumps({"stages": locks}))
+    assert old() == []
+
+
+def test_a_failure_makes_the_conclusions_after_it_old(root, capsys):
+    locks = {
+        "train": {"outs": [{"path": "model", "md5": "1"}]},
+        "evaluate": {"deps": [{"path": "model", "md5": "1"}]},
+    }
+    (root / "dvc.lock").write_text(json.dumps({"stages": locks}))
+    verdicts.write(verdicts.Verdict("evaluate", "done", "It is better."), root)
+    (root / "reports" / "failed").mkdir(parents=True)
+    (root / "reports" / "failed" / "train.html").write_text("")
+    line = told(capsys, "verdicts")[1].splitlines()[0]
+    assert line.startswith("evaluate: It is better. (This is of an earlier run")
+
+
 def test_clean_brings_notebooks_to_their_committed_form(root, capsys):
     path, own = (root / "notebooks" / f"{name}.ipynb" for name in ("monitor", "my_own"))
     executed = (tiny.NOTEBOOKS / "executed.ipynb").read_bytes()

@@ -76,7 +76,8 @@ def verdicts(root: Path) -> Output:
     from modelkeep.reports import index
 
     found, failed = verdicts.read(root), index.failed(root)
-    lines = [f"{stage}: {verdict['sentence']}" for stage, verdict in found.items()]
+    old = dict.fromkeys(index.outdated(root), f" ({index.EARLIER})")
+    lines = [f"{stage}: {each['sentence']}{old.get(stage, '')}" for stage, each in found.items()]
     lines += [f"{stage}: its last run failed; see reports/failed/{stage}.html" for stage in failed]
     lines = lines or ["There are no verdicts yet; `dvc repro` makes them."]
     lines += ["", "reports/index.html has the whole story."]

@@ -56,6 +56,12 @@ def stages(root: Path) -> dict[str, dict]:
     return found
 
 
+def locked(root: Path) -> dict[str, dict]:
+    """What each stage of dvc.lock took and made when it ran last; empty without one."""
+    path = root / "dvc.lock"
+    return (_yaml(path) or {}).get("stages") or {} if path.is_file() else {}
+
+
 def params(root: Path, stage: str) -> dict[str, object]:
     """The names and values of `params/<stage>.yaml`; a date without quotes is refused."""
     path = root / "params" / f"{stage}.yaml"

@@ -12,6 +12,7 @@ from modelkeep.core import files, markup, pages, verdicts, workspace
 from modelkeep.core.markup import count, number
 
 PAGE = "reports/index.html"
+EARLIER = "This is of an earlier run: what it is made of has changed or failed since; `dvc repro`."
 OTHERS = {  # headings, and the pages below reports/ that stand under each
     "Failed runs": "failed/*.html",
     "Model cards": "card-*.html",
@@ -42,13 +43,13 @@ def write(root: Path) -> Path:
 
 def index(root: Path) -> str:
     """The front page of a workspace, whatever of its stages has run."""
-    conclusions = verdicts.read(root)
+    conclusions, old = verdicts.read(root), outdated(root)
     body = pages.template("front").render(
         name=escape(_name(root)),
         conclusion=_conclusion(root, conclusions),
         facts=markup.provenance(_facts(root, conclusions)).markup,
         cards=_cards(root, conclusions),
-        stages=[_stage(root, stage, conclusions.get(stage)) for stage in pages.STAGES],
+        stages=[_stage(root, s, conclusions.get(s), s in old) for s in pages.STAGES],
         others=_others(root),
     )
     missing = tuple(s for s in pages.STAGES if not (root / f"reports/{s}.html").exists())
@@ -58,6 +59,25 @@ def index(root: Path) -> str:
 def failed(root: Path) -> list[str]:
     """The stages whose last run failed."""
     return [s for s in pages.STAGES if (root / f"reports/failed/{s}.html").exists()]
+
+
+def outdated(root: Path) -> list[str]:
+    """The stages whose conclusion is of an earlier run: what they take was made anew since then,
+    or failed.
+    """
+    locks, old = workspace.locked(root), failed(root)
+    made = {
+        out["path"]: (stage, out.get("md5"))
+        for stage, lock in locks.items()
+        for out in lock.get("outs", ())
+    }
+    for stage in (stage for stage in pages.STAGES if stage in locks):
+        for dep in locks[stage].get("deps", ()):
+            maker, md5 = made.get(dep["path"], ("", None))
+            if maker and (maker in old or md5 != dep.get("md5")):
+                old.append(stage)
+                break
+    return [stage for stage in pages.STAGES if stage in {*old} - {*failed(root)}]
 
 
 def sparkline(values: Sequence[float], level: float) -> str:
@@ -95,7 +115,9 @@ def _conclusion(root: Path, conclusions: Mapping[str, Mapping]) -> str:
         return markup.verdict(
             "not run", "No stage has run yet: `make run` runs all of them."
         ).markup
-    return markup.verdict(last["state"], last["sentence"]).markup
+    stage = last.get("stage", "")
+    reasons = [EARLIER] if stage in outdated(root) else []
+    return markup.verdict(last["state"], last["sentence"], reasons).markup
 
 
 def _facts(root: Path, conclusions: Mapping[str, Mapping]) -> dict[str, object]:
@@ -157,14 +179,16 @@ def _expectations(window: float | None, pooled: float | None, tested: float | No
     return f"expected {', '.join(parts)}" if parts and pooled is not None else ", ".join(parts)
 
 
-def _stage(root: Path, stage: str, verdict: Mapping | None) -> str:
-    """A stage's name, linked where its page is there, and its conclusion."""
+def _stage(root: Path, stage: str, verdict: Mapping | None, old: bool) -> str:
+    """A stage's name, linked where its page is there, and its conclusion; `old`: of an earlier
+    run.
+    """
     there = (root / f"reports/{stage}.html").exists()
     name = f'<a href="{stage}.html">{stage}</a>' if there else stage
     if verdict is None:
         box = markup.verdict("not run", "This stage has not run yet.")
     else:
-        box = markup.verdict(verdict["state"], verdict["sentence"])
+        box = markup.verdict(verdict["state"], verdict["sentence"], [EARLIER] if old else [])
     return f"<h3>{name}</h3>{box.markup}"
 
 
