@@ -57,7 +57,10 @@ def place(log: PredictionLog, until: int, known: int) -> Mark | None:
     """The mark for a reading that begins after this call; None for a log without digests."""
     with log.store.snapshot() as run:
         sql, before = run.statements, known - SETTLED
-        settled = [(run(each, before=before) or [(0, b"")])[0] for each in (sql.settled, sql.heard)]
+        settled = [
+            (run(each, before=before) or [(0, b"")])[0]
+            for each in (sql.settled, sql.settled_labels)
+        ]
     if any(digest is None for _, digest in settled):
         return None
     return Mark(until, known, *((n, digest.hex()) for n, digest in settled))

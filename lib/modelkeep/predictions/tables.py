@@ -35,6 +35,7 @@ from sqlalchemy.sql.expression import ClauseElement, TableValuedAlias
 
 FORMAT = 4  # raise it when a table changes
 KNOWN = (2, 3, 4)  # formats that can be read, and added to
+GROUP = ("n", "at", "model", "role", "ids", "entities", "times", "features", "answers")
 DIGEST = "digest"  # a column that tables of before 4 lack
 
 
@@ -69,7 +70,7 @@ class Statements(NamedTuple):
     calls: Statement
     arrived: Statement  # all labels of the ids in `items`, with their digest
     settled: Statement  # the last prediction in the order of writing from `before` a moment
-    heard: Statement  # the last such label
+    settled_labels: Statement  # the last such label
     digests: Statement  # of a prediction and of a label
     late: Statement  # a page of groups written after a number, from `before` a moment
     labelled: Statement  # a page of the labels written after a number
@@ -91,6 +92,7 @@ def statements(database: str) -> Statements:
         position = items.c.key - literal_column("1")
     answers, ids, labels = tables = _tables()
     queries = _queries(answers, ids, labels, items, position)
+    queries |= _since_a_mark(answers, ids, labels, items)
     compiled = {name: _compiled(each, dialect) for name, each in queries.items()}
     create = [str(CreateTable(table).compile(dialect=dialect)) for table in tables]
     indexes = [index for table in tables for index in sorted(table.indexes, key=lambda i: i.name)]
@@ -154,18 +156,7 @@ def _queries(
     found = items.join(ids, entry.id == item.value).join(answers, a.n == entry.n)
     known = (labels.c.at < bindparam("known")) & (labels.c.n <= bindparam("upto"))
     start, end = bindparam("start"), bindparam("end")
-    group = (a.n, a.at, a.model, a.role, a.ids, a.entities, a.times, a.features, a.answers)
-    after_n, before = bindparam("after", type_=whole), bindparam("before", type_=whole)
-
-    def settled(table: Table) -> ClauseElement:
-        # `+ 0` keeps the index over time away: the first row from the end is nearly always it
-        rows = select(table.c.n, table.c[DIGEST]).where(table.c.at + literal_column("0") < before)
-        return rows.order_by(table.c.n.desc()).limit(1)
-
-    def digest(table: Table, name: str) -> ClauseElement:
-        number = bindparam(name, type_=whole)
-        return select(table.c[DIGEST]).where(table.c.n == number).scalar_subquery()
-
+    group = [a[name] for name in GROUP]
     return {
         "append": insert(answers).values(
             {c.name: bindparam(c.name) for c in a if c.name != "n"}
@@ -187,20 +178,6 @@ def _queries(
         "arrived": select(*(labels.c[name] for name in ("id", "value", "at", DIGEST)))
         .select_from(items.join(labels, labels.c.id == item.value))
         .order_by(labels.c.at, labels.c.n),
-        "settled": settled(answers),
-        "heard": settled(labels),
-        "digests": select(digest(answers, "prediction"), digest(labels, "label")),
-        "late": select(*group)
-        .where(a.n > after_n, a.at + literal_column("0") < before)
-        .order_by(a.n)
-        .limit(bindparam("page")),
-        "labelled": select(labels.c.n, labels.c.id)
-        .where(labels.c.n > after_n)
-        .order_by(labels.c.n)
-        .limit(bindparam("page")),
-        "groups": select(*group)
-        .where(a.n.in_(select(entry.n).select_from(items.join(ids, entry.id == item.value))))
-        .where(a.at < before),
         "newest": select(
             select(func.max(a.n)).scalar_subquery(),
             select(func.max(labels.c.n)).scalar_subquery(),
@@ -214,6 +191,41 @@ def _queries(
         "calls": select(a.at, a.model, a.role, a.share, a.took, a.failed)
         .where(a.at >= start, a.at < end, a.share.is_not(None))
         .order_by(a.at, a.n),
+    }  # fmt: skip
+
+
+def _since_a_mark(
+    answers: Table, ids: Table, labels: Table, items: TableValuedAlias
+) -> dict[str, ClauseElement]:
+    """What `predictions.marks` looks for."""
+    a, entry, whole = answers.c, ids.c, BigInteger()
+    group = [a[name] for name in GROUP]
+    after_n, before = bindparam("after", type_=whole), bindparam("before", type_=whole)
+
+    def settled(table: Table) -> ClauseElement:
+        # `+ 0` keeps the index over time away: the first row from the end is nearly always it
+        rows = select(table.c.n, table.c[DIGEST]).where(table.c.at + literal_column("0") < before)
+        return rows.order_by(table.c.n.desc()).limit(1)
+
+    def digest(table: Table, name: str) -> ClauseElement:
+        number = bindparam(name, type_=whole)
+        return select(table.c[DIGEST]).where(table.c.n == number).scalar_subquery()
+
+    return {
+        "settled": settled(answers),
+        "settled_labels": settled(labels),
+        "digests": select(digest(answers, "prediction"), digest(labels, "label")),
+        "late": select(*group)
+        .where(a.n > after_n, a.at + literal_column("0") < before)
+        .order_by(a.n)
+        .limit(bindparam("page")),
+        "labelled": select(labels.c.n, labels.c.id)
+        .where(labels.c.n > after_n)
+        .order_by(labels.c.n)
+        .limit(bindparam("page")),
+        "groups": select(*group)
+        .where(a.n.in_(select(entry.n).select_from(items.join(ids, entry.id == items.c.value))))
+        .where(a.at < before),
     }  # fmt: skip
 
 
