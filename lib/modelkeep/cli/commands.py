@@ -178,6 +178,21 @@ def progress() -> Callable[[int], None]:
     return report
 
 
+def trials(total: int) -> Callable[[int, float | None], None]:
+    """What draws the bar of a search on a terminal's last line, with the least loss so far."""
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, unit="trial", disable=None, leave=False)
+
+    def report(done: int, best: float | None) -> None:
+        bar.set_postfix_str("" if best is None else f"best {best:.4f}", refresh=False)
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return report
+
+
 def use_own_library(root: Path, argv: list[str]) -> None:
     """Start again with the workspace's own lib/, where this is the library of another tree."""
     # an experiment of DVC's runs in a copy of the tree: the code that runs must be that tree's

@@ -26,6 +26,7 @@ def group() -> Sections:
             pipeline.run,
             pipeline.verdicts,
             pipeline.compare,
+            pipeline.search,
             pipeline.index,
             pipeline.clean,
         ],

@@ -103,6 +103,25 @@ def compare(root: Path, experiments: tuple[str, ...], out: str) -> Output:
     return Output(f"{done.conclusion}\n{made.text}", made.data | {"conclusion": done.conclusion})
 
 
+@commands.command("search --trials 30 --vary max_depth=2:8 --vary learning_rate=0.02:0.3")
+@click.option("--trials", default=20, show_default=True, help="How many to run.")
+@click.option("--vary", multiple=True, metavar="NAME=LOW:HIGH", help="Or NAME=A,B,C; repeatable.")
+@click.option("--name", default="search", show_default=True, help="Trials are NAME-1, NAME-2, ...")
+@click.option("--seed", default=0, show_default=True, help="The same seed asks the same trials.")
+def search(root: Path, trials: int, vary: tuple[str, ...], name: str, seed: int) -> Output:
+    """Look for better parameters of `train`; each trial is a DVC experiment.
+
+    Trials are chosen by cross-validation in time order without its last fold, on which the best one
+    is compared with the present parameters. A search that was cut off goes on where it was.
+    """
+    from modelkeep.ops import processes, search
+
+    processes.watch()
+    bar = commands.trials(trials)
+    found = search.search(root, name, trials, vary, seed, bar)
+    return Output(str(found), found.as_dict())
+
+
 @commands.command("index")
 def index(root: Path) -> Output:
     """Make the front page, reports/index.html."""

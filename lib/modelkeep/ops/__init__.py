@@ -4,5 +4,6 @@
 - `serve`: the prediction server
 - `update`, `candidates`, `commits`: one unattended update
 - `investigate`, `investigations`, `alerts`: reports about alerts
+- `search`: better parameters, each trial a DVC experiment
 - `processes`: child processes end with their parents
 """

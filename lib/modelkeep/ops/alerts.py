@@ -1,9 +1,10 @@
-"""What Alertmanager sends, and which report each alert asks for."""
+"""What Alertmanager sends, which report each alert asks for, and its section of the runbook."""
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,8 @@ from modelkeep.serving.requests import ValidationError
 VERSION = re.compile(r"[A-Za-z0-9_.@#+-]{0,100}")
 SHORT = re.compile(r"[0-9a-f]{10,64}")  # a model's name in the metrics: how its SHA-256 begins
 OLDEST = 366 * 86_400.0  # seconds ago that an alert may have begun
+GUIDE = "docs/monitoring.md"
+SECTION = r"^### {name}\n(.*?)(?=^#{{1,3}} |\Z)"
 FUTURE = 600.0  # seconds: that much may Prometheus' clock be ahead of ours
 
 
@@ -97,3 +100,21 @@ def model(place: Path, version: str) -> str:
             "it may have been swept away"
         )
     return found[0]
+
+
+def runbook(root: Path, known: Mapping[str, Mapping], names: Sequence[str]) -> str:
+    """What to do when some alerts fire, as HTML, from the guide or else from the contract; `known`
+    holds what the contract says of each.
+    """
+    from nbconvert.filters import markdown2html
+
+    guide = root / GUIDE
+    text, parts = guide.read_text(encoding="utf-8") if guide.is_file() else "", []
+    for name in names:
+        found = re.search(SECTION.format(name=re.escape(name)), text, re.MULTILINE | re.DOTALL)
+        if found:
+            body = markdown2html(found[1])
+        else:
+            body = f"<p>{escape(known[name]['summary'])}. {escape(known[name]['description'])}</p>"
+        parts.append(f'<h2 id="{escape(name)}">{escape(name)}</h2>{body}')
+    return "".join(["<h1>Runbook</h1>", *parts])

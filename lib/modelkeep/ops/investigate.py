@@ -24,7 +24,7 @@ from starlette.routing import Route
 from modelkeep.core import files, parameters
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.monitoring import contract, rules
-from modelkeep.ops import alerts, investigations, runbook
+from modelkeep.ops import alerts, investigations
 from modelkeep.ops.alerts import Alert, AlertError
 from modelkeep.ops.investigations import DONE, FAILED, RUNNING, Book, Case
 from modelkeep.registry.store import StoreError
@@ -192,7 +192,7 @@ class App:
         if name and name not in self.known:
             raise HTTPException(404)
         names = [name] if name else [*self.known]
-        sections = await asyncio.to_thread(runbook.sections, self.root, self.known, names)
+        sections = await asyncio.to_thread(alerts.runbook, self.root, self.known, names)
         return HTMLResponse(investigations.page(name or "Runbook", sections))
 
     @asynccontextmanager
