@@ -1,5 +1,7 @@
 """A search runs real experiments of DVC, chooses by early folds and compares on the last."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from modelkeep.ops import commits, search
 from modelkeep.ops.search import SearchError
 from modelkeep.predictions import frames
 from modelkeep.reports import experiments
+from servers import need_packages
 from workspaces import run
 
 PARAMS = {"model": "boosting", "max_depth": 4, "learning_rate": 0.1, "trees": 20, "folds": 4}
@@ -19,6 +22,7 @@ POOR, GOOD = 2, "trees=15:40"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A workspace whose present parameters are poor ones."""
+    need_packages(optuna="optuna")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workspaces, "END", "2013-12-01")  # for 30 days in the last fold
         root = workspaces.build(tmp_path_factory.mktemp("search") / "clone")
@@ -44,6 +48,19 @@ def test_a_space_is_read_from_texts():
         "trees": [10, 20, 40],
     }
     assert search.parsed([], PARAMS) == {}
+
+
+def test_the_usual_space_lies_around_the_present_values():
+    present = PARAMS | {"min_rows_leaf": 3, "l2": 1.0, "max_depth": 0}
+    assert search.around(present) == {
+        "trees": (5, 80),
+        "min_rows_leaf": (1, 12),
+        "learning_rate": (0.025, 0.4),
+        "l2": (0.01, 100.0),
+    }
+    assert search.around(present | {"model": "linear"}) == {"l2": (0.01, 100.0)}
+    with pytest.raises(SearchError, match="no value of linear is varied by itself"):
+        search.around(present | {"model": "linear", "l2": 0.0})
 
 
 @pytest.mark.parametrize(
@@ -91,6 +108,12 @@ def test_trials_are_chosen_by_rows_that_the_comparison_does_not_have(root, found
 def test_no_trial_reads_the_test_rows(root, found):
     lock = run(root, "git", "show", f"{_commit(root, found.best.name)}:dvc.lock")
     assert "  train:" in lock and "evaluate" not in lock
+
+
+def test_without_optuna_the_remedy_is_named(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SearchError, match=r"pip install 'modelkeep\[search\]'"):
+        search.search(root)
 
 
 def test_a_trial_that_is_there_is_not_run_again(root, found, monkeypatch):

@@ -27,12 +27,8 @@ if TYPE_CHECKING:
     import optuna
 
 STAGE = "train"
-TREES = {"max_depth": (2, 8), "trees": (50, 400), "min_rows_leaf": (5, 200)}
-BOOSTING = TREES | {"learning_rate": (0.02, 0.3), "l2": (0.01, 100.0)}
-SPACE = {
-    "forest": {"max_depth": (4, 20), "min_rows_leaf": (1, 100)},
-    "linear": {"l2": (0.001, 1000.0)},
-}
+AROUND = {"max_depth": 2, "trees": 4, "min_rows_leaf": 4, "learning_rate": 4, "l2": 100}
+USUAL = {"forest": ("max_depth", "min_rows_leaf"), "linear": ("l2",)}  # else all of AROUND
 FIXED = ("folds", "seed", "withhold", "costs", "monotone")  # other rows, another judge, or no scale
 SHOWN = 10  # trials, the best first
 LOG_RATIO = 10  # a range whose ends are so far apart is searched by ratios
@@ -95,20 +91,21 @@ def search(
 ) -> Found:
     """Run trials, `name`-1 and so on, and compare the best with the present parameters.
 
-    `vary` are texts such as `max_depth=2:8` or `model=boosting,forest`; none takes the usual ranges
-    of the model's kind. A trial that is there is not run again, so a search that was cut off goes
+    `vary` are texts such as `max_depth=2:8` or `model=boosting,forest`; none takes ranges `around`
+    the present values. A trial that is there is not run again, so a search that was cut off goes
     on. `report` is called after each trial with their number and the least loss. SearchError.
     """
     if trials < 1:
         raise SearchError(f"--trials: {trials} is not at least 1")
     optuna, params = _library(), workspace.params(root, STAGE)
-    space = parsed(vary, params) or SPACE.get(str(params["model"]), BOOSTING)
+    space = parsed(vary, params) or around(params)
     folds = int(params["folds"])
     present, run = _tried(root, f"{name}-0", {}, params, folds)
     if run is None:
         raise SearchError(f"the present parameters of {STAGE} fail: {present.why}")
     metric = metrics.METRICS[run.schema.task][0]
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    _start_from(study, optuna, space, params, present.loss)
     done: list[Trial] = []
     for i in range(1, trials + 1):
         suggested = study.ask()
@@ -140,6 +137,20 @@ def parsed(vary: Sequence[str], params: Mapping[str, object]) -> dict[str, Range
     return space
 
 
+def around(params: Mapping[str, object]) -> dict[str, Range]:
+    """The usual space of a kind of model: each value by a factor of AROUND below and above."""
+    space = {}
+    for name in USUAL.get(str(params["model"]), AROUND):
+        value, factor = params[name], AROUND[name]
+        if not value:
+            continue  # 0 stands for no limit
+        low, high = value / factor, value * factor
+        space[name] = (max(round(low), 1), round(high)) if type(value) is int else (low, high)
+    if not space:
+        raise SearchError(f"--vary: no value of {params['model']} is varied by itself; name some")
+    return space
+
+
 def deciding(run: Run, folds: int) -> np.ndarray:
     """Which out-of-fold rows (rows,) are of the last fold: they compare, and choose nothing."""
     blocks = splits.blocks(run.predictions, run.schema)
@@ -157,6 +168,22 @@ def _library():
         ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
+
+
+def _start_from(
+    study: "optuna.Study", optuna, space: Mapping, params: Mapping[str, object], loss: float
+) -> None:
+    """Let the study know the present parameters, where they lie in the space."""
+    able = all(
+        params[k] in each if isinstance(each, list) else each[0] <= params[k] <= each[1]
+        for k, each in space.items()
+    )
+    if able:
+        study.enqueue_trial({name: params[name] for name in space})
+        first = study.ask()
+        for name, each in space.items():
+            _suggested(first, name, each, params)
+        study.tell(first, loss)
 
 
 def _suggested(
