@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from itertools import combinations
+from math import comb
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import synthetic
@@ -190,3 +193,103 @@ def test_a_library_that_is_not_there_is_a_sentence(parts, tmp_path, monkeypatch)
     with pytest.raises(MissingLibrary, match=words):
         bundle.load(tmp_path / "b")
     assert json.loads((tmp_path / "b/manifest.json").read_text())["libraries"]["lightgbm"]
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Rows with a column of thirty towns, whose rates do not follow their order."""
+    return {task: synthetic.prepared(task, with_towns(task)) for task in TASKS}
+
+
+def with_towns(task):
+    draw, frame = np.random.default_rng(5), synthetic.table(task, rows=3000)
+    at = draw.integers(0, 30, len(frame))
+    odd, label = at * 7 % 5 < 2, frame[synthetic.LABELS[task]]
+    if task == "binary":
+        label = np.where(draw.random(len(at)) < 0.8, odd, label).astype(int)
+    elif task == "multiclass":
+        label = np.where(odd, label, "blue")
+    else:
+        label = label + 5 * odd
+    towns = np.array([f"town {i:02d}" for i in range(30)])[at]
+    return frame.assign(**{"town": towns, synthetic.LABELS[task]: label})
+
+
+def native(parts, kind, **settings):
+    """A pipeline that splits by sets of categories."""
+    return synthetic.fitted(parts, kind, native_categories=True, trees=30, **settings)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_native_categories_are_served_as_the_library_predicts_them(task, booster, wide, tmp_path):
+    given = wide[task]
+    read = sealed(tmp_path / "b", given, booster, native_categories=True, trees=30)
+    rows = pd.concat([given.test, bundle.edge_cases(given.train, given.schema)]).head(500)
+    rows.loc[rows.index[:40], "town"] = "nowhere"  # training has never seen it
+    rows.loc[rows.index[20:60], "shop"] = None
+    expected = pipelines.predict(native(given, booster), rows, given.schema)
+    assert (read.predict(rows) == expected).all()
+    size = np.maximum(np.abs(expected), 1)
+    assert (np.abs(read.answer(rows) - expected) / size).max() < 1e-6
+    engine = "scikit-learn" if booster == "catboost" else "quickscorer"
+    assert read.manifest["serving"]["engine"] == engine
+    if booster != "catboost":
+        sets = [each.codes for each in libraries.read(read.pipeline["model"]).trees]
+        assert sum(map(len, sets)) > 10
+
+
+def test_sets_of_categories_need_fewer_splits_than_their_order(booster, wide):
+    given = wide["binary"]
+    y = pipelines.outcome(given.test, given.schema)
+    loss = {}
+    for sets in (False, True):
+        fitted = synthetic.fitted(given, booster, native_categories=sets, trees=30, max_depth=2)
+        p = pipelines.predict(fitted, given.test, given.schema)
+        loss[sets] = -np.log(p[np.arange(len(y)), y]).mean()
+    assert loss[True] < loss[False]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_explanations_of_sets_of_categories_are_shapley_values(task, library, wide, tmp_path):
+    """Beside sums over all coalitions of columns, of what the library itself predicts."""
+    need_packages(**{library: library})
+    given = wide[task]
+    read = sealed(tmp_path / "b", given, library, native_categories=True, trees=30)
+    rows, background = given.test.head(3), given.train.sample(8, random_state=0)
+    found = explain.explain(read, rows, background)
+    assert found.method == "exact, trees"
+    names, size = found.columns, len(found.columns)
+    raw = {"lightgbm": {"raw_score": True}, "xgboost": {"output_margin": True}}[library]
+
+    def value(row, kept):
+        mixed = background.copy()
+        for name in kept:
+            mixed[name] = rows[name].iloc[row]
+        x = read.pipeline["columns"].transform(pipelines.features(mixed, given.schema))
+        return read.pipeline["model"].predict(x, **raw).mean(axis=0)
+
+    for row in range(len(rows)):
+        sums = {kept: value(row, kept) for n in range(size + 1) for kept in combinations(names, n)}
+        for place, name in enumerate(names):
+            gains = [
+                (sums[tuple(n for n in names if n in {*kept, name})] - before)
+                / (size * comb(size - 1, len(kept)))
+                for kept, before in sums.items()
+                if name not in kept
+            ]
+            np.testing.assert_allclose(found.values[row, place], sum(gains), atol=2e-5)
+
+
+def test_native_categories_stop_early_and_go_with_a_calibration(booster, wide):
+    settings = {"trees": 200, "early_stopping": 5, "calibrate": "sigmoid"}
+    fitted = synthetic.fitted(wide["binary"], booster, native_categories=True, **settings)
+    assert fitted["model"].map_["method"] == "sigmoid"
+    assert fitted["model"].model_.get_params()[boosters.COUNT[booster]] < 200
+
+
+@pytest.mark.parametrize("kind", ["boosting", "forest", "linear"])
+def test_kinds_without_sets_of_categories_refuse_them(kind, parts):
+    rule = f"native_categories: {kind} takes categories as numbers only; set it to false"
+    with pytest.raises(ModelError, match=rule):
+        pipelines.pipeline(parts["binary"].schema, kind, native_categories=True)

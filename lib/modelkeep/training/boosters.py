@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from modelkeep.core.errors import ModelkeepError
 
@@ -30,6 +31,7 @@ CLASSES = {
 }
 # What a model file may name when one of them is in it; each reads its own format, and runs no code.
 TRUSTED = (
+    "modelkeep.training.boosters.as_categories",
     "collections.OrderedDict",
     "lightgbm.basic.Booster",
     "xgboost.core.Booster",
@@ -59,9 +61,11 @@ def estimator(
     early_stopping: int = 0,
     balanced: bool = False,
     monotone: Sequence[int] = (),
+    native: Sequence[int] = (),
+    columns: int = 0,
 ) -> BaseEstimator:
     """The unfitted estimator of a library; `monotone` (columns,) is -1, 0 or 1 for each column of
-    the matrix, empty for none.
+    the matrix, empty for none; `native` are those of the `columns` that hold categories.
     """
     kind = getattr(library(model), CLASSES[model][regression])
     given = {
@@ -75,16 +79,31 @@ def estimator(
         given |= {"num_leaves": min(2**max_depth, LEAVES) if max_depth else LEAVES}
         given |= {"reg_lambda": l2, "class_weight": "balanced" if balanced else None}
         given |= {"random_state": seed, "n_jobs": 1, "deterministic": True, "verbose": -1}
+        given |= {"categorical_feature": [*native] or None}
         given |= {"force_col_wise": True, "monotone_constraints": list(monotone) or None}
     elif model == "xgboost":
         leaf = min_rows_leaf * (1.0 if regression else HESSIAN)
         given |= {"max_depth": max_depth, "min_child_weight": leaf, "reg_lambda": l2}
         given |= {"random_state": seed, "n_jobs": 1, "tree_method": "hist"}
+        types = ["c" if place in native else "q" for place in range(columns)]
+        given |= {"enable_categorical": True, "feature_types": types} if native else {}
     else:
         given |= {"depth": max_depth or None, "l2_leaf_reg": l2, "random_seed": seed}
         given |= {"auto_class_weights": "Balanced" if balanced else None, "thread_count": 1}
         given |= {"allow_writing_files": False, "verbose": 0}
     return kind(**{name: value for name, value in given.items() if value is not None})
+
+
+def cast(native: Sequence[int]) -> FunctionTransformer:
+    """A step that gives CatBoost categories as whole numbers, as it takes no others."""
+    return FunctionTransformer(as_categories, kw_args={"native": [*native]})
+
+
+def as_categories(x: np.ndarray, native: Sequence[int]) -> np.ndarray:
+    """The matrix (rows, columns) as objects, with whole numbers in the columns `native`."""
+    mixed = x.astype(object)
+    mixed[:, native] = x[:, native].astype(int)
+    return mixed
 
 
 def library(name: str) -> object:
@@ -104,12 +123,37 @@ def kind_of(estimator: object) -> str:
     return package if package in KINDS else ""
 
 
-def without_date(fitted: Pipeline) -> Pipeline:
-    """The pipeline, its CatBoost model without date and id: the same rows give the same bytes."""
-    if kind_of(model := fitted.steps[-1][1]) == "catboost":
+def fit(unfitted: Pipeline, x: pd.DataFrame | np.ndarray, y: np.ndarray) -> Pipeline:
+    """The fitted pipeline of any estimator, stopped early where a library is asked to.
+
+    A CatBoost model bears no date and no id: the same rows give the same bytes.
+    """
+    unfitted = stopped(unfitted, x, y)
+    last = unfitted.steps[-1][1]
+    if not kind_of(last):
+        return unfitted.fit(x, y)
+    for _, step in unfitted.steps[:-1]:
+        x = step.fit_transform(x, y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "categorical_feature keyword")  # see `_native`
+        last.fit(x, y, **_native(last, x))
+    if kind_of(last) == "catboost":
         for name in ("model_guid", "train_finish_time"):
-            model.get_metadata()[name] = ""
-    return fitted
+            last.get_metadata()[name] = ""
+    return unfitted
+
+
+def _native(estimator: BaseEstimator, x: np.ndarray) -> dict:
+    """What must be said of categories where a library fits a matrix: LightGBM ignores its own
+    setting, and CatBoost cannot be copied with one.
+    """
+    kind = kind_of(estimator)
+    if kind == "lightgbm":
+        native = estimator.get_params().get("categorical_feature")
+        return {"categorical_feature": native} if native else {}
+    if kind == "catboost" and x.dtype == object:
+        return {"cat_features": [i for i, each in enumerate(x[0]) if isinstance(each, int)]}
+    return {}
 
 
 def version(estimator: object) -> dict[str, str]:
@@ -139,7 +183,7 @@ def stopped(unfitted: Pipeline, x: pd.DataFrame | np.ndarray, y: np.ndarray) -> 
     quiet = {"verbose": False} if kind == "xgboost" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # LightGBM has another name for eval_set since 4.6
-        tried = clone(last).fit(older, y[:cut], eval_set=judges, **quiet)
+        tried = clone(last).fit(older, y[:cut], eval_set=judges, **quiet, **_native(last, older))
     best = {"lightgbm": lambda: tried.best_iteration_, "xgboost": lambda: tried.best_iteration + 1}
     trees = best.get(kind, lambda: tried.get_best_iteration() + 1)()
     return _with(unfitted, {PATIENCE[kind]: None, COUNT[kind]: max(int(trees), 1)})

@@ -48,7 +48,7 @@ class Calibrated(ClassifierMixin, BaseEstimator):
 
     def _fitted(self, x: np.ndarray, y: np.ndarray) -> BaseEstimator:
         one = Pipeline([("model", clone(self.estimator))])
-        return boosters.without_date(boosters.stopped(one, x, y).fit(x, y))["model"]
+        return boosters.fit(one, x, y)["model"]
 
     def _out_of_fold(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The places of the labels among the classes, and predictions, of all parts but the first;

@@ -8,10 +8,11 @@ background rows, and a row costs one look-up a leaf. Other models are sampled by
 the columns, which is exact where the model is additive.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import factorial
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -327,7 +328,8 @@ def _leaves(estimator: BaseEstimator) -> tuple[list[_Leaf], np.ndarray]:
         outputs, leaves = len(other.baseline), []
         for i, tree in enumerate(other.trees):
             sides = (tree.left, tree.right, tree.leaf)
-            for at, conditions in _paths(sides, (tree.column, tree.threshold, tree.missing_left)):
+            splits = (tree.column, tree.threshold, tree.missing_left)
+            for at, conditions in _paths(sides, splits, tree.codes):
                 leaves.append(_Leaf(conditions, i % outputs, float(tree.value[at])))
         return leaves, other.baseline
     inner = [tree.tree_ for tree in getattr(estimator, "estimators_", ())]
@@ -345,8 +347,14 @@ def _leaves(estimator: BaseEstimator) -> tuple[list[_Leaf], np.ndarray]:
     return leaves, np.zeros(len(outputs))
 
 
-def _paths(sides: tuple, splits: tuple) -> Iterator[tuple[int, dict]]:
-    """Yield each leaf of a tree with its conditions by column."""
+def _paths(
+    sides: tuple, splits: tuple, codes: Mapping[int, frozenset] = MappingProxyType({})
+) -> Iterator[tuple[int, dict]]:
+    """Yield each leaf of a tree with its conditions by column.
+
+    A leaf that is reached by a set of categories is yielded once for each run of its codes: the
+    runs exclude each other, so the leaves add up to the same tree.
+    """
     left, right, leaf = sides
     column, threshold, missing_left = splits
     waiting: list[tuple[int, dict]] = [(0, {})]
@@ -357,12 +365,26 @@ def _paths(sides: tuple, splits: tuple) -> Iterator[tuple[int, dict]]:
             continue
         c, cut, to_left = int(column[at]), float(threshold[at]), bool(missing_left[at])
         low, high, missing = conditions.get(c, (-np.inf, np.inf, True))
-        waiting.append(
-            (int(right[at]), conditions | {c: (max(low, cut), high, missing and not to_left)})
-        )
-        waiting.append(
-            (int(left[at]), conditions | {c: (low, min(high, cut), missing and to_left)})
-        )
+        lefts, rights = [(-np.inf, cut)], [(cut, np.inf)]
+        if at in codes:
+            lefts, rights = _runs(codes[at])
+        for child, parts, met in ((right, rights, not to_left), (left, lefts, to_left)):
+            for place, (start, end) in enumerate(parts):
+                own = max(low, start), min(high, end), missing and met and place == 0
+                if own[0] < own[1] or own[2]:
+                    waiting.append((int(child[at]), conditions | {c: own}))
+
+
+def _runs(codes: frozenset[int]) -> tuple[list, list]:
+    """The intervals (above, up to) that hold some codes, and those between and around them."""
+    inside: list[tuple[float, float]] = []
+    for code in sorted(codes):
+        if inside and inside[-1][1] == code - 0.5:
+            inside[-1] = inside[-1][0], code + 0.5
+        else:
+            inside.append((code - 0.5, code + 0.5))
+    edges = [-np.inf, *(edge for run in inside for edge in run), np.inf]
+    return inside, [*zip(edges[::2], edges[1::2], strict=True)]
 
 
 def sampled(

@@ -58,15 +58,16 @@ def pipeline(
     min_rows_leaf: int = 20,
     l2: float = 1.0,
     early_stopping: int = 0,
+    native_categories: bool = False,
     class_weight: str = "none",
     monotone: Mapping[str, int] = MappingProxyType({}),
     calibrate: str = "none",
     seed: int = 0,
 ) -> Pipeline:
     """An unfitted pipeline for the schema: `boosting`, `forest`, `linear` (logistic regression, or
-    ridge for numbers) or one of `boosters.KINDS`. `max_depth` 0 is no limit; `early_stopping` is of
-    the boosters; `monotone` gives a number's column 1 (predictions rise with it) or -1;
-    `calibrate` is one of `calibration.METHODS`.
+    ridge for numbers) or one of `boosters.KINDS`. `max_depth` 0 is no limit; `early_stopping` and
+    `native_categories` (splits by sets of categories) are of the boosters; `monotone` gives a
+    number's column 1 (predictions rise with it) or -1; `calibrate` is one of `calibration.METHODS`.
     """
     words = (("model", model, KINDS), ("class_weight", class_weight, WEIGHTS))
     for name, value, known in (*words, ("calibrate", calibrate, calibration.METHODS)):
@@ -76,11 +77,13 @@ def pipeline(
             )
     numbers = schema.task == "regression"
     _check_words(model, class_weight, calibrate, numbers)
+    native = _native(schema, model) if native_categories else []
     balanced, directions = class_weight == "balanced", _directions(schema, model, monotone)
     settings = {"max_depth": max_depth, "learning_rate": learning_rate, "trees": trees}
     settings |= {"min_rows_leaf": min_rows_leaf, "l2": l2, "seed": seed}
     if model in boosters.KINDS:
         settings |= {"early_stopping": early_stopping, "balanced": balanced, "monotone": directions}
+        settings |= {"native": native, "columns": len(schema.columns)}
         estimator = boosters.estimator(model, numbers, **settings)
     else:
         more = {"class_weight": "balanced"} if balanced else {}
@@ -88,7 +91,9 @@ def pipeline(
         estimator = _scikit(model, numbers, settings, more)
     if calibrate != "none":
         estimator = Calibrated(estimator, calibrate)
-    return Pipeline([("columns", _columns(schema, model)), ("model", estimator)])
+    columns = _columns(schema, model, np.nan if native and model != "catboost" else -1)
+    cast = [("cast", boosters.cast(native))] if native and model == "catboost" else []
+    return Pipeline([("columns", columns), *cast, ("model", estimator)])
 
 
 def _scikit(model: str, numbers: bool, given: Mapping, more: Mapping) -> BaseEstimator:
@@ -124,6 +129,17 @@ def _check_words(model: str, class_weight: str, calibrate: str, numbers: bool) -
         )
 
 
+def _native(schema: Schema, model: str) -> list[int]:
+    """The columns of the matrix that hold categories; they follow the numbers."""
+    if model not in boosters.KINDS:
+        raise ModelError(
+            f"native_categories: {model} takes categories as numbers only; set it to false in "
+            f"params/train.yaml, or `model` to one of {', '.join(boosters.KINDS)}"
+        )
+    numbers = sum(c.kind == "number" for c in schema.columns)
+    return list(range(numbers, len(schema.columns)))
+
+
 def _directions(schema: Schema, model: str, monotone: Mapping[str, int]) -> list[int]:
     """A direction for each column of the matrix (numbers first); [] where none is stated."""
     numbers = [c.name for c in schema.columns if c.kind == "number"]
@@ -144,9 +160,9 @@ def _directions(schema: Schema, model: str, monotone: Mapping[str, int]) -> list
     return ways + [0] * (len(schema.columns) - len(numbers))
 
 
-def _columns(schema: Schema, model: str) -> ColumnTransformer:
+def _columns(schema: Schema, model: str, unseen: float) -> ColumnTransformer:
     """Numbers: kept (boosting), median (forest), median and scaled (linear). Categories: known
-    ones, `missing`, all else one `other`.
+    ones, `missing`, all else one `other`, which trees know as `unseen`.
     """
     numbers = [c.name for c in schema.columns if c.kind == "number"]
     categories = [c for c in schema.columns if c.kind == "category"]
@@ -160,7 +176,9 @@ def _columns(schema: Schema, model: str) -> ColumnTransformer:
     encoder = (
         OneHotEncoder(categories=known, handle_unknown="ignore", sparse_output=False)
         if model == "linear"
-        else OrdinalEncoder(categories=known, handle_unknown="use_encoded_value", unknown_value=-1)
+        else OrdinalEncoder(
+            categories=known, handle_unknown="use_encoded_value", unknown_value=unseen
+        )
     )
     absent = SimpleImputer(strategy="constant", fill_value=MISSING, keep_empty_features=True)
     steps = [("numbers", number_step, numbers)] if numbers else []
@@ -225,7 +243,7 @@ def fit(unfitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> Pipeline:
     x[[c.name for c in schema.columns if c.kind == "number" and x[c.name].isna().all()]] = 0.0
     # on more threads sums round differently, and boosting keeps how many there were: other bytes
     with threadpool_limits(1):
-        return boosters.without_date(boosters.stopped(clone(unfitted), x, y).fit(x, y))
+        return boosters.fit(clone(unfitted), x, y)
 
 
 def predict(fitted: Pipeline, rows: pd.DataFrame, schema: Schema) -> np.ndarray:

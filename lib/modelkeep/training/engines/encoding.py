@@ -24,6 +24,7 @@ class Encoding:
         self.scaled = bool((self.mean != 0).any() or (self.scale != 1).any())
         self.categories = [f for f in plan["features"] if "categories" in f]
         self.places = [places(f["categories"]) for f in self.categories]
+        self.unseen = [np.nan if f.get("native") else -1 for f in self.categories]
         self.one_hot = any(f["one_hot"] for f in self.categories)
         self.cuts = cuts(plan)
         self.single = plan["single"]
@@ -47,7 +48,7 @@ class Encoding:
             return numbers
         codes = np.empty((len(numbers), len(self.places)))
         for i, (place, values) in enumerate(zip(self.places, categories, strict=True)):
-            codes[:, i] = [place.get(value, -1) for value in values]
+            codes[:, i] = [place.get(value, self.unseen[i]) for value in values]
         parts = self._one_hot(codes) if self.one_hot else [codes]
         return np.concatenate([numbers, *parts], axis=1)
 

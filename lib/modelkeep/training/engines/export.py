@@ -157,7 +157,8 @@ def encoding(fitted: Pipeline, schema: Schema) -> dict:
     one_hot = hasattr(step, "named_steps") and hasattr(step["encode"], "drop_idx_")
     for i, name in enumerate(names):
         known = [str(c) for c in step["encode"].categories_[i]]
-        plan.append({"name": name, "categories": known, "one_hot": one_hot})
+        native = {} if one_hot or step["encode"].unknown_value == -1 else {"native": True}
+        plan.append({"name": name, "categories": known, "one_hot": one_hot, **native})
     found = {"features": plan, "classes": list(schema.classes), "task": schema.task}
     model, mapping = calibration.inner(fitted["model"]), calibration.learned(fitted["model"])
     found |= {"calibration": dict(mapping)} if mapping else {}

@@ -1,6 +1,7 @@
 """The trees of LightGBM and XGBoost as plain arrays, so that our engine and explanations read them.
 
-A row goes left where its value is at most the threshold, in double precision. XGBoost compares in
+A row goes left where its value is at most the threshold, in double precision, or where its category
+is one of a split's `codes`. XGBoost compares in
 single precision and with "less than": its thresholds are moved to the double that decides alike.
 """
 
@@ -21,6 +22,7 @@ class Nodes(NamedTuple):
     leaf: np.ndarray
     missing_left: np.ndarray
     value: np.ndarray  # what a leaf adds to the score
+    codes: dict[int, frozenset[int]]  # by node that splits categories, those that go left
 
 
 class Forest(NamedTuple):
@@ -32,7 +34,7 @@ class Forest(NamedTuple):
 
 
 def read(estimator: BaseEstimator) -> Forest | None:
-    """The trees of a fitted estimator; None where it has none of this kind (a native category)."""
+    """The trees of a fitted estimator; None where it has none of this kind."""
     package = type(estimator).__module__.partition(".")[0]
     if package == "lightgbm" and hasattr(estimator, "booster_"):
         return _lightgbm(estimator.booster_.model_to_string())
@@ -65,9 +67,11 @@ def _text_tree(text: str) -> Nodes | None:
     splits = len(value) - 1
     bits = np.array(facts["decision_type"] if splits else [], int)
     met = bits >> 2 & 3
-    if (bits & 1).any() or (met == 1).any():
+    native = (bits & 1) > 0
+    if (~native & (met == 1)).any():
         return None
     cut = np.array(facts["threshold"] if splits else [], float)
+    codes = _bit_sets(facts, np.flatnonzero(native), cut)
     sides = [np.array(facts[side] if splits else [], int) for side in ("left_child", "right_child")]
     nowhere, none = np.full(len(value), -1), np.zeros(len(value))
     left, right = (np.append(np.where(s < 0, splits - 1 - s, s), nowhere) for s in sides)
@@ -77,9 +81,26 @@ def _text_tree(text: str) -> Nodes | None:
         left,
         right,
         np.arange(splits + len(value)) >= splits,
-        np.append(np.where(met == 2, (bits & 2) > 0, cut >= 0), none.astype(bool)),
+        np.append(~native & np.where(met == 2, (bits & 2) > 0, cut >= 0), none.astype(bool)),
         np.append(np.zeros(splits), value),
+        codes,
     )
+
+
+def _bit_sets(facts: dict, nodes: np.ndarray, place: np.ndarray) -> dict[int, frozenset[int]]:
+    """The categories that each of some splits sends left; a split's threshold is the place of its
+    words of bits.
+    """
+    edges, words = (
+        np.array(facts.get(f"cat_{name}", []), int) for name in ("boundaries", "threshold")
+    )
+    found = {}
+    for node in nodes.tolist():
+        own = words[edges[int(place[node])] : edges[int(place[node]) + 1]].tolist()
+        found[node] = frozenset(
+            32 * i + bit for i, word in enumerate(own) for bit in range(32) if word >> bit & 1
+        )
+    return found
 
 
 def _xgboost(model: dict) -> Forest | None:
@@ -91,7 +112,7 @@ def _xgboost(model: dict) -> Forest | None:
         "reg:squarederror": "IdentityLink",
     }.get(learner["objective"]["name"])
     found = learner["gradient_booster"].get("model", {}).get("trees")
-    if link is None or not found or any(any(tree.get("split_type", ())) for tree in found):
+    if link is None or not found:
         return None
     outputs = max(int(learner["learner_model_param"]["num_class"]), 1)
     base = json.loads(learner["learner_model_param"]["base_score"])
@@ -100,20 +121,34 @@ def _xgboost(model: dict) -> Forest | None:
         baseline = np.log(baseline / (1 - baseline))
     trees = []
     for tree in found:
-        left = np.array(tree["left_children"])
+        codes = _listed(tree)
+        turned = np.isin(np.arange(len(tree["left_children"])), [*codes])
+        sides = [np.array(tree[f"{side}_children"]) for side in ("left", "right")]
+        # the categories that are listed go right: with sides changed, left
+        left, right = (np.where(turned, *pair) for pair in (sides[::-1], sides))
         cut = np.array(tree["split_conditions"], np.float32)
         trees.append(
             Nodes(
                 np.array(tree["split_indices"]),
                 _at_most(cut),
                 left,
-                np.array(tree["right_children"]),
+                right,
                 left < 0,
-                np.array(tree["default_left"], bool),
+                np.array(tree["default_left"], bool) ^ turned,
                 cut.astype(float),
+                codes,
             )
         )
     return Forest(trees, baseline, link)
+
+
+def _listed(tree: dict) -> dict[int, frozenset[int]]:
+    """The categories that each split of categories lists."""
+    parts = (tree.get(f"categories_{name}", ()) for name in ("nodes", "segments", "sizes"))
+    return {
+        node: frozenset(tree["categories"][start : start + size])
+        for node, start, size in zip(*parts, strict=True)
+    }
 
 
 def _at_most(cut: np.ndarray) -> np.ndarray:

@@ -23,7 +23,9 @@ TABLE = 32 * 2**20  # bytes: a table that no cache holds is no faster than a wal
 FEW = 16  # rows that one call looks up at once; for more, a call a column needs less memory
 PART = 40_000  # leaves that are added up at once: more than a cache holds take twice as long
 
-Split = list  # [column, rank of the threshold, whether a missing value goes left, left, right]
+# [column, rank of the threshold (or those that go left), whether a missing value goes left, left,
+# right]
+Split = list
 
 
 class Trees(msgspec.Struct):
@@ -122,7 +124,11 @@ class QuickScorer:
         middle = self._fill(stays, leaves, left, first)
         gone = stays.dtype.type((1 << middle) - (1 << first))
         end = self.starts[column + 1] - 1
-        stays[self.starts[column] + rank + 1 : end] &= ~gone
+        own = stays[self.starts[column] : end]
+        if isinstance(rank, list):
+            own[np.setdiff1d(np.arange(len(own)), rank)] &= ~gone
+        else:
+            own[rank + 1 :] &= ~gone
         if not missing_left:
             stays[end] &= ~gone
         return self._fill(stays, leaves, right, middle)
@@ -130,12 +136,13 @@ class QuickScorer:
     def _rows(self, column: int, feature: dict) -> "Rows":
         start, cuts = int(self.starts[column]), self.cuts[column]
         coded = places(feature["categories"]).items()
-        return Rows(start, {name: start + int(cuts.searchsorted(code)) for name, code in coded})
+        unseen = start + len(cuts) if feature.get("native") else start
+        return Rows(unseen, {name: start + int(cuts.searchsorted(code)) for name, code in coded})
 
 
 class Rows(dict):
     """The row of the table that each category needs; an unseen one is coded -1, below all
-    thresholds.
+    thresholds, or counts as a missing number where trees split sets of categories.
     """
 
     def __init__(self, unseen: int, known: dict[str | None, int]) -> None:

@@ -15,6 +15,8 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.training.engines import encoding, libraries
 from modelkeep.training.engines.quickscorer import Trees
 
+NONE = libraries.Forest([], np.zeros(0), "")
+
 
 class TreesError(ModelkeepError, ValueError):
     """An estimator of another kind than the expected trees."""
@@ -25,6 +27,9 @@ def cuts(estimator: BaseEstimator, width: int) -> list[list[float]]:
     made of such trees.
     """
     found: list[set] = [set() for _ in range(width)]
+    for tree in (libraries.read(estimator) or NONE).trees:
+        for node, codes in tree.codes.items():  # each code gets a rank of its own
+            found[tree.column[node]] |= {code + side for code in codes for side in (-0.5, 0.5)}
     for features, thresholds, inner in _splits(estimator):
         for column, value in zip(features[inner].tolist(), thresholds[inner].tolist(), strict=True):
             found[column].add(value)
@@ -84,7 +89,9 @@ def _ranked(tree: libraries.Nodes, at: int, ranks: list[np.ndarray]) -> list | f
     if tree.leaf[at]:
         return float(tree.value[at])
     column = int(tree.column[at])
-    rank = int(np.searchsorted(ranks[column], tree.threshold[at]))
+    rank: int | list = int(np.searchsorted(ranks[column], tree.threshold[at]))
+    if at in tree.codes:
+        rank = np.searchsorted(ranks[column], sorted(tree.codes[at])).tolist()
     sides = [_ranked(tree, int(side[at]), ranks) for side in (tree.left, tree.right)]
     return [column, rank, bool(tree.missing_left[at]), *sides]
 
@@ -97,8 +104,9 @@ def _splits(estimator: BaseEstimator) -> Iterator[tuple[np.ndarray, np.ndarray, 
             if nodes["is_categorical"].any():
                 return
             yield nodes["feature_idx"], nodes["num_threshold"], nodes["is_leaf"] == 0
-    for tree in (libraries.read(estimator) or libraries.Forest([], np.zeros(0), "")).trees:
-        yield tree.column, tree.threshold, ~tree.leaf
+    for tree in (libraries.read(estimator) or NONE).trees:
+        native = np.isin(np.arange(len(tree.leaf)), [*tree.codes])
+        yield tree.column, tree.threshold, ~tree.leaf & ~native
     trees = getattr(estimator, "estimators_", ())
     for tree in [t.tree_ for t in trees if hasattr(t, "tree_")] if type(trees) is list else ():
         yield tree.feature, tree.threshold, tree.children_left >= 0
