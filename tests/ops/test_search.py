@@ -143,7 +143,7 @@ def test_a_trial_that_fails_is_named_and_the_rest_goes_on(root, found, monkeypat
 
 def test_what_is_better_nowhere_is_left(root, found):
     worse = search.Trial("x-1", {"trees": 1}, found.present.loss + 0.1)
-    done = search._concluded(root, "log loss", found.present, [worse], 3)
+    done = search.concluded(root, "log loss", found.present, [worse], 3)
     assert done.best is None and done.state == "done"
     assert done.sentence.startswith("None of 1 trial has a lower log loss")
 

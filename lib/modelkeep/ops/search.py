@@ -115,7 +115,7 @@ def search(
         study.tell(suggested, trial.loss, state=failed)
         done.append(trial)
         report(i, min((t.loss for t in done if t.loss is not None), default=None))
-    return _concluded(root, metrics.NAMES[metric], present, done, folds)
+    return concluded(root, metrics.NAMES[metric], present, done, folds)
 
 
 def parsed(vary: Sequence[str], params: Mapping[str, object]) -> dict[str, Range | list]:
@@ -233,7 +233,8 @@ def _read(root: Path, name: str) -> Run | None:
         return None
 
 
-def _concluded(root: Path, metric: str, present: Trial, done: list[Trial], folds: int) -> Found:
+def concluded(root: Path, metric: str, present: Trial, done: list[Trial], folds: int) -> Found:
+    """The best of the trials beside the present parameters; SearchError where all failed."""
     able = [trial for trial in done if trial.loss is not None]
     if not able:
         raise SearchError(f"all {len(done)} trials failed; the last one: {done[-1].why}")

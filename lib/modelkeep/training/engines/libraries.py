@@ -122,10 +122,10 @@ def _xgboost(model: dict) -> Forest | None:
     trees = []
     for tree in found:
         codes = _listed(tree)
-        turned = np.isin(np.arange(len(tree["left_children"])), [*codes])
+        swapped = np.isin(np.arange(len(tree["left_children"])), [*codes])
         sides = [np.array(tree[f"{side}_children"]) for side in ("left", "right")]
         # the categories that are listed go right: with sides changed, left
-        left, right = (np.where(turned, *pair) for pair in (sides[::-1], sides))
+        left, right = (np.where(swapped, *pair) for pair in (sides[::-1], sides))
         cut = np.array(tree["split_conditions"], np.float32)
         trees.append(
             Nodes(
@@ -134,7 +134,7 @@ def _xgboost(model: dict) -> Forest | None:
                 left,
                 right,
                 left < 0,
-                np.array(tree["default_left"], bool) ^ turned,
+                np.array(tree["default_left"], bool) ^ swapped,
                 cut.astype(float),
                 codes,
             )

@@ -15,8 +15,6 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.training.engines import encoding, libraries
 from modelkeep.training.engines.quickscorer import Trees
 
-NONE = libraries.Forest([], np.zeros(0), "")
-
 
 class TreesError(ModelkeepError, ValueError):
     """An estimator of another kind than the expected trees."""
@@ -27,7 +25,7 @@ def cuts(estimator: BaseEstimator, width: int) -> list[list[float]]:
     made of such trees.
     """
     found: list[set] = [set() for _ in range(width)]
-    for tree in (libraries.read(estimator) or NONE).trees:
+    for tree in _of_library(estimator):
         for node, codes in tree.codes.items():  # each code gets a rank of its own
             found[tree.column[node]] |= {code + side for code in codes for side in (-0.5, 0.5)}
     for features, thresholds, inner in _splits(estimator):
@@ -75,6 +73,11 @@ def plain(estimator: BaseEstimator, plan: dict) -> bytes:
     return msgspec.json.encode(Trees(type(estimator._loss.link).__name__, baseline, trees))
 
 
+def _of_library(estimator: BaseEstimator) -> list[libraries.Nodes]:
+    found = libraries.read(estimator)
+    return found.trees if found else []
+
+
 def _nested(nodes: np.ndarray, at: int, ranks: list[np.ndarray]) -> list | float:
     node = nodes[at]
     if node["is_leaf"]:
@@ -104,7 +107,7 @@ def _splits(estimator: BaseEstimator) -> Iterator[tuple[np.ndarray, np.ndarray, 
             if nodes["is_categorical"].any():
                 return
             yield nodes["feature_idx"], nodes["num_threshold"], nodes["is_leaf"] == 0
-    for tree in (libraries.read(estimator) or NONE).trees:
+    for tree in _of_library(estimator):
         native = np.isin(np.arange(len(tree.leaf)), [*tree.codes])
         yield tree.column, tree.threshold, ~tree.leaf & ~native
     trees = getattr(estimator, "estimators_", ())
