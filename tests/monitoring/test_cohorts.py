@@ -62,6 +62,27 @@ def test_sums_are_those_of_the_join(task, seed):
         assert sums[2 : 2 + len(expected)] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_costs_are_those_of_the_rule(task):
+    at, said, truth, labels = events(task, 3)
+    k = said.shape[1]
+    matrix = np.random.default_rng(1).integers(1, 9, (k, k)) * (1 - np.eye(k))
+    threshold = 0.3 if task == "binary" else None
+    rule = {"threshold": threshold, "costs": matrix.tolist(), "calibration": {}}
+    found = Cohorts(task, k, (0.5,) if task == "binary" else (), rule)
+    for i, before, value in labels:
+        found.truth(at[i], said[i].tolist(), value, before)
+    known = sorted({i for i, _, _ in labels if NOW // DAY - at[i] // DAY <= 28})
+    chosen = (said[:, 1] >= 0.3).astype(int) if threshold else (said @ matrix).argmin(axis=1)
+    place = 2 + found.sums.index("cost")
+    total = sum(sums[place] for sums in found.by_age(NOW))
+    assert total == pytest.approx(matrix[truth, chosen][known].sum()) and total > 0
+    total = [sum(each) for each in zip(*found.by_age(NOW))]
+    if task == "multiclass":  # what follows the sums is in its place
+        actual, _, _ = found.by_class(total)
+        assert actual == np.bincount(np.minimum(truth[known], 20), minlength=21).tolist()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_ranks_give_the_area_of_binned_scores(seed):
     cuts = (0.1, 0.2, 0.35, 0.5, 0.8)

@@ -102,11 +102,15 @@ def test_everything_is_there_at_zero_before_traffic(telemetry, bundles):
 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text;version=1.0.0,text/plain"])
-def test_a_page_has_the_contracts_metrics_in_the_format_that_is_asked_for(bundles, accept):
+def test_a_page_has_the_contracts_metrics_in_the_format_that_is_asked_for(
+    bundles, parts, accept, tmp_path
+):
     registry = CollectorRegistry()
     telemetry = Telemetry(monitors.CONTRACT, registry)
-    for task in synthetic.LABELS:
-        telemetry.serve(bundles[task], "champion", version=task, now=NOW)
+    costs = {"errors": {"1": {"0": 5}, "0": {"1": 1}}}
+    dear = {"binary": synthetic.sealed(tmp_path / "dear", parts["binary"], costs=costs)}
+    for task, served in (bundles | dear).items():
+        telemetry.serve(served, "champion", version=task, now=NOW)
     telemetry.settle(NOW)
     text, kind = telemetry.render(accept)
     parse = strict if accept else text_string_to_metric_families
@@ -116,6 +120,29 @@ def test_a_page_has_the_contracts_metrics_in_the_format_that_is_asked_for(bundle
     assert all(known[name].type == f.type for name, f in families.items())
     assert kind.startswith("application/openmetrics-text" if accept else "text/plain")
     assert registry.get_sample_value("modelkeep_labels_total", {"outcome": "first"}) == 0
+
+
+@pytest.mark.parametrize("column", ["", "size"])
+def test_what_mistakes_cost_is_shown_where_no_column_weights_them(column, parts, tmp_path):
+    given = parts["binary"]
+    if column:
+        given = type(given)(**vars(given) | {"train": given.train.assign(size=1.0)})
+    costs = {"errors": {"1": {"0": 5}, "0": {"1": 1}}, "column": column}
+    served = synthetic.sealed(tmp_path / "dear", given, costs=costs)
+    registry = CollectorRegistry()
+    telemetry = Telemetry(monitors.CONTRACT, registry)
+    telemetry.serve(served, "champion", version="v", now=NOW)
+    for truth in (1, 0):  # a missed one costs 5, and what is named right nothing
+        telemetry.truth("v", NOW, [0.999, 0.001], truth, now=NOW)
+    telemetry.settle(NOW)
+    shown = registry.get_sample_value("modelkeep_cohort_cost", {"version": "v", "cohort": "0"})
+    usual = registry.get_sample_value("modelkeep_expected_cost", {"version": "v"})
+    assert shown == (None if column else 5)
+    if not column:
+        y = pipelines.outcome(served.out_of_fold, served.schema)
+        p = frames.predictions(served.out_of_fold, served.schema)[:, 1]
+        named = p >= served.manifest["operating"]["threshold"]
+        assert usual == pytest.approx(np.where(y == 1, 5 * ~named, named).mean())
 
 
 def test_requests_problems_labels_and_the_log(telemetry):

@@ -14,6 +14,7 @@ from modelkeep.evaluation.live_quality import DaySums
 from modelkeep.evaluation.profile import PREDICTION
 from modelkeep.monitoring.collectors import SeriesCollector, cumulative
 from modelkeep.monitoring.live_bins import LiveBins
+from modelkeep.training.engines import decision
 
 if TYPE_CHECKING:
     from modelkeep.training.bundle import Bundle
@@ -35,12 +36,20 @@ SUMS = {  # what a day holds beside rows and labelled ones, by task
 
 
 class Cohorts:
-    """Predictions of the last 28 days (UTC) and their labels; `cuts`: of the score's bins."""
+    """Predictions of the last 28 days (UTC) and their labels; `cuts`: of the score's bins;
+    `operating`: costs and rule of the manifest, where mistakes have one.
+    """
 
-    def __init__(self, task: str, classes: int = 0, cuts: Sequence[float] = ()) -> None:
-        self.task, self.cuts = task, cuts
+    def __init__(
+        self,
+        task: str,
+        classes: int = 0,
+        cuts: Sequence[float] = (),
+        operating: Mapping | None = None,
+    ) -> None:
+        self.task, self.cuts, self.operating = task, cuts, operating
         self.classes = min(classes, CLASSES + 1)
-        self.sums = SUMS[task]
+        self.sums = SUMS[task] + (("cost",) if operating else ())
         self.bins = len(cuts) + 1
         self._first = 2 + len(self.sums)
         extra = {"binary": 2 * self.bins, "multiclass": 3 * self.classes}.get(task, 0)
@@ -105,6 +114,9 @@ class Cohorts:
         actual, best = int(truth), max(range(len(answer)), key=answer.__getitem__)
         yield 2, float(best == actual)
         yield 3, -log(min(max(answer[actual], TINY), 1.0))
+        if self.operating:
+            chosen = decision.decide(self.operating, np.array([answer]))[0]
+            yield self._first - 1, self.operating["costs"][actual][chosen]
         if self.task == "binary":
             yield from zip(range(4, 7), (float(actual), float(best), float(actual and best)))
             place = bisect_right(self.cuts, answer[1])
@@ -153,7 +165,7 @@ FOLD = 512  # rows that are kept until they are counted together
 ERRORS = ("squared_error", "absolute_error")
 EXPECTED = {"log_loss": "expected_log_loss_nats", "auc": "expected_auc_ratio"}
 EXPECTED |= {name: f"expected_{name}" for name in ERRORS}
-COHORT_SUMS = {"log_loss": "cohort_log_loss_nats", "error": "cohort_error"}
+COHORT_SUMS = {"log_loss": "cohort_log_loss_nats", "error": "cohort_error", "cost": "cohort_cost"}
 COHORT_SUMS |= {name: f"cohort_{name}" for name in ERRORS}
 
 
@@ -171,7 +183,9 @@ class Served:
         self.bins, self.shows_drift = bins, False
         prediction = {c.name: c for c in self.bins.columns}.get(PREDICTION)
         cuts = prediction.cuts if prediction and self.task == "binary" else ()
-        self.cohorts = Cohorts(self.task, len(schema.classes), cuts)
+        operating = bundle.manifest.get("operating") or {}
+        self.costs = {} if operating.get("column") else operating  # labels come without their rows
+        self.cohorts = Cohorts(self.task, len(schema.classes), cuts, self.costs)
         self.counts = np.zeros(self.bins.starts[-1], np.int64)
         self.predicted = np.zeros(CLASSES + 1, np.int64)
         self.scores, self.scores_sum = np.zeros(11, np.int64), 0.0
@@ -280,6 +294,8 @@ class Served:
         else:
             self._expose_classes(add, v)
         self._expose_cohorts(add, v)
+        if (cost := self.costs.get("expected")) is not None:
+            add("expected_cost", lambda: (cost,))
         if self.skill:
             self._expose_skill(add, v)
 

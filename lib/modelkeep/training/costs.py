@@ -111,8 +111,11 @@ def learn(stated: Mapping, schema: Schema, log: pd.DataFrame) -> dict:
     if costs is None:
         return {}
     known = pipelines.outcome(log, schema), frames.predictions(log, schema)
-    rule = choose(costs, *known, splits.blocks(log, schema), row_weights(log, costs.column))
-    return {"operating": _plain(costs, rule) | {"column": costs.column, "basis": rule.basis}}
+    weights = row_weights(log, costs.column)
+    rule = choose(costs, *known, splits.blocks(log, schema), weights)
+    expected = float(per_row(costs, rule, *known, weights).mean())
+    about = {"column": costs.column, "basis": rule.basis, "expected": expected}
+    return {"operating": _plain(costs, rule) | about}
 
 
 def of(manifest: Mapping) -> tuple[Costs, Operating] | None:
