@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from modelkeep.backtest import frontier
+from modelkeep.backtest import alternatives, frontier
 from modelkeep.backtest.cache import ResultCache
 from modelkeep.backtest.point_in_time import History
 from modelkeep.backtest.policies import Policy
 from modelkeep.backtest.replay import Rules
 from modelkeep.core import workspace
 from modelkeep.evaluation import metrics
-from modelkeep.reports import backtest
 
 NANNYML = {  # reference, analysis, targets, label, start, end
     "car_loan": ("synthetic_car_loan", "target", "repaid", "2018-05-01", "2019-05-01"),
@@ -71,11 +70,11 @@ def main() -> None:
         began, roles = time.process_time(), {"time_column": "at", "entity_column": "", "id_column": ""}  # fmt: skip
         stated = {"label": label, **roles, "features": [], "task": "auto", "rules": {}}
         history = History(rows, stated, learning, start, end, 1.0, ResultCache())
-        result = backtest.run(history, Policy("guarded", 1), Rules(bounds, {}), 4, 2000, 0, given.every)  # fmt: skip
+        result = alternatives.run(history, Policy("guarded", 1), Rules(bounds, {}), 4, 2000, 0, given.every)  # fmt: skip
         report(name, history, result, time.process_time() - began)
 
 
-def report(name: str, history: History, result: backtest.Backtest, seconds: float) -> None:
+def report(name: str, history: History, result: alternatives.Backtest, seconds: float) -> None:
     weeks = result.replay.weeks
     words = [sum(w.candidate == x for w in weeks) for x in ("held", "refused")]
     words.append(sum(w.canary == "rollback" for w in weeks))

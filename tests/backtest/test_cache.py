@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import histories
-from modelkeep.backtest import cache
+from modelkeep.backtest import alternatives, cache
 from modelkeep.backtest.cache import ResultCache
 from modelkeep.backtest.policies import Policy
 from modelkeep.reports import backtest
@@ -56,7 +56,7 @@ def fitted(monkeypatch):
 def told(folder, policy=EVERY, **other):
     """What a page says of a policy, with the shelf in a folder."""
     history = replace(histories.past("sudden", weeks=3), results=ResultCache(folder), **other)
-    found = backtest.run(history, policy, histories.RULES, 2, 50, 0)
+    found = alternatives.run(history, policy, histories.RULES, 2, 50, 0)
     return backtest.course_csv(found), backtest.verdict(found)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import histories
-from modelkeep.backtest import frontier
+from modelkeep.backtest import alternatives, frontier
 from modelkeep.backtest.point_in_time import History, HistoryError
 from modelkeep.backtest.policies import Policy
 from modelkeep.reports import backtest, compare
@@ -19,7 +19,7 @@ def founds():
     """Two policies over one history; the models that they share are made once."""
     history = histories.past("sudden")
     chosen = {"monthly": Policy("every", 4), "watched": Policy("monitor", history_days=28)}
-    return {k: backtest.run(history, p, histories.RULES, 4, 200, 0) for k, p in chosen.items()}
+    return {k: alternatives.run(history, p, histories.RULES, 4, 200, 0) for k, p in chosen.items()}
 
 
 def test_the_sentence_says_what_was_spent_and_what_it_kept(founds):
@@ -117,7 +117,7 @@ def test_a_start_before_the_rows_is_refused():
 def guarded():
     """The default policy with planted faults."""
     history = histories.past("slow")
-    return backtest.run(history, Policy("guarded", 1), histories.RULES, 4, 200, 0, 6)
+    return alternatives.run(history, Policy("guarded", 1), histories.RULES, 4, 200, 0, 6)
 
 
 def test_the_page_says_what_the_guards_stopped(guarded):

@@ -1,6 +1,7 @@
 """Which experiment is better, from out-of-fold predictions of one table by two models."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from modelkeep.evaluation import metrics
 from modelkeep.predictions import frames
 from modelkeep.reports import paired
 from modelkeep.reports.experiments import Run
+from modelkeep.training import costs as costing
 from modelkeep.training import pipelines
 
 PLOTS = {"backtest": "", "calibration": "", "quality": ""}
@@ -93,3 +95,27 @@ def test_curves_that_differ_are_drawn_on_one_scale(runs):
     (figure,) = paired.overlays([plain, noisy])
     assert plain.name in figure.svg and noisy.name in figure.svg
     assert paired.overlays([plain, plain]) == []
+
+
+def test_experiments_that_state_the_same_costs_are_compared_in_money(runs):
+    plain, noisy, _ = runs["binary"]
+    costs = {"errors": {"1": {"0": 5}, "0": {"1": 1}}}
+    stated = [
+        replace(each, manifest=costing.learn(costs, each.schema, each.predictions))
+        for each in (plain, noisy)
+    ]
+    verdict = paired.compare(*stated).verdict
+    gain = next(gain for gain in verdict.gains if gain.metric == "cost")
+    spent = []
+    for each in stated:
+        y = pipelines.outcome(each.predictions, each.schema)
+        p = frames.predictions(each.predictions, each.schema)[:, 1]
+        named = p >= each.manifest["operating"]["threshold"]
+        spent.append(np.where(y == 1, 5 * ~named, named).mean())
+    assert gain.gain == pytest.approx(spent[0] - spent[1]) and gain.gain < 0
+    assert "cost a row +" in paired.compare(*stated).sentence
+    others = {"errors": {"1": {"0": 9}, "0": {"1": 1}}}
+    other = replace(noisy, manifest=costing.learn(others, noisy.schema, noisy.predictions))
+    for pair in ((stated[0], other), (plain, stated[1])):
+        names = {gain.metric for gain in paired.compare(*pair).verdict.gains}
+        assert names == {"log_loss", "auc"}

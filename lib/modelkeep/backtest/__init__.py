@@ -7,5 +7,6 @@
 - `recipes`: a changed recipe beside the former one, by fresh models of both
 - `trials`: gate and canary within a replay
 - `frontier`: quality against retrains, and the choice
+- `alternatives`: a policy beside never, every week, every 4 weeks, the oracle; what each costs
 - `cache`: results on disk by what they were computed from
 """

@@ -209,7 +209,7 @@ def serve(history: History, rules: Rules, state: State, week: int) -> dict:
     ours, theirs = (point_in_time.predictions(m, rows) for m in (new.new, new.old))
     mixed = np.where(share.reshape(-1, *[1] * (ours.ndim - 1)), ours, theirs)
     result = {"champion": state.champion.key}
-    result["quality"] = point_in_time.realised(rows, mixed, new.old.schema)
+    result["quality"] = history.realised(rows, mixed, new.old.schema)
     if taken:
         result |= _taken(taken)
     elif new.canary:

@@ -24,6 +24,7 @@ from modelkeep.data.schema import Schema
 from modelkeep.data.splits import Prepared
 from modelkeep.evaluation import metrics
 from modelkeep.training import bundle, custom, pipelines
+from modelkeep.training import costs as costing
 
 WEEK, DAY = np.timedelta64(7, "D"), np.timedelta64(1, "D")
 THREADS = 2
@@ -217,13 +218,39 @@ class History:
         """A model's metrics in a week, by all labels of the table."""
         if (key := (model.key, week)) not in self._scores:
             start = self.starts[week]
-            name = cache.name(model.name, str(start), self.content(start, start + WEEK))
+            parts = [model.name, str(start), self.content(start, start + WEEK)]
+            stated = self.learning.get("costs")
+            name = cache.name(*parts, *([json.dumps(stated, sort_keys=True)] if stated else []))
             if not (content := self.results.get(name)):
-                scores = realised(*self.predicted(model, week), model.schema)
+                scores = self.realised(*self.predicted(model, week), model.schema)
                 content = json.dumps(scores).encode()
                 self.results.put(name, content)
             self._scores[key] = json.loads(content)
         return self._scores[key]
+
+    def realised(
+        self, rows: pd.DataFrame, predictions: np.ndarray, schema: Schema
+    ) -> dict[str, float]:
+        """Each metric over the labelled rows, and what one costs where costs are stated.
+
+        The rule is that of the costs alone: probabilities are taken as they are.
+        """
+        found, stated = realised(rows, predictions, schema), self.costs
+        if stated is None:
+            return found
+        labelled = rows[schema.label].notna().to_numpy()
+        if not labelled.any():
+            return found | {"cost": np.nan}
+        rows, rule = rows[labelled], costing.alone(stated)
+        y, weights = pipelines.outcome(rows, schema), costing.row_weights(rows, stated.column)
+        spent = costing.per_row(stated, rule, y, predictions[labelled], weights)
+        return found | {"cost": float(spent.mean())}
+
+    @cached_property
+    def costs(self) -> costing.Costs | None:
+        """What mistakes and a retrain cost (params/train.yaml); None where it is not stated."""
+        stated = self.learning.get("costs")
+        return costing.read(stated, self.learn(0).schema.classes) if stated else None
 
 
 def _as_cleaned(schema: Schema) -> Schema:

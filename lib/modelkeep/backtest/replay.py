@@ -156,11 +156,11 @@ def _serve(history: History, policy: Policy, rules: Rules, now: _Service, week: 
     if now.rollout:
         others.append(now.rollout.candidate)
         rows, predictions, by_canary = trials.roll(now.rollout, history, champion, week)
-        quality = point_in_time.realised(rows, predictions, champion.schema)
+        quality = history.realised(rows, predictions, champion.schema)
         rows, predictions = rows[~by_canary], predictions[~by_canary]
     elif policy.watches:
         rows, predictions = history.predicted(champion, week)
-        quality = point_in_time.realised(rows, predictions, champion.schema)
+        quality = history.realised(rows, predictions, champion.schema)
     else:
         quality = history.quality(champion, week)
     if policy.watches:

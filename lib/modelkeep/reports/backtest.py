@@ -3,21 +3,27 @@ what its guards stop.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from modelkeep.backtest import frontier, guarded, planted, trials
+from modelkeep.backtest import frontier, planted, trials
 from modelkeep.backtest import recipes as walk
+from modelkeep.backtest.alternatives import (
+    AHEAD,
+    ALTERNATIVES,
+    Backtest,
+    benefit_retained,
+    difference,
+    total_costs,
+)
 from modelkeep.backtest.cache import ResultCache
-from modelkeep.backtest.frontier import Course, Interval
-from modelkeep.backtest.planted import Planted
 from modelkeep.backtest.point_in_time import History, HistoryError
 from modelkeep.backtest.policies import Policy
-from modelkeep.backtest.replay import Replay, Rules, Week, oracle, replay
+from modelkeep.backtest.replay import Rules, Week
 from modelkeep.core import files, git, markup, workspace
 from modelkeep.core.markup import Html, between, count, number, several
 from modelkeep.core.verdicts import Verdict
@@ -29,34 +35,8 @@ from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
 from modelkeep.training import custom, maintenance
 
-AHEAD = 4  # weeks over which a model is worse or not, when a call is judged
 MADE_ANEW = ("source", "as_of", "label_delay_days", "history_days", "test_days", "test_share")
 MATERIAL = 0.002  # a policy is better on a table if it is so for sure, by this share of the loss
-ALTERNATIVES = {
-    "never": "never updating",
-    "weekly": "every week without guards",
-    "monthly": "every 4 weeks without guards",
-    "oracle": "the oracle",
-}
-
-
-@dataclass(frozen=True)
-class Backtest:
-    """A policy's replay, what it is compared with, the weeks drawn for intervals, planted
-    faults.
-    """
-
-    task: str
-    replay: Replay
-    courses: dict[str, Course]  # policy, never, weekly, monthly, oracle
-    drawn: np.ndarray
-    counts: dict[str, int]
-    planted: tuple[Planted, ...] = ()
-
-    @property
-    def starts(self) -> np.ndarray:
-        """The weeks' first days."""
-        return np.array([w.start for w in self.replay.weeks])
 
 
 def history(root: Path, start: str, end: str, label_delay_days: float) -> History:
@@ -140,104 +120,13 @@ def rules(root: Path, policy: Policy, history: History) -> Rules:
     return Rules(bounds, parameters, rollout, days, maintenance.rules(root))
 
 
-def run(
-    history: History,
-    policy: Policy,
-    rules: Rules,
-    block_weeks: int,
-    bootstrap_samples: int,
-    seed: int,
-    planted_every: int = 0,
-) -> Backtest:
-    """Replay a policy and what it is compared with; plant faults in every so many weeks (0:
-    none).
-    """
-    drawn = frontier.bootstrap_weeks(len(history.starts), block_weeks, bootstrap_samples, seed)
-    references = {"never": Policy("never"), "weekly": Policy("every", 1)}
-    references["monthly"] = Policy("every", 4)
-    plain = {name: replay(history, each, rules) for name, each in references.items()}
-    same = [name for name, each in references.items() if each == policy]
-    faults: tuple[Planted, ...] = ()
-    if policy.kind == "guarded":
-        states: dict = {}
-        ours = guarded.replay(history, policy, rules.guards, states)
-        if planted_every:
-            faults = planted.plant(history, policy, rules.guards, states, planted_every, seed)
-    else:
-        ours = plain[same[0]] if same else replay(history, policy, rules)
-    task = history.learn(0).schema.task
-    names = metrics.METRICS[task]
-    courses = {"policy": _course(policy.name, ours, names)}
-    courses |= {k: _course(ALTERNATIVES[k], each, names) for k, each in plain.items()}
-    best = oracle(history, ours)
-    values = {m: np.array([week[m] for week in best]) for m in names}
-    courses["oracle"] = Course(ALTERNATIVES["oracle"], 0, values)
-    counts = _counts(history, ours, plain["weekly"], rules.bounds["margin_loss"])
-    return Backtest(task, ours, courses, drawn, counts, faults)
-
-
-def _course(name: str, played: Replay, names: Sequence[str]) -> Course:
-    retrains = sum(w.learned > 0 for w in played.weeks)
-    return Course(name, retrains, {m: played.course(m) for m in names})
-
-
-def _counts(history: History, ours: Replay, weekly: Replay, margin: float) -> dict[str, int]:
-    """What the policy spent, and how often its calls were wrong."""
-    weeks, first = ours.weeks, metrics.METRICS[history.learn(0).schema.task][0]
-    gap = np.array(
-        [False, *(_mendable(history, ours, weekly, w, first, margin) for w in range(1, len(weeks)))]
-    )
-    called, alarm = (np.array([bool(w.called) for w in weeks]) for _ in range(2))
-    if not ours.policy.watches:
-        alarm[:] = False  # what is due by the calendar is no alarm
-    missed, passed = gap & ~called, (*trials.PASSES, "promoted")
-    worse = [w.best_at_hand.get(first, np.inf) * (1 + margin) < w.quality[first] for w in weeks]
-    return {
-        "retrains": sum(w.learned > 0 for w in weeks),
-        "rows_learned": sum(w.learned for w in weeks),
-        "promotions": sum(w.promoted for w in weeks),
-        "refused": sum(bool(w.candidate) and w.candidate not in (*passed, "held") for w in weeks),
-        "held": sum(w.candidate == "held" for w in weeks),
-        "rolled_back": sum(w.canary in ("rollback", "abort") for w in weeks),
-        "false_alarms": int((alarm & ~gap).sum()),
-        "missed_declines": int((missed & ~np.r_[False, missed[:-1]]).sum()),
-        "weeks_of_missed_decline": int(missed.sum()),
-        "days_worse_than_at_hand": 7 * sum(map(bool, worse)),
-    }
-
-
-def _mendable(
-    history: History, ours: Replay, weekly: Replay, week: int, metric: str, margin: float
-) -> bool:
-    """Whether the model that served until then would have been worse, over the next weeks, than
-    models trained every week, by more than the gate's margin.
-    """
-    champion = history.learn(*ours.weeks[week - 1].champion)
-    ahead = range(week, min(week + AHEAD, len(weekly.weeks)))
-    stale = np.nanmean([history.quality(champion, w)[metric] for w in ahead])
-    fresh = np.nanmean([weekly.weeks[w].quality[metric] for w in ahead])
-    return bool(stale > fresh * (1 + margin))
-
-
-def benefit_retained(result: Backtest, metric: str) -> tuple[Interval, float]:
-    """The share of weekly retraining's gain that the policy kept, and how often it kept enough."""
-    c = result.courses
-    return frontier.benefit_retained(metric, c["policy"], c["never"], c["weekly"], result.drawn)
-
-
-def difference(result: Backtest, metric: str, other: str) -> Interval:
-    """By how much the policy is better than `never`, `weekly` or `oracle`, by week on average."""
-    ours, theirs = (result.courses[k].quality[metric] for k in ("policy", other))
-    return frontier.interval(frontier.gains(metric, ours, theirs), result.drawn)
-
-
 def verdict(result: Backtest) -> Verdict:
     """What the policy would have retained, for how much, and whether another one is better here."""
-    first, mean = metrics.METRICS[result.task][0], _means(result)
+    first, mean = result.names[0], _means(result)
     parts = [
         f"{metrics.NAMES[m]} {number(mean['policy'][m])} (never {number(mean['never'][m])}, "
         f"every week {number(mean['weekly'][m])})"
-        for m in metrics.METRICS[result.task]
+        for m in result.names
     ]
     spent, weeks = (count(result.counts["retrains"], "retrain"), count(len(result.starts), "week"))
     name = result.replay.policy.name
@@ -245,11 +134,9 @@ def verdict(result: Backtest) -> Verdict:
     better = _better(result, first)
     if better:
         sentence += f" {better.capitalize()} is better on this table."
-    reasons = (*_benefit(result, first), _choice(result, first), *_faults(result), _counted(result))
-    apart = {
-        m: {k: asdict(difference(result, m, k)) for k in ALTERNATIVES}
-        for m in metrics.METRICS[result.task]
-    }
+    reasons = (*_benefit(result, first), _choice(result, first), *_money(result))
+    reasons += (*_faults(result), _counted(result))
+    apart = {m: {k: asdict(difference(result, m, k)) for k in ALTERNATIVES} for m in result.names}
     evidence = {**stage_metrics(result), "better_than": apart}
     return Verdict("backtest", "investigate" if better else "ok", sentence, reasons, evidence)
 
@@ -267,7 +154,7 @@ def _benefit(result: Backtest, metric: str) -> list[str]:
     reasons = [
         f"{name} is better by {between(gain.value, gain.low, gain.high)} than never updating"
     ]
-    for m in metrics.METRICS[result.task]:
+    for m in result.names:
         share, enough = benefit_retained(result, m)
         if np.isfinite(share.value):
             reasons.append(
@@ -294,6 +181,17 @@ def _choice(result: Backtest, metric: str) -> str:
         f"({count(spent, 'retrain')}); "
         f"{chosen.probability:.0%} of bootstrap samples choose the same"
     )
+
+
+def _money(result: Backtest) -> list[str]:
+    if result.costs is None:
+        return []
+    spent = {name: sum(parts) for name, parts in total_costs(result).items()}
+    cheapest = min(spent, key=spent.get)
+    return [
+        f"mistakes and retrains cost {number(spent['policy'])} in all; the cheapest is "
+        f"{result.courses[cheapest].name} with {number(spent[cheapest])}"
+    ]
 
 
 def _faults(result: Backtest) -> list[str]:
@@ -447,6 +345,26 @@ def price(result: Backtest) -> Html:
     return markup.table(rows)
 
 
+def costs(result: Backtest) -> Html:
+    """What each policy would have cost over all weeks, the cheapest first."""
+    if result.costs is None:
+        return markup.table([], "No costs are stated (`costs` in params/train.yaml).")
+    lines = sorted(total_costs(result).items(), key=lambda line: sum(line[1]))
+    rows = []
+    for name, (mistakes, training) in lines:
+        course = result.courses[name]
+        rows.append(
+            {
+                "policy": course.name,
+                "cost a row": number(float(np.nanmean(course.quality["cost"]))),
+                "mistakes": number(mistakes),
+                "retrains": f"{course.retrains:,} for {number(training)}",
+                "in all": number(mistakes + training),
+            }
+        )
+    return markup.table(rows)
+
+
 def acts(result: Backtest) -> Html:
     """The weeks in which something was done, and why."""
     weeks = result.replay.weeks
@@ -472,7 +390,7 @@ def course_csv(result: Backtest) -> str:
     """Each metric by week under the policy and each reference, for `dvc plots` and for a sweep's
     page.
     """
-    columns = [(m, k) for m in metrics.METRICS[result.task] for k in result.courses]
+    columns = [(m, k) for m in result.names for k in result.courses]
     lines = ["week," + ",".join(f"{m}_{k}" for m, k in columns)]
     for i, start in enumerate(result.starts):
         values = [result.courses[k].quality[m][i] for m, k in columns]

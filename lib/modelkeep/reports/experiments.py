@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import accumulate
 from pathlib import Path
@@ -54,6 +54,7 @@ class Run:
     schema: Schema | None = None
     predictions: pd.DataFrame | None = None
     lost: str = ""
+    manifest: dict = field(default_factory=dict)  # of its candidate
 
 
 def read(root: Path, name: str) -> Run:
@@ -91,6 +92,7 @@ def read(root: Path, name: str) -> Run:
         schema=schema,
         predictions=predictions,
         lost=lost,
+        manifest=_json(text(f"{CANDIDATE}/manifest.json")),
     )
 
 

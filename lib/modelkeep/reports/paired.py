@@ -20,6 +20,7 @@ from modelkeep.predictions import frames
 from modelkeep.reports import figures
 from modelkeep.reports.experiments import Run
 from modelkeep.reports.figures import Figure
+from modelkeep.training import costs as costing
 from modelkeep.training import pipelines
 
 SAYS = {
@@ -29,6 +30,7 @@ SAYS = {
     "inconclusive": "cannot be distinguished from",
     "insufficient": "cannot be compared yet with",
 }
+MARGIN_COST = 0.005  # as `margin_cost` of params/evaluate.yaml is shipped
 LEVELS = {"better": 0, "non_inferior": 1, "inconclusive": 2, "insufficient": 3, "worse": 4}
 
 
@@ -72,8 +74,28 @@ def compare(first: Run, other: Run) -> Result:
     y = pipelines.outcome(rows, schema)
     gains = comparison.gains(schema.task, y, ours, theirs)
     margins = comparison.margins(schema.task, y, theirs)
+    if spent := _costs(first, other, rows, y, (theirs, ours)):
+        gains["cost"] = spent[0] - spent[1]
+        margins["cost"] = MARGIN_COST * float(np.mean(spent[0]))
     verdict = comparison.judge(gains, splits.blocks(rows, schema), margins)
     return Result(other.name, first.name, verdict)
+
+
+def _costs(
+    first: Run, other: Run, rows: pd.DataFrame, y: np.ndarray, predictions: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """What each row costs (rows,) by each experiment's own rule; [] unless both state the same."""
+    kept = [costing.of(run.manifest) for run in (first, other)]
+    if None in kept:
+        return []
+    (one, _), (two, _) = kept
+    if one.column != two.column or not np.array_equal(one.matrix, two.matrix):
+        return []
+    weights = costing.row_weights(rows, one.column)
+    return [
+        costing.per_row(stated, rule, y, p, weights)
+        for (stated, rule), p in zip(kept, predictions, strict=True)
+    ]
 
 
 def _shared(first: Run, other: Run) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:

@@ -28,10 +28,13 @@ class CostsError(ModelkeepError, ValueError):
 
 @dataclass(frozen=True)
 class Costs:
-    """The cost of each label (line) and predicted class (column); `column` weights each row."""
+    """The cost of each label (line) and predicted class (column); `column` weights each row,
+    `retrain` is the cost of a retrain.
+    """
 
     matrix: np.ndarray
     column: str = ""
+    retrain: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,14 @@ class Operating:
 
 
 def read(stated: Mapping, classes: tuple[str, ...]) -> Costs | None:
-    """The costs of `{errors: {LABEL: {PREDICTED: COST}}, column: NAME}`.
+    """The costs of `{errors: {LABEL: {PREDICTED: COST}}, column: NAME, retrain: COST}`.
 
     None where nothing is stated. A pair that is not stated costs 0.
     """
     if not stated:
         return None
-    if unknown := sorted(set(stated) - {"errors", "column"}):
-        raise CostsError(f"costs: {unknown[0]!r} is unknown; use errors and column")
+    if unknown := sorted(set(stated) - {"errors", "column", "retrain"}):
+        raise CostsError(f"costs: {unknown[0]!r} is unknown; use errors, column and retrain")
     if not classes:
         raise CostsError("costs: the label is a number, and errors are of classes; leave costs {}")
     matrix = np.zeros((len(classes), len(classes)))
@@ -72,7 +75,7 @@ def read(stated: Mapping, classes: tuple[str, ...]) -> Costs | None:
             "costs: an error of each label must cost more than the right class does; state "
             f"errors: {{LABEL: {{PREDICTED: COST}}}} for {', '.join(classes)}"
         )
-    return Costs(matrix, str(stated.get("column") or ""))
+    return Costs(matrix, str(stated.get("column") or ""), _cost(stated.get("retrain") or 0))
 
 
 def choose(
