@@ -351,15 +351,15 @@ def costs(result: Backtest) -> Html:
         return markup.table([], "No costs are stated (`costs` in params/train.yaml).")
     lines = sorted(total_costs(result).items(), key=lambda line: sum(line[1]))
     rows = []
-    for name, (mistakes, training) in lines:
+    for name, (errors, training) in lines:
         course = result.courses[name]
         rows.append(
             {
                 "policy": course.name,
                 "cost a row": number(float(np.nanmean(course.quality["cost"]))),
-                "mistakes": number(mistakes),
+                "mistakes": number(errors),
                 "retrains": f"{course.retrains:,} for {number(training)}",
-                "in all": number(mistakes + training),
+                "in all": number(errors + training),
             }
         )
     return markup.table(rows)
