@@ -1,7 +1,8 @@
 """Have inputs drifted, has quality declined, what to do: one decision from windows of predictions.
 
 Two detectors see slow changes, each a Shiryaev-Roberts sum of e-values with half of the yearly
-budget of false alarms: one watches the inputs (`drift`), one the realised quality. Guards see a
+budget of false alarms: one watches the inputs (`drift`), one the realised quality; `slices` watches
+the realised quality of parts, with half as much again. Guards see a
 collapse at once, labels or loss of one of the newest windows far outside their own past; by chance
 they hold in less than 1 of 500 (labels) and 1 of 140 windows (loss), from eight past windows on in
 1 of 1,600 and 1 of 1,000 (`evaluation.guards`). Anything else of one window is noted.

@@ -12,6 +12,7 @@ from modelkeep.core.verdicts import Verdict
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import drift, metrics
 from modelkeep.monitoring.decisions import MonitoringResult
+from modelkeep.monitoring.slices import Watched
 from modelkeep.monitoring.windows import Window, cut
 from modelkeep.predictions import frames
 from modelkeep.predictions.frames import LABELLED_AT
@@ -32,10 +33,10 @@ SENTENCES = {
 }
 
 
-def verdict(seen: MonitoringResult) -> Verdict:
-    """What to do with the model in service."""
-    decision = seen.decision
-    sentence = SENTENCES[decision.state]
+def verdict(seen: MonitoringResult, watched: Watched | None = None) -> Verdict:
+    """What to do with the model in service; a slice that has declined turns ok to investigate."""
+    decision, declined = seen.decision, watched.reasons if watched else ()
+    sentence, state = SENTENCES[decision.state], decision.state
     if not seen.now:
         sentence = "Investigate: there are no predictions by which the model could be judged."
     elif not any(w.realised for w in seen.now):
@@ -54,6 +55,9 @@ def verdict(seen: MonitoringResult) -> Verdict:
             "Leave the model in service: quality has not declined. Inputs have drifted, but in "
             "columns that follow the calendar (see the reasons)."
         )
+    if declined and state == "ok":
+        state = "investigate"
+        sentence = "Keep the model in service and investigate: it has become worse for a slice."
     newest = _newest_judged(seen)
     waiting = newest.rows - newest.labelled if newest else None
     evidence = stage_metrics(seen) | {
@@ -64,7 +68,13 @@ def verdict(seen: MonitoringResult) -> Verdict:
         "e_decline": _last(seen.quality_path),
         "alert_at": seen.limit,
     }
-    return Verdict("monitor", decision.state, sentence, decision.reasons, evidence)
+    if watched:
+        evidence["slices"] = {each.name: _or_none(each.evidence) for each in watched.slices}
+    return Verdict("monitor", state, sentence, (*declined, *decision.reasons), evidence)
+
+
+def _or_none(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def stage_metrics(seen: MonitoringResult) -> dict:
@@ -295,6 +305,31 @@ def costs(served: Bundle, log: pd.DataFrame, days: int, size: int) -> Figure | H
         limit=usual,
         limit_name="expected",
     )
+
+
+def slices(watched: Watched) -> Html:
+    """How good each watched slice was in its newest judged window, the worst evidence first."""
+    rows = []
+    for each in sorted(watched.slices, key=lambda s: -np.nan_to_num(s.evidence)):
+        judged = [w for w in each.now if w.realised]
+        past = [w for w in each.windows if w.past and w.realised]
+        name = next(iter((judged or past or [None])[-1].realised), "") if judged or past else ""
+        usual = [w.realised[name] for w in past]
+        rows.append(
+            {
+                "slice": each.name,
+                "rows collected": f"{sum(w.rows for w in each.now):,}",
+                "windows judged": f"{len(judged)} of {len(each.now)}",
+                f"newest {metrics.NAMES.get(name, 'loss')}": number(judged[-1].realised[name])
+                if judged
+                else "cannot say",
+                "expected": number(float(np.mean(usual))) if usual else "cannot say",
+                "e-value": "cannot say" if np.isnan(each.evidence) else significant(each.evidence),
+                "alert at": significant(watched.limit),
+            }
+        )
+    none = "No slice is watched: `slices` in params/evaluate.yaml names columns, and without names "
+    return markup.table(rows, f"{none}no category has at most ten values with enough days.")
 
 
 def intervals_held(served: Bundle, log: pd.DataFrame, days: int, size: int) -> Figure | Html:
