@@ -456,11 +456,12 @@ RUNS = ((REFERENCE, "o-"), (CURRENT, "s-"), (CANDIDATE, "^-"), (BREACH, "D-"), (
 
 
 def overlay(lines: Mapping, *, name: str, title: str, caption: str) -> Figure:
-    """Series by date on one scale, the first grey; more than five share colours."""
+    """Series by date, or by part, on one scale, the first grey; more than five share colours."""
     axes = canvas(3.2)
     for place, (label, line) in enumerate(lines.items()):
         colour, mark = RUNS[place % len(RUNS)]
-        moments = on_time(axes, line.index.to_numpy().astype("datetime64[D]"))
+        x = line.index.to_numpy()
+        moments = on_time(axes, x.astype("datetime64[D]") if x.dtype.kind == "M" else x)
         axes.plot(moments, line.to_numpy(), mark, color=colour, markersize=4, label=shown(label))
     axes.set_ylabel(shown(name))
     return finished(axes, title, caption)

@@ -11,6 +11,7 @@ from modelkeep.core.markup import Html, count, number, several, significant
 from modelkeep.core.verdicts import Verdict
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import drift, metrics
+from modelkeep.monitoring.attribution import Attribution
 from modelkeep.monitoring.decisions import MonitoringResult
 from modelkeep.monitoring.slices import Watched
 from modelkeep.monitoring.windows import Window, cut
@@ -23,6 +24,7 @@ from modelkeep.training import intervals, pipelines, reference
 from modelkeep.training.bundle import Bundle
 
 SHOWN = 20  # columns in the figure of what drifted; the rest is in the table
+LINES = 5  # columns whose weight is drawn
 PANELS, BARS = 4, 12  # columns whose distribution is drawn, and bars of each
 KINDS = ("realised", "estimated", "corrected")
 SENTENCES = {
@@ -33,8 +35,12 @@ SENTENCES = {
 }
 
 
-def verdict(seen: MonitoringResult, watched: Watched | None = None) -> Verdict:
-    """What to do with the model in service; a slice that has declined turns ok to investigate."""
+def verdict(
+    seen: MonitoringResult, watched: Watched | None = None, rests: Attribution | None = None
+) -> Verdict:
+    """What to do with the model in service; a slice that has declined turns ok to investigate, and
+    another weight of a column is noted.
+    """
     decision, declined = seen.decision, watched.reasons if watched else ()
     sentence, state = SENTENCES[decision.state], decision.state
     if not seen.now:
@@ -70,7 +76,8 @@ def verdict(seen: MonitoringResult, watched: Watched | None = None) -> Verdict:
     }
     if watched:
         evidence["slices"] = {each.name: _or_none(each.evidence) for each in watched.slices}
-    return Verdict("monitor", state, sentence, (*declined, *decision.reasons), evidence)
+    reasons = (*declined, *decision.reasons, *(rests.notes if rests else ()))
+    return Verdict("monitor", state, sentence, reasons, evidence)
 
 
 def _or_none(value: float) -> float | None:
@@ -330,6 +337,31 @@ def slices(watched: Watched) -> Html:
         )
     none = "No slice is watched: `slices` in params/evaluate.yaml names columns, and without names "
     return markup.table(rows, f"{none}no category has at most ten values with enough days.")
+
+
+def rests_on(rests: Attribution) -> Figure | Html:
+    """The mean absolute Shapley value of the columns that matter most, window by window."""
+    if not len(rests.starts):
+        why = rests.why or "No whole window of predictions has been collected."
+        return markup.table([], f"Nothing is explained: {why}")
+    order = np.argsort(-np.maximum(rests.means.max(axis=0), np.nan_to_num(rests.usual)))
+    dated = rests.starts[0][:4].isdigit()
+    index = pd.to_datetime(list(rests.starts)) if dated else range(1, len(rests.starts) + 1)
+    chosen = [*dict.fromkeys([*rests.changed, *(rests.columns[i] for i in order)])][:LINES]
+    places = [rests.columns.index(name) for name in chosen]
+    lines = {rests.columns[i]: pd.Series(rests.means[:, i], index) for i in places}
+    now = "; ".join(
+        f"{rests.columns[i]} {number(rests.means[-1, i])} (before {number(rests.usual[i])})"
+        for i in places
+    )
+    moved = several(rests.changed) if rests.changed else "no column"
+    return figures.overlay(
+        lines,
+        name=f"weight, {rests.scale}",
+        title="What do predictions rest on, window by window?",
+        caption=f"Shapley values of a sample of each window; newest window: {now}. By more than "
+        f"chance has changed: {moved} (alert at {significant(rests.limit)}).",
+    )
 
 
 def intervals_held(served: Bundle, log: pd.DataFrame, days: int, size: int) -> Figure | Html:
