@@ -25,7 +25,7 @@ PACKAGES = (  # from low to high; a package imports only from packages below it
     "cli",
 )
 LEVEL = {name: level for level, name in enumerate(PACKAGES)}
-FULLEST_FOLDER = 14
+FULLEST_FOLDER = 15
 LONGEST_FILE, LONGEST_FUNCTION, LONG_FUNCTION = 500, 50, 30
 PURE_CALLS = {
     "re.compile",

@@ -157,7 +157,8 @@ def test_the_rule_sees_what_does_not_belong():
 
 
 PACKAGES = {"core", "data", "evaluation", "predictions", "training", "reports"}
-MODULES = {f"monitoring.{name}" for name in ("decisions", "diagnosis", "sources", "windows")}
+WATCHING = ("attribution", "decisions", "diagnosis", "slices", "sources", "windows")
+MODULES = {f"monitoring.{name}" for name in WATCHING}
 OWN = {"backtest": {"backtest"}, "rollout": {"rollout"}}  # pages about that package's work
 
 

@@ -70,7 +70,9 @@ def test_a_stage_is_one_name_in_six_places():
 def test_what_a_stage_reads_and_writes_bears_its_name(stage):
     said = STAGES[stage]
     assert said["cmd"] == f"modelkeep run {stage}"
-    assert said["params"] == [{f"params/{stage}.yaml": None}]
+    own, *others = said["params"]
+    assert own == {f"params/{stage}.yaml": None}
+    assert all(lines for each in others for lines in each.values())  # of another, by name
     assert said["metrics"] == [{f"metrics/{stage}.json": {"cache": False}}]
     assert f"notebooks/{stage}.ipynb" in said["deps"]
     outs = named(said["outs"])

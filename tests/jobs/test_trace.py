@@ -1,10 +1,13 @@
 """One prediction traced back to its row, model and evidence, and predicted again to the last bit."""
 
 import json
+import re
 import sqlite3
 import time
 import uuid
 from contextlib import closing
+from dataclasses import replace
+from html import unescape
 
 import pytest
 
@@ -13,7 +16,7 @@ import modelkeep as mk
 import servers
 import tables
 from modelkeep.cli import main
-from modelkeep.jobs import trace
+from modelkeep.jobs import trace, trace_page
 from modelkeep.jobs.trace import TraceError
 from modelkeep.predictions.log import Label, open_log
 
@@ -54,6 +57,28 @@ def test_a_prediction_is_traced_to_row_model_and_evidence(served):
     ]
     for text in ("in a call of 40 rows", "the first", "v1.0.0", "Label: has not come"):
         assert text in repr(found)
+
+
+def test_the_page_has_the_row_the_record_and_every_check(served):
+    root, sha256, rows, _ = served
+    found = trace.trace(root, rows[3]["row"], explain=True)
+    page = trace_page.write(found, root / "reports" / "trace.html").read_text()
+    text = unescape(re.sub(r"<[^>]+>", " ", page))
+    assert "nothing that was checked has changed since" in text and sha256 in text
+    for column in found[0].row:
+        assert column in text
+    for part in ("v1.0.0", "the first", str(rows[3]["y"]), found[0].explanation["scale"]):
+        assert part in text
+    assert all(check.sentence in text for check in found[0].checks)
+    assert text.count("as it was") == len(found[0].checks)
+
+
+def test_the_page_begins_with_what_differs(served):
+    found = trace.trace(served[0], served[2][0]["row"])[0]
+    bad = replace(found, checks=[*found.checks, trace.Check("log", False, "the digest is other")])
+    page = trace_page.write([bad], served[0] / "reports" / "bad.html").read_text()
+    top = page[page.index('class="verdict') :][:400]
+    assert "something is not as it was" in top and "the digest is other" in top
 
 
 def test_an_id_without_a_prediction_is_an_error(served):

@@ -41,15 +41,18 @@ def monitoring(root: Path) -> Output:
 @commands.command("trace UA1545-2013-06-01")
 @click.argument("id", metavar="ID")
 @click.option("--explain", is_flag=True, help="What each column adds to it.")
-def trace(root: Path, id: str, explain: bool) -> Output:
+@click.option("--out", type=click.Path(path_type=Path), help="Also a page, reports/trace.html.")
+def trace(root: Path, id: str, explain: bool, out: Path | None) -> Output:
     """Trace a prediction: row, model, evidence, label.
 
     The model bundle in the store predicts the row again. The exit code is 1 where a byte differs.
     """
-    from modelkeep.jobs import trace
+    from modelkeep.jobs import trace, trace_page
 
     found = trace.trace(root, id, explain=explain)
     text = "\n\n".join(map(repr, found))
+    if out:
+        text += f"\n\n{commands.made(root, trace_page.write(found, out.resolve())).text}"
     code = 0 if all(each.holds for each in found) else commands.FAILED
     return Output(text, [each.as_dict() for each in found], code)
 

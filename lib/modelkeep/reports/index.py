@@ -21,6 +21,7 @@ OTHERS = {  # headings, and the pages below reports/ that stand under each
     "Rollouts": "rollout*.html",
     "Updates": "update*.html",
     "The simulated year": "year.html",
+    "Traces": "trace*.html",
     "Investigations of alerts": "investigations/*.html",
 }
 

@@ -354,13 +354,13 @@ def rests_on(rests: Attribution) -> Figure | Html:
         f"{rests.columns[i]} {number(rests.means[-1, i])} (before {number(rests.usual[i])})"
         for i in places
     )
-    moved = several(rests.changed) if rests.changed else "no column"
+    changed = several(rests.changed) if rests.changed else "no column"
     return figures.overlay(
         lines,
         name=f"weight, {rests.scale}",
         title="What do predictions rest on, window by window?",
         caption=f"Shapley values of a sample of each window; newest window: {now}. By more than "
-        f"chance has changed: {moved} (alert at {significant(rests.limit)}).",
+        f"chance has changed: {changed} (alert at {significant(rests.limit)}).",
     )
 
 
