@@ -18,18 +18,25 @@ from modelkeep.monitoring import rules
 from modelkeep.predictions import frames
 from modelkeep.reports import live_panels as ranges
 from modelkeep.training import pipelines
+from modelkeep.training.engines import decision
 
 LONG = {"day": "10m", "fast": "2m", "slow": "3m"}  # windows that hold all that is sent
 DAYS = 4 * 86_400.0
 
 
+COSTS = {"errors": {"blue": {"green": 2, "red": 5}, "green": {"blue": 1, "red": 1}}}
+COSTS["errors"]["red"] = {"blue": 3, "green": 1}
+
+
 @pytest.fixture(scope="module")
-def live(tmp_path_factory, bundles):
+def live(tmp_path_factory, bundles, parts):
     folder = tmp_path_factory.mktemp("live")
     served = watched.flights_model(folder / "bundle")
     rows = watched.flights()
     rows = rows[rows["scheduled"].between("2013-06-01", "2013-06-11")]
     rows = watched.answered(served, rows.assign(temp=rows["temp"].where(rows["hour"] != 8)))
+    dear = synthetic.sealed(folder / "dear", parts["multiclass"], "forest", costs=COSTS)
+    bundles = bundles | {"multiclass": dear}
     replicas = [watched.Replica(late) for late in (0.5, 0.2, 0.0)]  # no row is lost by that
     with ExitStack() as stack:
         targets = [stack.enter_context(monitors.serving(r.page)) for r in replicas]
@@ -46,7 +53,8 @@ def live(tmp_path_factory, bundles):
         full = 'modelkeep:feature_rows:day{version="flights@v1",feature="temp"}'
         monitors.wait(lambda: total in server.query(full).values(), 30, why=f"{total} rows")
         time.sleep(4)  # one more step: what follows from it
-        yield SimpleNamespace(server=server, served=served, rows=rows, replicas=replicas)
+        world = {"server": server, "served": served, "rows": rows, "replicas": replicas}
+        yield SimpleNamespace(**world, dear=dear)
 
 
 def send(replicas, served, rows, bundles):
@@ -83,6 +91,23 @@ def shares(column, rows):
 
 def said(rows, of):
     return rows.assign(**{PREDICTION: frames.predictions(rows, of)[:, 1]})
+
+
+def test_the_cost_of_a_row_is_that_of_its_rule(live):
+    rows = watched.answered(live.dear, synthetic.table("multiclass", rows=700, seed=1))
+    p, matrix = frames.predictions(rows, live.dear.schema), np.zeros((3, 3))
+    for label, line in COSTS["errors"].items():
+        for named, cost in line.items():
+            place = [live.dear.schema.classes.index(name) for name in (label, named)]
+            matrix[*place] = cost
+    rule = live.dear.manifest["operating"]
+    chosen = decision.decide(rule, p)
+    y = pd.Categorical(rows["colour"], live.dear.schema.classes).codes
+    spent = matrix[y, chosen][y >= 0].mean()
+    found = live.server.by("modelkeep:cost:cohort", "version", "cohort")
+    assert [cost for key, cost in found.items() if key[0] == "multiclass" and cost == cost] == [
+        pytest.approx(spent)
+    ]
 
 
 def test_psi_and_missing_shares_are_those_of_pandas(live):

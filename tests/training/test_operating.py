@@ -54,7 +54,7 @@ def test_costs_that_do_not_fit_the_label_are_refused(parts):
     log = synthetic.promise(parts["binary"])
     for stated, words in (
         ({"errors": {"late": {"0": 5}}}, "'late' is no class of the label: 0, 1"),
-        ({"error": {}}, "'error' is unknown; use errors and column"),
+        ({"error": {}}, "'error' is unknown; use errors, column and retrain"),
         ({"errors": {"1": {"0": "much"}}}, "'much' is no number"),
         (MISSED | {"column": "fare"}, "the rows have no number 'fare'"),
     ):
