@@ -9,7 +9,7 @@ import pytest
 
 from modelkeep.data import splits
 from modelkeep.evaluation import comparison, guards
-from modelkeep.training import maintenance, pipelines
+from modelkeep.training import costs, maintenance, pipelines
 from modelkeep.training.maintenance import MaintenanceError, Record, Rules, Tried
 
 RULES = Rules()
@@ -111,6 +111,25 @@ def test_the_harm_gate_lets_a_refit_pass_and_stops_what_has_learned_nonsense(cha
     nonsense = fitted(shuffled, schema)
     tried = maintenance.check_candidate(rows, schema, predict, nonsense, Record(holds=2), RULES)
     assert tried.guard.held and not tried.earlier
+
+
+def test_the_harm_gate_counts_in_money_where_mistakes_have_a_cost():
+    rows, schema = known()
+    model = fitted(rows, schema)
+    stated = costs.read({"errors": {"1": {"0": 20}, "0": {"1": 1}}}, schema.classes)
+    cheap = costs.alone(stated)
+
+    def shy(asked):  # as good a rank and loss nearly, but it misses what is dear
+        p = model(asked)[:, 1]
+        p = np.where((p > cheap.threshold) & (p < 0.12), 0.95 * cheap.threshold, p)
+        return np.column_stack([1 - p, p])
+
+    spent = costs.spending(stated, cheap, cheap, schema)
+    plain = maintenance.check_candidate(rows, schema, model, shy, Record(), RULES)
+    dear = maintenance.check_candidate(rows, schema, model, shy, Record(), RULES, spent)
+    assert not plain.guard.held and dear.guard.held and "harm in cost" in dear.guard.sentence
+    same = maintenance.check_candidate(rows, schema, model, model, Record(), RULES, spent)
+    assert not same.guard.held
 
 
 def test_what_harms_only_earlier_days_is_refused_twice_at_most():

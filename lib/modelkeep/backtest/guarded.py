@@ -136,7 +136,8 @@ def check_candidate(
 ) -> tuple[Guard, Guard]:
     """The harm gate, and whether the candidate begins as a canary."""
     models = predict(state.champion), predict(candidate)
-    tried = maintenance.check_candidate(known.rows, known.schema, *models, state.record, rules)
+    given = known.rows, known.schema, *models, state.record, rules
+    tried = maintenance.check_candidate(*given, history.spent_beside(known.schema))
     age = float(week - state.champion.week)
     canary, value = maintenance.risk(known.rows, known.schema, *models, age, state.record, rules)
     state.record = state.record.with_candidate(tried, value, age)

@@ -252,6 +252,13 @@ class History:
         stated = self.learning.get("costs")
         return costing.read(stated, self.learn(0).schema.classes) if stated else None
 
+    def spent_beside(self, schema: Schema) -> Callable | None:
+        """What the harm gate counts in money (`maintenance.Spent`); None without costs."""
+        if self.costs is None:
+            return None
+        rule = costing.alone(self.costs)
+        return costing.spending(self.costs, rule, rule, schema)
+
 
 def _as_cleaned(schema: Schema) -> Schema:
     """The schema's part that cleaning depends on: categories only where unseen ones are refused."""

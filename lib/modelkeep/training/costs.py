@@ -4,7 +4,7 @@ Costs are stated by label and predicted class. A threshold is chosen on predicti
 the model had not learned from (as scikit-learn's TunedThresholdClassifierCV does, on all cuts).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +131,33 @@ def of(manifest: Mapping) -> tuple[Costs, Operating] | None:
         update = Update(kind, "multiclass", tuple(update["level"]), update["slope"])
     rule = Operating(kept["threshold"], kept["basis"], update or None)
     return Costs(np.array(kept["costs"]), kept["column"]), rule
+
+
+def beside(manifest: Mapping, champion: Mapping, schema: Schema) -> Callable | None:
+    """What gives the cost of each row by champion and candidate, from rows and their predictions
+    (`maintenance.Spent`), in the candidate's costs; None where it states none.
+
+    A champion that has no rule for these costs decides by the costs alone.
+    """
+    if (kept := of(manifest)) is None:
+        return None
+    stated, rule = kept
+    other = of(champion)
+    same = other is not None and np.array_equal(other[0].matrix, stated.matrix)
+    return spending(stated, other[1] if same else alone(stated), rule, schema)
+
+
+def spending(stated: Costs, theirs: Operating, ours: Operating, schema: Schema) -> Callable:
+    """As `beside`, of two rules."""
+
+    def spent(
+        rows: pd.DataFrame, champion: np.ndarray, candidate: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        y, weights = pipelines.outcome(rows, schema), row_weights(rows, stated.column)
+        before = per_row(stated, theirs, y, champion, weights)
+        return before, per_row(stated, ours, y, candidate, weights)
+
+    return spent
 
 
 def alone(costs: Costs) -> Operating:

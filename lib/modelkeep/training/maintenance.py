@@ -36,6 +36,8 @@ ALPHA = 0.05  # one-sided error rate of each limit of the harm gate
 RECENT = 52  # updates that a record keeps
 RECORD = "models/maintenance.json"  # of past updates, in Git beside models/champion.json
 Predict = Callable[[pd.DataFrame], np.ndarray]
+# rows, predictions of champion and candidate -> what each row costs by either
+Spent = Callable[[pd.DataFrame, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class MaintenanceError(ModelkeepError, ValueError):
@@ -282,11 +284,16 @@ def check_candidate(
     candidate: Predict,
     record: Record,
     rules: Rules,
+    spent: Spent | None = None,
 ) -> Tried:
-    """Judge a candidate that has learned from `rows` beside the champion: the harm gate."""
+    """Judge a candidate that has learned from `rows` beside the champion: the harm gate.
+
+    `spent`: where mistakes have a cost, harm in it counts as harm in a loss does.
+    """
     newest = _newest(rows, schema, GATE_DAYS)
     before = _newest(rows, schema, 2 * GATE_DAYS) & ~newest
-    gains = [_gains(rows[part], schema, champion, candidate, rules) for part in (newest, before)]
+    models = champion, candidate
+    gains = [_gains(rows[part], schema, models, rules, spent) for part in (newest, before)]
     alone, both = guards.harm_guard(gains[0]), guards.harm_guard(*gains)
     earlier = both.held and not alone.held
     overruled = earlier and record.holds >= rules.max_holds
@@ -294,13 +301,21 @@ def check_candidate(
 
 
 def _gains(
-    rows: pd.DataFrame, schema: Schema, champion: Predict, candidate: Predict, rules: Rules
+    rows: pd.DataFrame,
+    schema: Schema,
+    models: tuple[Predict, Predict],
+    rules: Rules,
+    spent: Spent | None,
 ) -> tuple[comparison.Gain, ...]:
     if rows.empty:
         return ()
-    y, theirs, ours = pipelines.outcome(rows, schema), champion(rows), candidate(rows)
+    y, (theirs, ours) = pipelines.outcome(rows, schema), (model(rows) for model in models)
     gains = comparison.gains(schema.task, y, ours, theirs)
     margins = comparison.margins(schema.task, y, theirs, rules.harm_auc, rules.harm_loss)
+    if spent is not None:
+        before, after = spent(rows, theirs, ours)
+        gains["cost"] = before - after
+        margins["cost"] = rules.harm_loss * float(np.mean(before))
     blocks = splits.blocks(rows, schema)
     return comparison.judge(gains, blocks, margins, ALPHA).gains
 

@@ -177,7 +177,8 @@ def _judge_refit(
 ) -> tuple[comparison.Verdict, comparison.Churn, dict]:
     schema, rules, record = candidate.schema, maintenance.rules(root), maintenance.read(root)
     models = trial.champion.predict, candidate.predict
-    tried = maintenance.check_candidate(trial.known, schema, *models, record, rules)
+    spent = costs.beside(candidate.manifest, trial.champion.manifest, schema)
+    tried = maintenance.check_candidate(trial.known, schema, *models, record, rules, spent)
     weeks = _weeks(trial.champion, candidate)
     canary, value = maintenance.risk(trial.known, schema, *models, weeks, record, rules)
     evidence = {"refit": True, "harm": tried.guard.sentence, "earlier": tried.earlier}
