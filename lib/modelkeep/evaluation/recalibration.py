@@ -97,8 +97,8 @@ def choose(
 ) -> Choice:
     """Return the smallest update that is enough for the rows of `now`.
 
-    With `before`, a residual counts only as far as it differs from that of the rows before, so that
-    a model that has never fitted some rows well is not called changed. `names` (k,) are of the
+    With `before`, a residual counts only where it also differs from that of the rows before, so
+    that a model that has never fitted some rows well is not called changed. `names` (k,) are of the
     directions. Where nothing has changed, "none" is chosen with probability 1 - `alpha` or more.
     RecalibrationError below 8 blocks, or with labels of one class alone.
     """
@@ -237,9 +237,9 @@ def _test(
     sides = [_scores(task, kind, side) for side in ([now] if before is None else [now, before])]
     means, variances, blocks = zip(*sides, strict=True)
     gap = means[0] - means[1] if before is not None else means[0]
-    error = np.sqrt(sum(variances))
-    t = np.abs(np.divide(gap, error, out=np.zeros(len(gap)), where=error > 0))
-    p = 2 * stdtr(min(blocks) - 1, -t)
+    p = _p_value(gap, sum(variances), min(blocks))
+    if before is not None:  # predictions of before may be those of other models, as of folds
+        p = np.maximum(p, _p_value(means[0], variances[0], blocks[0]))
     outputs = 1 if now.p.ndim == 1 or task == "binary" else now.p.shape[1]
     own = [*["level"] * (outputs if kind == "none" else 0)]
     own += ["slope"] * (kind != "level and slope")
@@ -249,6 +249,12 @@ def _test(
         return 1.0, ""
     at = int(np.argmin(p))
     return float(min(p[at] * max(tested.sum(), 1), 1)), [*own, *[*names] * outputs][at]
+
+
+def _p_value(mean: np.ndarray, variance: np.ndarray, blocks: int) -> np.ndarray:
+    error = np.sqrt(variance)
+    t = np.abs(np.divide(mean, error, out=np.zeros(len(mean)), where=error > 0))
+    return 2 * stdtr(blocks - 1, -t)
 
 
 def _tested(now: Outcomes) -> np.ndarray:

@@ -10,7 +10,6 @@ from html import escape
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from modelkeep.core import markup
 from modelkeep.core.errors import ModelkeepError
@@ -19,14 +18,14 @@ from modelkeep.data import schema as schemas
 from modelkeep.data import splits
 from modelkeep.data.columns import with_column
 from modelkeep.data.schema import Schema
-from modelkeep.evaluation import binning, metrics, profile, recalibration, segments, shift
+from modelkeep.evaluation import metrics, recalibration, segments, shift
 from modelkeep.evaluation.recalibration import Choice, Outcomes
 from modelkeep.evaluation.segments import Column, Period, Segment
 from modelkeep.evaluation.shift import Split, Term
 from modelkeep.monitoring import causes
 from modelkeep.monitoring.causes import ColumnPart, Remedy, Side
 from modelkeep.predictions import frames
-from modelkeep.training import pipelines
+from modelkeep.training import pipelines, reference
 from modelkeep.training.bundle import Bundle
 
 LEAST_ROWS, LEAST_BLOCKS = 200, 8  # labelled, in each period
@@ -126,7 +125,7 @@ def diagnose(
     labelled = not few[1]
     if not labelled and (short := _too_few(now, schema)):
         return _cannot_say(schema, [known[0], now], f"rows of now are too few: {short}")
-    bins = _bins(known[0], schema)
+    bins = reference.columns(known[0], schema)
     sides = [_side(rows, schema, bins) for rows in (known[0], known[1] if labelled else now)]
     if not labelled:
         sides = _estimated(schema.task, *sides)
@@ -200,25 +199,9 @@ def _too_few(rows: pd.DataFrame, schema: Schema) -> str:
     return f"{len(rows):,} rows of {blocks} {unit}, {LEAST_ROWS} of {LEAST_BLOCKS} are needed"
 
 
-def _bins(rows: pd.DataFrame, schema: Schema) -> tuple[Column, ...]:
-    kinds = {c.name: c.kind for c in schema.columns}
-    learned = profile.learn(_table(rows, schema), kinds)
-    return tuple(Column(b, c.integer) for b, c in zip(learned.bins, schema.columns, strict=True))
-
-
-def _table(rows: pd.DataFrame, schema: Schema) -> pa.Table:
-    return pa.Table.from_pandas(pipelines.features(rows, schema), preserve_index=False)
-
-
 def _side(rows: pd.DataFrame, schema: Schema, bins: Sequence[Column]) -> Side:
-    table, places = _table(rows, schema), {}
-    for column in bins:
-        b, values = column.bins, table.column(column.bins.name).combine_chunks()
-        if b.kind == "number":
-            code = binning.number_places(binning.numbers(b, values), b.cuts)
-        else:
-            code = binning.category_places(b, values)
-        places[b.name] = code.astype(np.int64)
+    table = reference.table(rows, schema)
+    places = reference.places(table, bins)
     p = frames.predictions(rows, schema)
     known = rows[schema.label].notna().all()
     y = pipelines.outcome(rows, schema) if known else None

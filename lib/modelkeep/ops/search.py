@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 STAGE = "train"
 AROUND = {"max_depth": 2, "trees": 4, "min_rows_leaf": 4, "learning_rate": 4, "l2": 100}
 USUAL = {"forest": ("max_depth", "min_rows_leaf"), "linear": ("l2",)}  # else all of AROUND
-FIXED = ("folds", "seed", "withhold", "costs", "monotone")  # other rows, another judge, or no scale
+# other rows, another judge, or no scale
+FIXED = ("folds", "seed", "withhold", "recalibrate", "costs", "monotone")
 SHOWN = 10  # trials, the best first
 LOG_RATIO = 10  # a range whose ends are so far apart is searched by ratios
 Range = tuple[float, float]

@@ -19,6 +19,8 @@ from modelkeep.training import intervals
 from modelkeep.training.baseline import SLICE_ROWS
 from modelkeep.training.engines import decision
 
+LEARNED = "the candidate has learned from these rows: this bounds harm and is no measure of quality"
+LEFT_OUT = "a new level and slope of the champion's predictions; its trees are as they were"
 PARTS = {"value": "gain", "low": "low", "high": "high"}  # of a row in a forest figure
 SAYS = {
     "better": "is better than",
@@ -83,17 +85,17 @@ def _refit_verdict(
 ) -> Verdict:
     first, passed = judged.gains[0], judged.word != "worse"
     does = "does no harm beyond the limits beside" if passed else "may harm, compared with"
-    sentence = (
-        f"The refit {does} {champion}, on the newest {_seen_on(first)}, all of them learned from."
-    )
+    rows = f"on the newest {_seen_on(first)}, all of them learned from."
+    who, note = "The refit", LEARNED
+    if refit.get("recalibrated"):
+        who, note = "The recalibrated champion", LEFT_OUT
+        rows = f"on the newest {_seen_on(first)}, each part of them left out in turn."
+    sentence = f"{who} {does} {champion}, {rows}"
     harm = [
         f"{metrics.NAMES[g.metric]}: harm is at most {number(-g.low)} (limit {number(g.margin)})"
         for g in judged.gains
         if np.isfinite(g.low)
     ]
-    note = (
-        "the candidate has learned from these rows: this bounds harm and is no measure of quality"
-    )
     evidence = judged.as_dict() | {**refit, "churn": asdict(churn)}
     begin = "begins as a canary" if refit["canary"] else "may answer all requests at once"
     harm.append(f"{begin}: {refit['risk']}")

@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from modelkeep.core import markup
-from modelkeep.core.markup import Html, between, count, number
+from modelkeep.core.markup import Html, between, count, number, several
 from modelkeep.core.verdicts import Verdict
 from modelkeep.data import inspect, splits
 from modelkeep.data.schema import Schema
@@ -42,9 +42,13 @@ def verdict(
         f"{metrics.NAMES[k]} {between(e.value, e.low, e.high)}" for k, e in found.items()
     )
     sentence = f"The {model} candidate reaches {parts} on rows newer than those it learned from."
+    reasons = []
+    if new := manifest.get("recalibration"):
+        sentence = f"The champion with a new {new['kind']} reaches {parts} on rows left out."
+        reasons = _recalibration(new)
     first = next(iter(found))
     each = ", ".join(number(fold.scores[first]) for fold in folds)
-    reasons = [
+    reasons += [
         f"{metrics.NAMES[first]} by fold, oldest first: {each}",
         _served(manifest["serving"]),
     ]
@@ -64,8 +68,24 @@ def verdict(
         "when a prediction is asked for",
         *reasons,
     ]
-    sentence += f" That may be too good to be true: see {markup.several([*doubted])}."
+    sentence += f" That may be too good to be true: see {several([*doubted])}."
     return Verdict("train", "investigate", sentence, tuple(reasons), evidence)
+
+
+def _recalibration(new: Mapping) -> list[str]:
+    """What was learned, its proof, and the closed test that chose it."""
+    gain, steps = new["gain"], new["steps"]
+    level = new["level"][-1] - new["level"][0] if len(new["level"]) == 2 else new["level"]
+    shown = number(level) if np.ndim(level) == 0 else several([number(x) for x in level])
+    tests = ", ".join(f"{step['kind']}: p {number(step['p'])}" for step in steps)
+    of = f" of {count(new['days'], 'day')}" if new["days"] else ""
+    return [
+        f"level {shown}, slope {number(new['slope'])}, from {count(new['rows'], 'row')}{of} that "
+        "the champion had not learned from",
+        f"on rows left out it lowers {metrics.NAMES[gain['metric']]} by "
+        f"{between(gain['gain'], gain['low'], gain['high'])} a row",
+        f"closed test, is this update enough? {tests}",
+    ]
 
 
 def _served(serving: dict) -> str:
@@ -164,7 +184,7 @@ def alone(left: Mapping[str, float], label: str) -> Figure | Html:
         return markup.table([], f"No column alone removes {most}, so none looks like a copy.")
     nearly = [each for each, part in best.items() if part > 1 - inspect.ALONE]
     end = (
-        f"nearly all of it: {markup.several(nearly)}. Was that known when the prediction was due?"
+        f"nearly all of it: {several(nearly)}. Was that known when the prediction was due?"
         if nearly
         else f"no column decides more than {1 - inspect.ALONE:.0%}, so none looks like a copy."
     )

@@ -103,6 +103,11 @@ def champion_name(root: Path, champion: Bundle) -> str:
     return f"the champion {named.get('version') or champion.name}"
 
 
+def champion_version(root: Path) -> str:
+    """The version that `models/champion.json` names; "" where there is none."""
+    return _named(root / "models" / "champion.json").get("version") or ""
+
+
 def champion_folder(root: Path) -> Path | None:
     """The folder of the bundle that `models/champion.json` names; None where there is none yet."""
     named = _named(root / "models" / "champion.json").get("bundle")

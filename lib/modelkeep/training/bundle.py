@@ -85,12 +85,20 @@ class Bundle:
         """The first ten digits of the manifest's hash: how pages call the model."""
         return self.sha256[:10]
 
+    @property
+    def recalibration(self) -> dict:
+        """The new level and slope of a champion, with their proof; {} of a model trained anew."""
+        return self.manifest.get("recalibration", {})
+
     def __repr__(self) -> str:
-        kind, schema = self.pipeline.steps[-1][1], self.schema
+        kind, schema = calibration.inner(self.pipeline.steps[-1][1]), self.schema
         expected = {k: e["value"] for k, e in self.manifest["promise"].items()}
         scores = ", ".join(f"{metrics.NAMES[k]} {v:.4f}" for k, v in expected.items())
         classes = f" ({several(schema.classes)})" if schema.classes else ""
         known = schema.origin.get("as_of") or "the end of the table"
+        new = self.recalibration
+        if new:
+            known += f"; a new {new['kind']} since, from {new['rows']:,} rows"
         return (
             f"Bundle {self.name}: {type(kind).__name__}, {schema.task}\n"
             f"  label: {schema.label}{classes}\n"
@@ -129,8 +137,17 @@ def save(
     out_of_fold: pd.DataFrame,
     scores: dict,
     provenance: dict,
+    before: np.ndarray | None = None,
+    usual: pd.DataFrame | None = None,
 ) -> None:
-    """Write the bundle by rename; the reference counts `out_of_fold` as this model predicts it."""
+    """Write the bundle by rename.
+
+    The reference counts the rows `usual` (by default `out_of_fold`) as this model predicts them.
+    `before` are hashes of rows that the model has learned from, beside those of `train`.
+    """
+    usual = out_of_fold if usual is None else usual
+    hashes = row_hashes(train, schema)
+    hashes = np.unique(np.concatenate([hashes, before])) if before is not None else np.sort(hashes)
     examples = edge_cases(train, schema)
     golden = pd.concat([train.head(10), examples.tail(10)])
     serving, plan, model = export.choose(fitted, schema, examples)
@@ -140,17 +157,16 @@ def save(
         files.write_bytes(new / "model.skops", content)
         files.write_text(new / "schema.json", schemas.to_json(schema))
         # equal within the tolerance is not equal enough for bins whose edges are answers
-        usual = frames.with_predictions(
-            out_of_fold, schema, engine.predict(*export.arrays(out_of_fold, schema))
-        )
-        files.write_text(new / "reference.json", profile.to_json(reference.learn(usual, schema)))
+        predicted = engine.predict(*export.arrays(usual, schema))
+        counted = reference.learn(frames.with_predictions(usual, schema, predicted), schema)
+        files.write_text(new / "reference.json", profile.to_json(counted))
         splits.write(out_of_fold, new / "promise.parquet")
         files.write_json(new / "encoding.json", plan)
         files.write_json(new / "golden.json", _golden(fitted, schema, golden))
         if model:
             files.write_bytes(new / manifests.ENGINES[serving.engine], model)
         buffer = io.BytesIO()
-        np.save(buffer, np.sort(row_hashes(train, schema)), allow_pickle=False)
+        np.save(buffer, hashes, allow_pickle=False)
         files.write_bytes(new / "trained_rows.npy", buffer.getvalue())
         manifest = {
             "format": FORMAT,
@@ -159,7 +175,7 @@ def save(
             "promise": {name: asdict(e) for name, e in scores.items()},
             **_errors(out_of_fold, schema),
             "live_quality": _live_quality(out_of_fold, schema),
-            "rows": len(train),
+            "rows": len(hashes),
             **({"own_code": own} if (own := own_code(content)) else {}),
             **provenance,
             # a patch release makes the same bytes: its number would make another model of them

@@ -1,29 +1,32 @@
-"""Calibrated probabilities: a map that is learned from out-of-fold predictions in order of time."""
+"""Calibrated predictions: a map that is learned from out-of-fold predictions in order of time, or
+from newer rows (`recalibrated`).
+"""
 
 from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.isotonic import IsotonicRegression
 from sklearn.pipeline import Pipeline
 
 from modelkeep.evaluation import recalibration
+from modelkeep.evaluation.recalibration import Update
 from modelkeep.training import boosters
 from modelkeep.training.engines import calibration
 
 METHODS = ("none", "sigmoid", "isotonic")
 PARTS = 5  # of the rows; each after the first is predicted by a model of those before it
 LEAST_ROWS = 50  # of each class, out of fold; with fewer, probabilities stay as they are
-TRUSTED = ("modelkeep.training.calibration.Calibrated",)
+TRUSTED = tuple(f"modelkeep.training.calibration.{name}" for name in ("Calibrated", "Scaled"))
 
 
 class Calibrated(ClassifierMixin, BaseEstimator):
     """A classifier whose probabilities are mapped to the rates that were observed.
 
     `sigmoid` is a new level and slope of log-odds (Platt 1999; several classes: of log
-    probabilities), `isotonic` any map that does not fall, class by class. The rows that it is
-    fitted to are in order of time: the map never learns from a model that knew its rows.
+    probabilities), `isotonic` any map that does not fall, class by class, `none` no map. The rows
+    that it is fitted to are in order of time: the map never learns from a model that knew its rows.
     """
 
     def __init__(self, estimator: BaseEstimator | None = None, method: str = "sigmoid") -> None:
@@ -32,7 +35,9 @@ class Calibrated(ClassifierMixin, BaseEstimator):
     def fit(self, x: np.ndarray, y: np.ndarray) -> "Calibrated":
         """Fit the estimator to all rows, and the map to out-of-fold predictions."""
         self.model_ = self._fitted(x, y)
-        self.classes_ = self.model_.classes_
+        self.classes_, self.map_ = self.model_.classes_, {}
+        if self.method == "none":
+            return self
         known, p = self._out_of_fold(x, y)
         few = np.bincount(known, minlength=len(self.classes_)).min() if len(known) else 0
         self.map_ = {} if few < LEAST_ROWS else _learn(self.method, known, p)
@@ -66,16 +71,54 @@ class Calibrated(ClassifierMixin, BaseEstimator):
         return np.concatenate(labels), np.concatenate(predictions)
 
 
+class Scaled(RegressorMixin, BaseEstimator):
+    """An estimator of numbers with a new level and slope; fitted anew, it has none."""
+
+    def __init__(self, estimator: BaseEstimator | None = None) -> None:
+        self.estimator = estimator
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> "Scaled":
+        """Fit the estimator to all rows; the level and slope are those of its predictions."""
+        one = Pipeline([("model", clone(self.estimator))])
+        self.model_, self.map_ = boosters.fit(one, x, y)["model"], {}
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Numbers (rows,)."""
+        return calibration.apply(self.map_, np.asarray(self.model_.predict(x)))
+
+
+MAPPED = (Calibrated, Scaled)
+
+
 def inner(estimator: BaseEstimator) -> BaseEstimator:
-    """What predicts before the map: the estimator itself, or that of a `Calibrated`."""
-    if isinstance(estimator, Calibrated):
+    """What predicts before the map: the estimator itself, or that of one of `MAPPED`."""
+    if isinstance(estimator, MAPPED):
         return getattr(estimator, "model_", estimator.estimator)
     return estimator
 
 
 def learned(estimator: BaseEstimator) -> Mapping:
     """The map of a fitted estimator as plain data; {} for none."""
-    return estimator.map_ if isinstance(estimator, Calibrated) else {}
+    return estimator.map_ if isinstance(estimator, MAPPED) else {}
+
+
+def recalibrated(fitted: Pipeline, update: Update) -> Pipeline:
+    """The pipeline with a new level (and slope) of its predictions, after any map that it has.
+
+    Fitted anew, it is the recipe that `fitted` was: the update is no part of it.
+    """
+    *steps, (name, last) = fitted.steps
+    model, numbers = inner(last), update.task == "regression"
+    level = update.level if numbers else [update.level[k] for k in model.classes_]
+    method = "line" if numbers else "sigmoid"
+    new = {"method": method, "level": list(level), "slope": update.slope}
+    how = last.method if isinstance(last, Calibrated) else "none"
+    mapped = Scaled(clone(model)) if numbers else Calibrated(clone(model), how)
+    mapped.model_, mapped.map_ = model, calibration.then(learned(last), new)
+    if not numbers:
+        mapped.classes_ = model.classes_
+    return Pipeline([*steps, (name, mapped)])
 
 
 def _learn(method: str, y: np.ndarray, p: np.ndarray) -> dict:

@@ -125,8 +125,8 @@ class Explainer:
         self, model: Bundle, background: pd.DataFrame | None = None, seed: int = 0
     ) -> None:
         self.model, self.seed = model, seed
-        estimator = model.pipeline.steps[-1][1]
-        plan = _plan(model)
+        last = model.pipeline.steps[-1][1]
+        plan, estimator, self.affine = _plan(model), calibration.inner(last), _affine(last)
         self.kind = "trees" if plan is not None else "sampled"
         if background is None:
             background = model.out_of_fold
@@ -145,7 +145,8 @@ class Explainer:
     def __call__(self, rows: pd.DataFrame) -> Explanation:
         """Explain rows that hold the bundle's columns."""
         if self.kind == "trees":
-            values, base = self.trees(self._matrix(rows)), self.trees.base
+            level, slope = self.affine
+            values, base = slope * self.trees(self._matrix(rows)), level + slope * self.trees.base
             output, method = base + values.sum(axis=1), "exact, trees"
             scale = {True: "log-odds", False: "probability"}[self.boosted]
         else:
@@ -178,7 +179,7 @@ def _plan(model: Bundle) -> dict | None:
     """Return the plan of the preprocessing where each feature is a column of a tree's matrix, and
     the trees add up to what is explained.
     """
-    if calibration.learned(model.pipeline.steps[-1][1]):
+    if _affine(model.pipeline.steps[-1][1]) is None:
         return None
     try:
         plan = export.encoding(model.pipeline, model.schema)
@@ -186,6 +187,20 @@ def _plan(model: Bundle) -> dict | None:
         return None
     spread = any(f.get("one_hot") for f in plan["features"])
     return plan if plan["cuts"] and not spread else None
+
+
+def _affine(estimator: BaseEstimator) -> tuple[np.ndarray, float] | None:
+    """The level (outputs,) and slope that a map adds to what trees add up to; None where it does
+    something else to it.
+    """
+    mapping = calibration.learned(estimator)
+    if not mapping:
+        return np.zeros(1), 1.0
+    scores = mapping["method"] == "line" or trees.boosted(calibration.inner(estimator))
+    if mapping["method"] == "isotonic" or "after" in mapping or not scores:
+        return None
+    level = np.array(mapping["level"])
+    return (np.diff(level) if len(level) == 2 else level), mapping["slope"]
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class Record:
 
     def after(self, evidence: Mapping) -> "Record":
         """The record after a verdict of `evaluate` on a refit; any other leaves it as it is."""
-        if not evidence.get("refit"):
+        if not evidence.get("refit") or evidence.get("recalibrated"):
             return self
         held = evidence["word"] == "worse"
         guard = Guard("harm gate", np.nan, 1.0, held, evidence["harm"])
@@ -298,6 +298,19 @@ def check_candidate(
     earlier = both.held and not alone.held
     overruled = earlier and record.holds >= rules.max_holds
     return Tried(alone if overruled else both, earlier and not overruled, gains[0])
+
+
+def check_update(
+    rows: pd.DataFrame,
+    schema: Schema,
+    champion: Predict,
+    candidate: Predict,
+    rules: Rules,
+    spent: Spent | None = None,
+) -> Tried:
+    """Judge a champion with a new level beside itself, on rows that neither has learned from."""
+    gains = _gains(rows, schema, (champion, candidate), rules, spent)
+    return Tried(guards.harm_guard(gains), False, gains)
 
 
 def _gains(

@@ -7,6 +7,7 @@ so trees of single rows say more extreme things of them than of new ones. Theref
 inform, and only `inputs` page.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,9 @@ import pandas as pd
 import pyarrow as pa
 
 from modelkeep.data.schema import Schema
-from modelkeep.evaluation import profile
+from modelkeep.evaluation import binning, profile
 from modelkeep.evaluation.profile import PREDICTION, Profile
+from modelkeep.evaluation.segments import Column
 from modelkeep.predictions import frames
 from modelkeep.training import pipelines
 
@@ -37,13 +39,38 @@ def inputs(counted: Profile) -> Profile:
     return replace(counted, bins=tuple(b for b in counted.bins if b.name != PREDICTION))
 
 
+def table(rows: pd.DataFrame, schema: Schema) -> pa.Table:
+    """The features of rows, as bins are learned and looked up in."""
+    return pa.Table.from_pandas(pipelines.features(rows, schema), preserve_index=False)
+
+
+def columns(rows: pd.DataFrame, schema: Schema) -> tuple[Column, ...]:
+    """The features by bins that these rows fix."""
+    kinds = {c.name: c.kind for c in schema.columns}
+    learned = profile.learn(table(rows, schema), kinds)
+    return tuple(Column(b, c.integer) for b, c in zip(learned.bins, schema.columns, strict=True))
+
+
+def places(features: pa.Table, bins: Sequence[Column]) -> dict[str, np.ndarray]:
+    """The bin (rows,) of each row in each column."""
+    found = {}
+    for b in (column.bins for column in bins):
+        values = features.column(b.name).combine_chunks()
+        if b.kind == "number":
+            code = binning.number_places(binning.numbers(b, values), b.cuts)
+        else:
+            code = binning.category_places(b, values)
+        found[b.name] = code.astype(np.int64)
+    return found
+
+
 def _table(log: pd.DataFrame, schema: Schema) -> pa.Table:
-    table, predictions = pipelines.features(log, schema), frames.predictions(log, schema)
+    frame, predictions = pipelines.features(log, schema), frames.predictions(log, schema)
     if schema.task == "multiclass":
-        table[PREDICTION] = np.array(schema.classes, dtype=object)[predictions.argmax(axis=1)]
+        frame[PREDICTION] = np.array(schema.classes, dtype=object)[predictions.argmax(axis=1)]
     else:
-        table[PREDICTION] = predictions if schema.task == "regression" else predictions[:, 1]
-    return pa.Table.from_pandas(table, preserve_index=False)
+        frame[PREDICTION] = predictions if schema.task == "regression" else predictions[:, 1]
+    return pa.Table.from_pandas(frame, preserve_index=False)
 
 
 def _days(log: pd.DataFrame, schema: Schema) -> np.ndarray | None:

@@ -103,6 +103,8 @@ def _refit(root: Path, candidate: Bundle, known: pd.DataFrame) -> Trial:
     comparator = Comparator(called, champion.predict(rows), champion.trained_rows)
     outcome, blocks = pipelines.outcome(rows, schema), splits.blocks(rows, schema)
     ours = frames.predictions(rows, schema)
+    if candidate.recalibration:  # the champion has not learned from these rows
+        name, plain = called, comparator.predictions
     return Trial(comparator, rows, outcome, blocks, ours, plain, name, 0, champion, known)
 
 
@@ -178,10 +180,15 @@ def _judge_refit(
     schema, rules, record = candidate.schema, maintenance.rules(root), maintenance.read(root)
     models = trial.champion.predict, candidate.predict
     spent = costs.beside(candidate.manifest, trial.champion.manifest, schema)
-    tried = maintenance.check_candidate(trial.known, schema, *models, record, rules, spent)
+    if candidate.recalibration:
+        predicted = (lambda _: trial.theirs), (lambda _: trial.ours)
+        tried = maintenance.check_update(trial.rows, schema, *predicted, rules, spent)
+    else:
+        tried = maintenance.check_candidate(trial.known, schema, *models, record, rules, spent)
     weeks = _weeks(trial.champion, candidate)
     canary, value = maintenance.risk(trial.known, schema, *models, weeks, record, rules)
     evidence = {"refit": True, "harm": tried.guard.sentence, "earlier": tried.earlier}
+    evidence |= {"recalibrated": True} if candidate.recalibration else {}
     evidence |= {
         "divergence": value,
         "weeks": weeks,

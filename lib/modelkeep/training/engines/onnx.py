@@ -34,7 +34,7 @@ class Onnx:
         """
         x = self.encoding.ranks(self.encoding(numbers, categories))
         answer = self.session.run(self.output, {"x": x})[0].astype(np.float64)
-        return answer.ravel() if self.regression else calibration.apply(self.calibration, answer)
+        return calibration.apply(self.calibration, answer.ravel() if self.regression else answer)
 
 
 ALONE = {"quickscorer": QuickScorer, "onnx": Onnx}  # by their name in `sealed.ENGINES`

@@ -75,7 +75,7 @@ class QuickScorer:
         size = max(FEW, PART // self.table.shape[1])
         parts = [self.sums_of_leaves(at[:, i : i + size]) for i in range(0, len(numbers), size)]
         answer = self.link(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        return answer[:, 0] if self.regression else calibration.apply(self.calibration, answer)
+        return calibration.apply(self.calibration, answer[:, 0] if self.regression else answer)
 
     def sums_of_leaves(self, at: np.ndarray) -> np.ndarray:
         """The sum of the trees (rows, outputs), from the places (columns, rows) in the table."""
