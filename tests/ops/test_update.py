@@ -7,8 +7,10 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
 
 import kills
 import released
@@ -24,7 +26,7 @@ from modelkeep.predictions.records import Label, PredictionRecord
 from modelkeep.registry import record, releases, timeline
 from modelkeep.rollout import control, rollout_log
 from modelkeep.serving import models
-from modelkeep.training import maintenance
+from modelkeep.training import bundle, maintenance
 from released import DAY
 from turned import NOW, turn
 from workspaces import run
@@ -496,16 +498,21 @@ def refits(template_of_refits, tmp_path):
     return tmp_path / "all" / "clone"
 
 
-def prepared(root, k, flipped=False, state="non_inferior", **evidence):
+def prepared(root, k, flipped=False, level=0.0, state="non_inferior", **evidence):
     """The next cycle trains the k-th bundle: its stages copy these rows and this verdict.
 
-    `flipped`: so are the labels of the newest week.
+    `flipped`: so are the labels of the newest week; `level`: those of the test rows are what the
+    champion predicts, with log-odds so much higher.
     """
     parts = synthetic.prepared("binary", synthetic.table(rows=3000, days=90))
     test = parts.test
     if flipped:
         newest = test["when"] >= test["when"].max() - pd.Timedelta(days=6)
         test = test.assign(late=test["late"].where(~newest, test["late"].map({"0": "1", "1": "0"})))
+    if level:
+        p = expit(logit(bundle.load(root / "models/champion").predict(test)[:, 1]) + level)
+        late = np.random.default_rng(0).random(len(test)) < p
+        test = test.assign(late=np.where(late, "1", "0"))
     released.made(root, SimpleNamespace(test=test, schema=parts.schema), k, state)
     splits.write(parts.train, root / "made/prepared/train.parquet")
     path = root / "made/verdict.json"
@@ -629,6 +636,61 @@ def test_the_monitor_may_ask_for_a_refit_sooner_but_not_on_the_same_day(refits, 
     assert turn(refits, NOW + DAY / 2)["state"] == "unchanged"
     said = turn(refits, NOW + DAY)
     assert (said["state"], said["version"]) == ("promoted", "v1.2.0"), said
+
+
+def training(root):
+    """What the last commit says of training."""
+    return workspace.value(run(root, "git", "show", "HEAD:params/train.yaml"))
+
+
+def test_between_refits_a_new_level_is_tried_before_a_refit(refits, monitor):
+    prepared(refits, 1)
+    assert turn(refits)["state"] == "promoted"
+    past = maintenance.read(refits)
+    turned.settle(refits, "guards", label_sds=99.0)  # what is tried is not the label guard
+    monitor[0] = "retrain"
+    prepared(refits, 2, level=1.0, recalibrated=True)
+    said = turn(refits, NOW + 3 * DAY)
+    assert (said["state"], said["version"]) == ("promoted", "v1.2.0"), said
+    assert any(s.startswith("Recalibrates v1.1.0: the monitor says retrain") for s in said["steps"])
+    assert training(refits)["recalibrate"] == "v1.1.0" and is_clean(refits)
+    assert "Recalibrate v1.1.0: non inferior" in subjects(refits)
+    assert maintenance.read(refits).divergences == past.divergences  # a refit's are other ones
+    # the calendar counts from the last model that was trained anew
+    monitor[0] = "ok"
+    prepared(refits, 0)
+    added(refits, "later", NOW + 7 * DAY)
+    assert turn(refits, NOW + 6.5 * DAY)["sentence"].endswith("6.5 days old, and every_days is 7.")
+    turn(refits, NOW + 7 * DAY)
+    assert training(refits)["recalibrate"] == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "level", "state", "words"),
+    [
+        ({"retrain": "never"}, 0.0, "unchanged", "retrain is never; it is not recalibrated, as "),
+        ({"retrain": "never"}, 1.0, "promoted", "v1.2.0 is champion"),
+        (
+            {"retrain": "never", "recalibrate": "never"},
+            0.15,
+            "unchanged",
+            "stays: retrain is never.",
+        ),
+        ({"every_days": 6.0}, 0.0, "promoted", "v1.2.0 is champion"),
+    ],
+)
+def test_a_recalibration_goes_by_the_settings(refits, monitor, settings, level, state, words):
+    prepared(refits, 1)
+    turn(refits)
+    turned.settle(refits, "update", **settings)
+    turned.settle(refits, "guards", label_sds=99.0)
+    workspaces.commit(refits, "Settings")
+    monitor[0] = "retrain"
+    prepared(refits, 2, level=level)
+    said = turn(refits, NOW + 3 * DAY)
+    assert said["state"] == state and words in said["sentence"], said
+    recalibrated = state == "promoted" and bool(level)
+    assert bool(training(refits)["recalibrate"]) is recalibrated
 
 
 def test_uncommitted_settings_of_training_stop_a_refit_and_not_the_rows(refits, monitor):

@@ -60,7 +60,7 @@ def build(root: Path, parts, refits: bool = False) -> Path:
     """
     released.build(root, parts)
     if refits:
-        text = "model: linear\ntrees: 1\nwithhold: true  # the newest rows\n"
+        text = "model: linear\ntrees: 1\nwithhold: true  # the newest rows\nrecalibrate: ''\n"
         (root / "params" / "train.yaml").write_text(text)
         workspaces.settings(root, "guards")
     workspaces.settings(root, "prepare", "update", "rollout", "collect")

@@ -28,7 +28,8 @@ from modelkeep.training import costs as costing
 
 WEEK, DAY = np.timedelta64(7, "D"), np.timedelta64(1, "D")
 THREADS = 2
-NO_PARTS = ("folds", "withhold", "recalibrate", "costs")  # parameters of train that make no other pipeline
+# parameters of train that make no other pipeline
+NO_PARTS = ("folds", "withhold", "recalibrate", "costs")
 REMEMBERED = 3  # models whose training rows are held in memory
 
 

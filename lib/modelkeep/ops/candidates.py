@@ -22,13 +22,13 @@ DAY = 86_400.0
 FIRST = "the first champion"
 UNDECIDED = ("inconclusive", "insufficient")
 WALKED = "Walk-Forward"  # the trailer of a candidate's commit: word and sentence
-# what a model is made by; the setting beside a params file is the update's own
+# what a model is made by; the settings beside a params file are the update's own
 RECIPE = {
-    commits.PREPARE: "as_of",
-    commits.TRAIN: "withhold",
-    "lib/pipeline.py": "",
-    "notebooks/prepare.ipynb": "",
-    "notebooks/train.ipynb": "",
+    commits.PREPARE: ("as_of",),
+    commits.TRAIN: ("withhold", "recalibrate"),
+    "lib/pipeline.py": (),
+    "notebooks/prepare.ipynb": (),
+    "notebooks/train.ipynb": (),
 }
 
 
@@ -54,7 +54,7 @@ def _recipe(root: Path, commit: str, path: str) -> object:
         text = ""  # not every workspace has a pipeline of its own
     if not (own := RECIPE[path]):
         return text
-    return {k: v for k, v in (workspace.value(text) or {}).items() if k != own}
+    return {k: v for k, v in (workspace.value(text) or {}).items() if k not in own}
 
 
 def judge(cycle: Cycle, call: str) -> None:

@@ -122,9 +122,9 @@ def set_as_of(root: Path, moment: str) -> None:
     _set(root / PREPARE, "as_of", f"'{moment}'")
 
 
-def set_withhold(root: Path, value: bool) -> None:
-    """Let the next training keep the newest rows for the held-back gate, or learn from them too."""
-    _set(root / TRAIN, "withhold", str(value).lower())
+def set_training(root: Path, name: str, value: bool | str) -> None:
+    """Set a line of params/train.yaml that is the update's own: `withhold` or `recalibrate`."""
+    _set(root / TRAIN, name, repr(value) if isinstance(value, str) else str(value).lower())
 
 
 def _set(path: Path, name: str, value: str) -> None:

@@ -19,12 +19,14 @@ from modelkeep.rollout.rollout_log import RolloutLog, RolloutSpec
 from modelkeep.training import manifests
 
 RETRAIN = ("every_days", "on_decision", "never")
+RECALIBRATE = ("on_decision", "never")
 SHADOWS = ("if_unsure", "always", "never")
 # how a cycle ends, the graver later; and its exit code: from 20 on a person is needed
 CODES = {"unchanged": 0, "promoted": 10, "in_progress": 11, "needs_attention": 20, "failed": 21}
 STATES = (*CODES,)
 UNCHANGED, PROMOTED, IN_PROGRESS, NEEDS_ATTENTION, FAILED = STATES
 CANDIDATE = "Candidate"  # the trailer of its commit: the gate's state, and its bundle
+TRAINED = "Trained"  # the trailer of a recalibration: the moment of the last model trained anew
 HELD = "Held"  # the trailer of an update whose data a guard held: its moment
 
 
@@ -38,6 +40,7 @@ class Settings:
 
     retrain: str = "every_days"
     every_days: float = 7.0
+    recalibrate: str = "on_decision"
     label_wait_days: float = 2.0
     silence_days: float = 14.0
     shadow: str = "if_unsure"
@@ -190,7 +193,7 @@ class Cycle:
 def settings(root: Path) -> Settings:
     """The settings of params/update.yaml, checked by name, type and range."""
     found = Settings(**parameters.program(root, "update", Settings, {}))
-    for name, known in (("retrain", RETRAIN), ("shadow", SHADOWS)):
+    for name, known in (("retrain", RETRAIN), ("recalibrate", RECALIBRATE), ("shadow", SHADOWS)):
         value = getattr(found, name)
         if value not in known:
             hint = workspace.meant(value, list(known)) or f"; take {', '.join(known)}"

@@ -7,10 +7,11 @@ import tempfile
 import traceback
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import NamedTuple
 
 from modelkeep.core import files, verdicts, workspace
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.core.markup import count
+from modelkeep.core.markup import count, several
 from modelkeep.ops import candidates, commits, cycle, investigations, worktree
 from modelkeep.ops.cycle import FAILED, IN_PROGRESS, NEEDS_ATTENTION, PROMOTED, UNCHANGED, Cycle
 from modelkeep.predictions import history, log
@@ -86,21 +87,23 @@ def _improve(turn: Cycle) -> None:
     if word not in CALM:
         sentence = turn.facts.get("monitor", word)
         turn.end(NEEDS_ATTENTION, f"The monitor of {turn.state.champion} says {sentence}")
-    due, why = _due(turn, word)
-    if not due:
+    due = _due(turn, word)
+    smaller = _smaller(turn, word, due)
+    if not (due.train or smaller):
         turn.land()
-        turn.end(UNCHANGED, f"{turn.state.champion} stays: {why}.")
+        turn.end(UNCHANGED, f"{turn.state.champion} stays: {due.why}.")
     elif turn.dry:
-        turn.end(
-            UNCHANGED,
-            f"Would train a candidate ({why}), ask the gate, commit, and go on as it says.",
-        )
+        first = "recalibrate the champion where that is enough" * smaller
+        then = f"train a candidate ({due.why})" * due.train
+        does = ", or ".join(filter(None, (first, then)))
+        turn.end(UNCHANGED, f"Would {does}, ask the gate, commit, and go on as it says.")
     else:
-        if (verdict := _retrain(turn, why)) is None:
+        if (verdict := _retrain(turn, due, smaller)) is None:
             return
         call = ""
         if verdict["evidence"].get("refit"):
-            call = f"a refit should pass: {verdict['sentence']}".rstrip(".")
+            what = "recalibration" if verdict["evidence"].get("recalibrated") else "refit"
+            call = f"a {what} should pass: {verdict['sentence']}".rstrip(".")
         elif word == "retrain":
             call = "the monitor says retrain, and no candidate has passed"
         candidates.judge(turn, call)
@@ -278,28 +281,63 @@ def _reported(command: list[str], work: Path, version: str) -> tuple[str, str]:
     return page, sentence
 
 
-def _due(turn: Cycle, word: str) -> tuple[bool, str]:
-    """Whether a candidate is to be trained, and why or why not."""
+class Due(NamedTuple):
+    """Whether a candidate is to be trained, why or why not, and whether the calendar says so."""
+
+    train: bool
+    why: str
+    by_calendar: bool = False
+
+
+def _due(turn: Cycle, word: str) -> Due:
+    """Whether a candidate is to be trained, by the settings and the monitor's word."""
     setting, days = turn.settings.retrain, turn.settings.every_days
-    age = (turn.now - _moment(turn.state.prepare["as_of"])) / DAY
-    held = (turn.now - _moment(commits.trailed(turn.root, cycle.HELD)[1])) / DAY
     if setting == "never":
-        return False, "retrain is never"
+        return Due(False, "retrain is never")
     days, slower = _interval(turn, days)
     if version := candidates.waiting(turn):
-        return False, f"{version} waits for a person"
+        return Due(False, f"{version} waits for a person")
     if not turn.state.candidate:
-        return True, "there is no candidate yet"
+        return Due(True, "there is no candidate yet", True)
+    age, held = _age(turn, trained=True), _held_days(turn)
     if held < min(age, days):
-        return False, f"data were held {held:.1f} days ago, and every_days is {days:g}{slower}"
+        return Due(False, f"data were held {held:.1f} days ago, and every_days is {days:g}{slower}")
+    since = f"the last candidate is {age:.1f} days old"
+    if age >= days and (setting == "every_days" or not word):
+        return Due(True, since, True)
     if setting == "every_days" and word == "retrain" and age >= SOONEST:
-        return True, f"the monitor says retrain, and the last candidate is {age:.1f} days old"
+        return Due(True, f"the monitor says retrain, and {since}")
     if age < days:
-        since = f"the last candidate is {age:.1f} days old"
-        return False, f"{since}, and every_days is {days:g}{slower}"
-    if setting == "every_days" or not word:
-        return True, f"the last candidate is {age:.1f} days old"
-    return word == "retrain", f"the monitor says {word}"
+        return Due(False, f"{since}, and every_days is {days:g}{slower}")
+    return Due(word == "retrain", f"the monitor says {word}")
+
+
+def _age(turn: Cycle, trained: bool = False) -> float:
+    """Days since the last candidate, or since the last one that was trained anew."""
+    moment = _trained_at(turn) if trained else turn.state.prepare["as_of"]
+    return (turn.now - _moment(moment)) / DAY
+
+
+def _trained_at(turn: Cycle) -> str:
+    """The moment of the last candidate that is no recalibration."""
+    commit, moment = commits.trailed(turn.root, cycle.TRAINED)
+    if commit and commit == commits.trailed(turn.root, cycle.CANDIDATE)[0]:
+        return moment
+    return str(turn.state.prepare["as_of"])
+
+
+def _held_days(turn: Cycle) -> float:
+    return (turn.now - _moment(commits.trailed(turn.root, cycle.HELD)[1])) / DAY
+
+
+def _smaller(turn: Cycle, word: str, due: Due) -> bool:
+    """Whether a new level of the champion is tried first: the monitor asks for a remedy, and no
+    refit is due by the calendar.
+    """
+    able = turn.settings.recalibrate == "on_decision" and turn.state.record.champion is not None
+    if word != "retrain" or due.by_calendar or not able or candidates.waiting(turn):
+        return False
+    return _age(turn) >= SOONEST and _held_days(turn) >= turn.settings.every_days
 
 
 def _interval(turn: Cycle, days: float) -> tuple[float, str]:
@@ -317,20 +355,32 @@ def _interval(turn: Cycle, days: float) -> tuple[float, str]:
     return days * times, f" (slower by {times:g}: retraining itself harms, {guard.sentence})"
 
 
-def _retrain(turn: Cycle, why: str) -> dict | None:
-    """Train a candidate on what is known, ask its gate, commit both, and land; the verdict.
+def _retrain(turn: Cycle, due: Due, smaller: bool) -> dict | None:
+    """Make a candidate of what is known, ask its gate, commit both, and land; the verdict.
 
-    A refit of the champion's recipe learns from everything known, unless a guard holds the data:
-    then there is no candidate, and no verdict.
+    `smaller`: the champion with a new level, where the closed test says that this is enough. A
+    refit of the champion's recipe learns from everything known, unless a guard holds the data: then
+    there is no candidate, and no verdict.
     """
-    turn.step(f"Trains a candidate: {why}.")
-    source, work = str(turn.state.prepare["source"]).rstrip("/"), turn.work
-    refit = _set_withhold(turn)
+    source, work, why = str(turn.state.prepare["source"]).rstrip("/"), turn.work, due.why
+    # a training of another kind always keeps rows for the held-back gate
+    refit = "withhold" in workspace.params(work, "train") and candidates.is_refit(turn)
+    _set_training(turn, withhold=not refit, recalibrate="")
     commits.set_as_of(work, turn.at)
     champion = [path for path in commits.FOLLOWS[:1] if (work / path).is_file()]
     commits.dvc(work, "checkout", f"{source}.dvc", *champion)
     if refit and _held(turn):
         return None
+    version, reason = _recalibrated(turn) if smaller and refit else ("", "the recipe has changed")
+    if version:
+        _set_training(turn, recalibrate=version)
+        why = "the monitor says retrain, and a new level is enough"
+    elif not due.train:
+        turn.land()
+        stays = f"{turn.state.champion} stays: {due.why}"
+        turn.end(UNCHANGED, f"{stays}; it is not recalibrated, as {reason}.")
+        return None
+    turn.step(f"{f'Recalibrates {version}' if version else 'Trains a candidate'}: {why}.")
     commits.dvc(work, "repro", *STAGES)
     verdict = verdicts.read(work)["evaluate"]
     gate = turn.facts["gate"] = verdict["state"]
@@ -341,10 +391,13 @@ def _retrain(turn: Cycle, why: str) -> dict | None:
         from modelkeep.training import maintenance  # scikit-learn takes a second to import
 
         maintenance.write(work, maintenance.read(work).after(verdict["evidence"]))
-    title = f"Train a candidate: {gate.replace('_', ' ')}"
-    text = f"{title}\n\n{verdict['sentence']}\nTrained because {why}."
+    title = f"Recalibrate {version}" if version else "Train a candidate"
+    title = f"{title}: {gate.replace('_', ' ')}"
+    text = f"{title}\n\n{verdict['sentence']}\nMade because {why}."
     paths = [commits.PREPARE, commits.TRAIN, commits.GUARDS, *commits.MADE]
     trailers = {cycle.CANDIDATE: f"{gate} {bundle}"}
+    if version:
+        trailers[cycle.TRAINED] = _trained_at(turn)
     if not refit and (walked := candidates.walk_forward(turn, gate)):
         trailers[candidates.WALKED] = walked
     turn.commit(paths, text, **trailers)
@@ -356,20 +409,35 @@ def _retrain(turn: Cycle, why: str) -> dict | None:
     return verdict
 
 
-def _set_withhold(turn: Cycle) -> bool:
-    """Let a refit learn from everything known, and no other candidate; whether it is a refit."""
+def _set_training(turn: Cycle, **values: bool | str) -> None:
+    """Set what is the update's own in params/train.yaml: a refit learns from everything known, and
+    a recalibration names the champion. A training of another kind has no such lines.
+    """
     params = workspace.params(turn.work, "train")
-    if "withhold" not in params:
-        return False  # a training of another kind, which always keeps rows for the held-back gate
-    refit = candidates.is_refit(turn)
-    if params["withhold"] is refit:
-        if commits.TRAIN in evidence.changed(turn.root):
-            raise UpdateError(
-                f"{commits.TRAIN} has uncommitted changes, and this cycle sets withhold there; "
-                f"commit your change or take it back (`git checkout -- {commits.TRAIN}`)"
-            )
-        commits.set_withhold(turn.work, not refit)
-    return refit
+    changed = {k: v for k, v in values.items() if k in params and params[k] != v}
+    if changed and commits.TRAIN in evidence.changed(turn.root):
+        raise UpdateError(
+            f"{commits.TRAIN} has uncommitted changes, and this cycle sets {several([*changed])} "
+            f"there; commit your change or take it back (`git checkout -- {commits.TRAIN}`)"
+        )
+    for name, value in changed.items():
+        commits.set_training(turn.work, name, value)
+
+
+def _recalibrated(turn: Cycle) -> tuple[str, str]:
+    """The champion's version where a new level of it is enough, else "" and the reason."""
+    from modelkeep.training import candidates as kinds
+    from modelkeep.training import trial
+
+    version = turn.state.record.champion.version
+    if "recalibrate" not in workspace.params(turn.work, "train"):
+        return "", f"{commits.TRAIN} has no line `recalibrate:`"
+    try:
+        kinds.recalibrated(turn.work, version, trial.known(turn.work))
+    except kinds.NotRecalibrated as error:
+        turn.step(f"No recalibration: {error}.")
+        return "", str(error)
+    return version, ""
 
 
 def _held(turn: Cycle) -> bool:

@@ -7,7 +7,7 @@ is the gain on days that were left out, each quarter of them in turn.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -89,14 +89,15 @@ def recalibrated(root: Path, version: str, rows: pd.DataFrame) -> Candidate:
             f"recalibrate: {version!r} is not the champion, which is {name or 'none yet'}; set it "
             "in params/train.yaml to the champion's version, or to '' for a new model"
         )
-    champion = bundle.load(folder)
-    return replace(update(champion, rows), before=champion.trained_rows)
+    return update(bundle.load(folder), rows)
 
 
 def update(champion: Bundle, rows: pd.DataFrame) -> Candidate:
     """As `recalibrated`, of a bundle; rows that it has learned from are left out."""
     schema, task = champion.schema, champion.schema.task
     new = newest(champion, rows)
+    if new.empty:
+        raise NotRecalibrated("there is no labelled row that the champion has not learned from")
     y, p = pipelines.outcome(new, schema), champion.predict(new)
     try:
         choice = choose(champion, new, y, p)
@@ -127,8 +128,8 @@ def update(champion: Bundle, rows: pd.DataFrame) -> Candidate:
         "steps": [asdict(step) for step in choice.steps],
         "gain": asdict(gain),
     }
-    usual = champion.out_of_fold
-    return Candidate(fitted, schema, new, folds, log, usual, recalibration=facts)
+    usual, known = champion.out_of_fold, champion.trained_rows
+    return Candidate(fitted, schema, new, folds, log, usual, known, facts)
 
 
 def newest(champion: Bundle, rows: pd.DataFrame) -> pd.DataFrame:

@@ -209,11 +209,16 @@ def _weeks(champion: Bundle, candidate: Bundle) -> float:
     return max((moments[1] - moments[0]) / pd.Timedelta(days=7), 1.0)
 
 
+def known(root: Path) -> pd.DataFrame:
+    """All rows that `prepare` has made, in the order of time."""
+    parts = [splits.load(root / f"data/prepared/{name}.parquet") for name in ("train", "test")]
+    return pd.concat(parts, ignore_index=True)
+
+
 def check_prepared(root: Path) -> maintenance.Checked:
     """Judge what `prepare` has made before anything learns from it, by the champion and the
     record.
     """
-    parts = [splits.load(root / f"data/prepared/{name}.parquet") for name in ("train", "test")]
     schema = schemas.from_json((root / "data/prepared/schema.json").read_text())
     folder = baseline.champion_folder(root)
     if folder is None:
@@ -221,6 +226,6 @@ def check_prepared(root: Path) -> maintenance.Checked:
             "models/champion.json: there is no champion whose predictions labels can be compared "
             "with; a first version is judged by the held-back gate"
         )
-    champion, rows = bundle.load(folder), pd.concat(parts, ignore_index=True)
+    champion, rows = bundle.load(folder), known(root)
     record, rules = maintenance.read(root), maintenance.rules(root)
     return maintenance.check_data(rows, schema, champion.predict, record, rules)
