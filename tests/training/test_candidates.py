@@ -69,9 +69,10 @@ def later(model, task, what, seed=1, rows=3000, days=28):
 
 def decided(model, task, what, seed):
     try:
-        return candidates.update(model, later(model, task, what, seed)).recalibration["kind"]
+        new = candidates.update(model, later(model, task, what, seed)).recalibration
     except NotRecalibrated as error:
         return "refit" if "not enough" in str(error) else "none"
+    return new["kind"] if new["enough"] else "refit"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -154,6 +155,15 @@ def test_fitted_anew_it_is_the_recipe_of_the_champion(task):
     expected = pipelines.predict(plain, rows, parts.schema)
     np.testing.assert_array_equal(pipelines.predict(again, rows, parts.schema), expected)
     assert not np.allclose(pipelines.predict(fitted, rows, parts.schema), expected)
+
+
+def test_where_only_a_refit_is_enough_a_proven_level_is_offered_and_says_so():
+    model = champion("binary")
+    rows = later(model, "binary", "level")
+    rows = rows.assign(late=rows["late"].where(rows["shop"] != "east", "0"))
+    new = candidates.update(model, rows).recalibration
+    assert not new["enough"] and new["kind"] == "level and slope" and new["gain"]["low"] > 0
+    assert new["says"].endswith("that needs a model trained anew")
 
 
 def test_rows_that_the_champion_knows_teach_it_nothing():

@@ -371,10 +371,12 @@ def _retrain(turn: Cycle, due: Due, smaller: bool) -> dict | None:
     commits.dvc(work, "checkout", f"{source}.dvc", *champion)
     if refit and _held(turn):
         return None
-    version, reason = _recalibrated(turn) if smaller and refit else ("", "the recipe has changed")
+    version, reason = "", "the recipe has changed"
+    if smaller and refit:
+        version, reason = _recalibrated(turn, or_refit=due.train)
     if version:
         _set_training(turn, recalibrate=version)
-        why = "the monitor says retrain, and a new level is enough"
+        why = f"the monitor says retrain, and {reason}"
     elif not due.train:
         turn.land()
         stays = f"{turn.state.champion} stays: {due.why}"
@@ -424,8 +426,10 @@ def _set_training(turn: Cycle, **values: bool | str) -> None:
         commits.set_training(turn.work, name, value)
 
 
-def _recalibrated(turn: Cycle) -> tuple[str, str]:
-    """The champion's version where a new level of it is enough, else "" and the reason."""
+def _recalibrated(turn: Cycle, or_refit: bool) -> tuple[str, str]:
+    """The champion's version where a new level of it is enough, or helps and no refit may be made;
+    else "". With the reason.
+    """
     from modelkeep.training import candidates as kinds
     from modelkeep.training import trial
 
@@ -433,11 +437,16 @@ def _recalibrated(turn: Cycle) -> tuple[str, str]:
     if "recalibrate" not in workspace.params(turn.work, "train"):
         return "", f"{commits.TRAIN} has no line `recalibrate:`"
     try:
-        kinds.recalibrated(turn.work, version, trial.known(turn.work))
+        new = kinds.recalibrated(turn.work, version, trial.known(turn.work)).recalibration
     except kinds.NotRecalibrated as error:
         turn.step(f"No recalibration: {error}.")
         return "", str(error)
-    return version, ""
+    if new["enough"]:
+        return version, f"a new {new['kind']} is enough"
+    if or_refit:
+        turn.step(f"No recalibration: {new['says']}.")
+        return "", new["says"]
+    return version, f"no refit is due: a new {new['kind']} helps, though {new['says']}"
 
 
 def _held(turn: Cycle) -> bool:

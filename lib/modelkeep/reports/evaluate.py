@@ -20,7 +20,7 @@ from modelkeep.training.baseline import SLICE_ROWS
 from modelkeep.training.engines import decision
 
 LEARNED = "the candidate has learned from these rows: this bounds harm and is no measure of quality"
-LEFT_OUT = "a new level and slope of the champion's predictions; its trees are as they were"
+LEFT_OUT = "a new level and slope of the champion's predictions; the model below is as it was"
 PARTS = {"value": "gain", "low": "low", "high": "high"}  # of a row in a forest figure
 SAYS = {
     "better": "is better than",
@@ -91,15 +91,18 @@ def _refit_verdict(
         who, note = "The recalibrated champion", LEFT_OUT
         rows = f"on the newest {_seen_on(first)}, each part of them left out in turn."
     sentence = f"{who} {does} {champion}, {rows}"
-    harm = [
-        f"{metrics.NAMES[g.metric]}: harm is at most {number(-g.low)} (limit {number(g.margin)})"
-        for g in judged.gains
-        if np.isfinite(g.low)
-    ]
+    harm = [_bounded(g) for g in judged.gains if np.isfinite(g.low)]
     evidence = judged.as_dict() | {**refit, "churn": asdict(churn)}
     begin = "begins as a canary" if refit["canary"] else "may answer all requests at once"
     harm.append(f"{begin}: {refit['risk']}")
     return Verdict("evaluate", judged.word, sentence, (*harm, _churn(churn), note), evidence)
+
+
+def _bounded(g: comparison.Gain) -> str:
+    limit = f"(limit {number(g.margin)})"
+    if g.low > 0:
+        return f"{metrics.NAMES[g.metric]}: better by at least {number(g.low)} {limit}"
+    return f"{metrics.NAMES[g.metric]}: harm is at most {number(-g.low)} {limit}"
 
 
 def _churn(churn: comparison.Churn) -> str:

@@ -84,7 +84,7 @@ def _recalibration(new: Mapping) -> list[str]:
         "the champion had not learned from",
         f"on rows left out it lowers {metrics.NAMES[gain['metric']]} by "
         f"{between(gain['gain'], gain['low'], gain['high'])} a row",
-        f"closed test, is this update enough? {tests}",
+        new["says"] or f"closed test, is this update enough? {tests}",
     ]
 
 

@@ -1,9 +1,10 @@
 """The kinds of candidate: a model that is trained anew, or the champion with a new level and slope.
 
 `recalibrated` is the smaller remedy. The closed test (`evaluation.recalibration`) says which update
-of the champion's predictions is enough for the newest labelled rows that it has not learned from;
-where it is a new level, or level and slope, these become part of a copy of the champion. The proof
-is the gain on days that were left out, each quarter of them in turn.
+of the champion's predictions is enough for the newest labelled rows that it has not learned from:
+none, a new level, level and slope, or a refit. A copy of the champion takes level and slope; where
+a refit would be needed it says so. The proof is the gain on rows that were left out, each quarter
+of the days in turn.
 """
 
 from collections.abc import Sequence
@@ -80,8 +81,8 @@ def retrained(unfitted: Pipeline, rows: pd.DataFrame, schema: Schema, folds: int
 def recalibrated(root: Path, version: str, rows: pd.DataFrame) -> Candidate:
     """The champion `version` with the new level (and slope) that these labelled rows ask for.
 
-    ChampionError where that is not the champion; NotRecalibrated with the reason where the closed
-    test or the proof says no.
+    ChampionError where that is not the champion; NotRecalibrated with the reason where the rows
+    ask for none, or its gain is not proven.
     """
     name, folder = baseline.champion_version(root), baseline.champion_folder(root)
     if folder is None or name != version:
@@ -93,7 +94,11 @@ def recalibrated(root: Path, version: str, rows: pd.DataFrame) -> Candidate:
 
 
 def update(champion: Bundle, rows: pd.DataFrame) -> Candidate:
-    """As `recalibrated`, of a bundle; rows that it has learned from are left out."""
+    """As `recalibrated`, of a bundle; rows that it has learned from are left out.
+
+    Where only a refit is enough, level and slope are learned all the same, if they help:
+    `recalibration["enough"]` is False then.
+    """
     schema, task = champion.schema, champion.schema.task
     new = newest(champion, rows)
     if new.empty:
@@ -103,29 +108,35 @@ def update(champion: Bundle, rows: pd.DataFrame) -> Candidate:
         choice = choose(champion, new, y, p)
     except recalibration.RecalibrationError as error:
         raise NotRecalibrated(f"rows that {champion.name} has not learned from: {error}") from error
-    if choice.kind not in UPDATES:
-        raise NotRecalibrated(_why_not(choice))
+    if choice.kind == "none":
+        raise NotRecalibrated(_not_enough(choice))
+    enough = choice.kind in UPDATES
+    chosen = choice.update if enough else recalibration.fit(task, UPDATES[-1], y, p)
+    if chosen.slope < recalibration.LEAST_SLOPE:
+        raise NotRecalibrated(_not_enough(choice))
     blocks = splits.blocks(new, schema)
-    folds = _folds(task, choice.kind, y, p, blocks)
+    folds = _folds(task, chosen.kind, y, p, blocks)
     after = np.empty_like(p, dtype=float)
     for fold in folds:
         after[fold.rows] = fold.predictions
     gain = _gain(task, y, after, p, blocks)
     if gain.low <= 0:
         raise NotRecalibrated(
-            f"a new {choice.kind} is enough, and on days that were left out its gain is not "
+            f"a new {chosen.kind} was tried, and on rows that were left out its gain is not "
             f"proven: {between(gain.gain, gain.low, gain.high)} in {metrics.NAMES[gain.metric]}"
         )
-    fitted = calibration.recalibrated(champion.pipeline, choice.update)
+    fitted = calibration.recalibrated(champion.pipeline, chosen)
     log = validation.out_of_fold(new, folds, schema)
     facts = {
         "of": champion.sha256,
-        "kind": choice.kind,
-        "level": list(choice.update.level),
-        "slope": choice.update.slope,
+        "kind": chosen.kind,
+        "enough": enough,
+        "level": list(chosen.level),
+        "slope": chosen.slope,
         "rows": len(new),
         "days": len(np.unique(blocks)) if schema.time else None,
         "steps": [asdict(step) for step in choice.steps],
+        "says": "" if enough else _not_enough(choice),
         "gain": asdict(gain),
     }
     usual, known = champion.out_of_fold, champion.trained_rows
@@ -157,7 +168,7 @@ def choose(champion: Bundle, new: pd.DataFrame, y: np.ndarray, p: np.ndarray) ->
     return recalibration.choose(schema.task, now, before, names=names, alpha=ALPHA)
 
 
-def _why_not(choice: Choice) -> str:
+def _not_enough(choice: Choice) -> str:
     p = ", ".join(f"{step.kind}: p {number(step.p)}" for step in choice.steps)
     if choice.kind == "none":
         return f"the newest labelled rows ask for no update of the predictions ({p})"
