@@ -69,6 +69,17 @@ def test_everything_on_record_is_on_the_card():
     assert card.UNFILLED not in text and "<svg" in page
 
 
+def test_a_refit_and_a_recalibration_say_what_they_have_learned_from():
+    data = FULL["data"] | {"test_period": ["2013-06-01 05:00", "2013-06-30 22:00"]}
+    refit = card.facts(made(FULL | {"data": data | {"withheld": False}}), "v1.1.0")
+    assert "learned from: 1,200 rows of 2013-01-01 to 2013-06-30" in card.text(refit)
+    new = {"kind": "level", "level": [-0.5, 0.5], "slope": 1.0, "rows": 340, "version": "v1.0.0"}
+    level = data | {"withheld": False, "recalibration": new}
+    text = card.text(card.facts(made(FULL | {"data": level}), "v1.1.0"))
+    assert "learned from: the rows of v1.0.0; a new level from 340 rows" in text
+    assert "it is v1.0.0 with a new level (level -0.5 and 0.5; slope 1) from 340 rows" in text
+
+
 @pytest.mark.parametrize("section", OPTIONAL)
 def test_a_section_without_evidence_says_so_and_how_to_fill_it(section):
     facts = card.facts(made({k: v for k, v in FULL.items() if k != section}), "v1.1.0")

@@ -43,6 +43,8 @@ def table(kind="none", seed=0, task="binary", weeks=WEEKS, rows=ROWS):
     if kind == "covariate":
         a = a + np.where(week >= 5, 1.0, 0.0)
     signal = slope_a * a + slope_b * b
+    if kind == "level":
+        signal = signal + np.where(week >= 3, 1.5, 0.0)
     if kind == "future":  # each week has codes of its own, so only the week itself tells them
         whole, code = (day - BEFORE) // 7, draw.integers(0, 6, len(day))
         signal = 3.0 * draw.choice([-1, 1], (1000, 6))[whole + 100, code]

@@ -106,18 +106,27 @@ def sections(card: Mapping) -> dict[str, list[str | Html]]:
 
 def _head(card: Mapping) -> Html:
     of = card["data"] or {}
-    period = _period(of, "train")
     return markup.provenance(
         {
             "version": card["released"]["tag"],
             "released": f"{card['released']['at']} by {card['released']['by']}",
             "predicts": f"{of['label']} ({of['task']})" if of else UNFILLED,
-            "learned from": f"{number(of.get('train'))} rows{period}" if of else UNFILLED,
+            "learned from": _learned(of) if of else UNFILLED,
             "model": card["params"].get("model", "unknown"),
             "commit": card["released"]["commit"][:10],
             "bundle": f"SHA-256 {card['hashes']['bundle'][:12]}…",
         }
     )
+
+
+def _learned(of: Mapping) -> str:
+    if new := of.get("recalibration"):
+        return f"the rows of {new['version']}; a new {new['kind']} from {number(new['rows'])} rows"
+    if of.get("withheld", True):
+        return f"{number(of.get('train'))} rows{_period(of, 'train')}"
+    ends = of.get("train_period"), of.get("test_period")
+    period = f" of {ends[0][0][:10]} to {ends[1][1][:10]}" if all(ends) else ""
+    return f"{number(of['train'] + of['test'])} rows{period}"
 
 
 def _paragraph(sentence: str | None) -> str:
@@ -147,6 +156,12 @@ def _data(card: Mapping) -> list[str | Html]:
     rows = f"{number(of.get('train'))} training rows{_period(of, 'train')}, "
     rows += f"{number(of.get('test'))} test rows{_period(of, 'test')}, "
     rows += f"{number(of.get('quarantined'))} quarantined."
+    if new := of.get("recalibration"):
+        shown = several([number(x) for x in new["level"]])
+        rows += f" None of them has trained it: it is {new['version']} with a new {new['kind']} "
+        rows += f"(level {shown}; slope {number(new['slope'])}) from {count(new['rows'], 'row')}."
+    elif not of.get("withheld", True):
+        rows += " It has learned from both: a refit is judged by the harm it may do."
     known = of.get("as_of") or "the end of the table"
     source = f"Source: {of.get('source') or 'unknown'}, as it was known at {known}."
     columns = f"It reads {count(len(of['columns']), 'column')}: {', '.join(of['columns'])}."

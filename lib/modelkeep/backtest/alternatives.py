@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from modelkeep.backtest import frontier, guarded, planted, trials
+from modelkeep.backtest import frontier, guarded, planted, recalibrated, trials
 from modelkeep.backtest.frontier import Course, Interval
 from modelkeep.backtest.planted import Planted
 from modelkeep.backtest.point_in_time import History
@@ -19,6 +19,7 @@ ALTERNATIVES = {
     "never": "never updating",
     "weekly": "every week without guards",
     "monthly": "every 4 weeks without guards",
+    "level": "a new level every 4 weeks, never trained again",
     "oracle": "the oracle",
 }
 
@@ -31,7 +32,7 @@ class Backtest:
 
     task: str
     replay: Replay
-    courses: dict[str, Course]  # policy, never, weekly, monthly, oracle
+    courses: dict[str, Course]  # policy, never, weekly, monthly, level, oracle
     drawn: np.ndarray
     counts: dict[str, int]
     planted: tuple[Planted, ...] = ()
@@ -82,6 +83,7 @@ def run(
     names = (*metrics.METRICS[schema.task], *(("cost",) if stated else ()))
     courses = {"policy": _course(policy.name, ours, names)}
     courses |= {k: _course(ALTERNATIVES[k], each, names) for k, each in plain.items()}
+    courses["level"] = Course(ALTERNATIVES["level"], 0, recalibrated.course(history))
     best = oracle(history, ours)
     values = {m: np.array([week[m] for week in best]) for m in names}
     courses["oracle"] = Course(ALTERNATIVES["oracle"], 0, values)

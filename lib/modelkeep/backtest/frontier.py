@@ -152,10 +152,10 @@ def read(text: str, name: str, retrains: int) -> dict[str, Course]:
     values = {
         k: np.array([float(row[i] or "nan") for row in cells]) for i, k in enumerate(head) if i
     }
-    spent = {"policy": retrains, "never": 0, "weekly": len(cells) - 1, "oracle": 0}
+    spent = {"policy": retrains, "never": 0, "weekly": len(cells) - 1, "level": 0, "oracle": 0}
     spent["monthly"] = (len(cells) - 1) // 4
     named = {"policy": name, "never": NEVER, "weekly": WEEKLY, "oracle": "oracle"}
-    named["monthly"] = "every 4 weeks"
+    named |= {"monthly": "every 4 weeks", "level": "a new level every 4 weeks"}
     spent = {k: n for k, n in spent.items() if f"{head[1].rpartition('_')[0]}_{k}" in head}
     metrics = [k.removesuffix("_policy") for k in head if k.endswith("_policy")]
     return {k: Course(named[k], spent[k], {m: values[f"{m}_{k}"] for m in metrics}) for k in spent}

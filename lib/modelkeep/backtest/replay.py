@@ -125,15 +125,7 @@ def _expected(
     history: History, champion: Model, parameters: Mapping
 ) -> tuple[Profile, windows.WindowSeries]:
     """The reference profile and expected performance of a champion, as `train` makes them."""
-    rows, _, schema = history.learned_from(*champion.key)
-    folds = pipelines.cross_validate(
-        history.unfitted(schema),
-        rows,
-        schema,
-        splits.blocks(rows, schema),
-        history.learning["folds"],
-    )
-    out_of_fold = validation.out_of_fold(rows, folds, schema)
+    out_of_fold, schema = expected_rows(history, champion), champion.schema
     usual = frames.with_predictions(
         out_of_fold, schema, point_in_time.predictions(champion, out_of_fold)
     )
@@ -141,6 +133,14 @@ def _expected(
     return reference.learn(usual, schema), windows.extend(
         windows.WindowSeries(), schema, cut, parameters["min_labels"], True
     )
+
+
+def expected_rows(history: History, model: Model) -> pd.DataFrame:
+    """The rows of a model's cross-validation with out-of-fold predictions, as in `train`."""
+    rows, _, schema = history.learned_from(*model.key)
+    blocks, folds = splits.blocks(rows, schema), history.learning["folds"]
+    tried = pipelines.cross_validate(history.unfitted(schema), rows, schema, blocks, folds)
+    return validation.out_of_fold(rows, tried, schema)
 
 
 def _as_known(log: pd.DataFrame, schema: object, history: History, week: int) -> pd.DataFrame:

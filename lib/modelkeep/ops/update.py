@@ -385,14 +385,24 @@ def _retrain(turn: Cycle, due: Due, smaller: bool) -> dict | None:
     turn.step(f"{f'Recalibrates {version}' if version else 'Trains a candidate'}: {why}.")
     commits.dvc(work, "repro", *STAGES)
     verdict = verdicts.read(work)["evaluate"]
-    gate = turn.facts["gate"] = verdict["state"]
-    bundle = cycle.bundle(work)
-    turn.facts["candidate"] = bundle[:10]
+    turn.facts["gate"] = verdict["state"]
     if refit:
-        from modelkeep.evaluation import guards
         from modelkeep.training import maintenance  # scikit-learn takes a second to import
 
         maintenance.write(work, maintenance.read(work).after(verdict["evidence"]))
+    _commit(turn, verdict, why, version, refit)
+    if refit:
+        from modelkeep.evaluation import guards
+
+        for name, sentence in (("harm gate", "harm"), ("canary by risk", "risk")):
+            turn.step(guards.report(name, verdict["evidence"][sentence]))
+    return verdict
+
+
+def _commit(turn: Cycle, verdict: dict, why: str, version: str, refit: bool) -> None:
+    """Commit a candidate with its verdict, and land; `version` is the champion that it updates."""
+    gate, bundle = verdict["state"], cycle.bundle(turn.work)
+    turn.facts["candidate"] = bundle[:10]
     title = f"Recalibrate {version}" if version else "Train a candidate"
     title = f"{title}: {gate.replace('_', ' ')}"
     text = f"{title}\n\n{verdict['sentence']}\nMade because {why}."
@@ -405,10 +415,6 @@ def _retrain(turn: Cycle, due: Due, smaller: bool) -> dict | None:
     turn.commit(paths, text, **trailers)
     turn.land()
     turn.step(verdict["sentence"])
-    if refit:
-        for name, sentence in (("harm gate", "harm"), ("canary by risk", "risk")):
-            turn.step(guards.report(name, verdict["evidence"][sentence]))
-    return verdict
 
 
 def _set_training(turn: Cycle, **values: bool | str) -> None:

@@ -82,6 +82,11 @@ def _data(root: Path) -> dict:
     facts |= {"columns": [column["name"] for column in schema["columns"]]}
     facts |= {name: origin.get(name) for name in ("source", "as_of")}
     facts |= {name: prepared.get(name) for name in ("train", "test", "quarantined")}
+    made = _json(root / CANDIDATE / manifests.MANIFEST)
+    facts["withheld"] = (made.get("params") or {}).get("withhold", True)
+    if update := made.get("recalibration"):
+        facts["recalibration"] = {k: update[k] for k in ("kind", "level", "slope", "rows")}
+        facts["recalibration"]["version"] = made["params"].get("recalibrate")
     for part in ("train", "test"):
         path = root / f"data/prepared/{part}.parquet"
         if schema["time"] and path.is_file():

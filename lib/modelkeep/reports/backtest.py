@@ -144,7 +144,7 @@ def verdict(result: Backtest) -> Verdict:
 def _better(result: Backtest, metric: str) -> str:
     """The best alternative that is better than the policy for sure, and by enough to matter."""
     loss = float(np.nanmean(result.courses["policy"].quality[metric]))
-    apart = {k: difference(result, metric, k) for k in ("never", "weekly", "monthly")}
+    apart = {k: difference(result, metric, k) for k in ALTERNATIVES if k != "oracle"}
     sure = {k: d.value for k, d in apart.items() if d.high < 0 and -d.value > MATERIAL * loss}
     return ALTERNATIVES[min(sure, key=sure.get)] if sure else ""
 
@@ -171,13 +171,16 @@ def _benefit(result: Backtest, metric: str) -> list[str]:
 def _choice(result: Backtest, metric: str) -> str:
     c = result.courses
     chosen = frontier.choose(
-        metric, [c["policy"], c["monthly"]], c["never"], c["weekly"], result.drawn
+        metric,
+        [c[k] for k in ("policy", "monthly", "level")],
+        c["never"],
+        c["weekly"],
+        result.drawn,
     )
     spent = next(x.retrains for x in c.values() if x.name == chosen.name)
     return (
-        f"by {metrics.NAMES[metric]}, choose {chosen.name}: of {c['policy'].name}, never, every 4 "
-        "weeks "
-        f"and every week the cheapest that retains {frontier.ENOUGH:.0%} "
+        f"by {metrics.NAMES[metric]}, choose {chosen.name}: of {c['policy'].name}, never, a new "
+        f"level, every 4 weeks and every week the cheapest that retains {frontier.ENOUGH:.0%} "
         f"({count(spent, 'retrain')}); "
         f"{chosen.probability:.0%} of bootstrap samples choose the same"
     )
@@ -276,7 +279,7 @@ def course(result: Backtest, metric: str) -> Figure:
     """One metric by week under the policy and under what it is compared with."""
     weeks, mean = result.replay.weeks, _means(result)
     lines = {"this policy": result.courses["policy"].quality[metric]}
-    drawn = [k for k in ALTERNATIVES if k != "monthly"]  # a fifth line hides the others
+    drawn = [k for k in ALTERNATIVES if k not in ("monthly", "level")]  # more hide each other
     lines |= {ALTERNATIVES[k]: result.courses[k].quality[metric] for k in drawn}
     marks = {"a new model": np.array([w.promoted for w in weeks])}
     marks["refused"] = np.array([w.learned > 0 and not w.promoted for w in weeks])

@@ -146,8 +146,7 @@ def save(
     `before` are hashes of rows that the model has learned from, beside those of `train`.
     """
     usual = out_of_fold if usual is None else usual
-    hashes = row_hashes(train, schema)
-    hashes = np.unique(np.concatenate([hashes, before])) if before is not None else np.sort(hashes)
+    hashes = _learned(train, schema, before)
     examples = edge_cases(train, schema)
     golden = pd.concat([train.head(10), examples.tail(10)])
     serving, plan, model = export.choose(fitted, schema, examples)
@@ -156,18 +155,13 @@ def save(
         content = dump(fitted)
         files.write_bytes(new / "model.skops", content)
         files.write_text(new / "schema.json", schemas.to_json(schema))
-        # equal within the tolerance is not equal enough for bins whose edges are answers
-        predicted = engine.predict(*export.arrays(usual, schema))
-        counted = reference.learn(frames.with_predictions(usual, schema, predicted), schema)
-        files.write_text(new / "reference.json", profile.to_json(counted))
+        files.write_text(new / "reference.json", profile.to_json(_reference(engine, usual, schema)))
         splits.write(out_of_fold, new / "promise.parquet")
         files.write_json(new / "encoding.json", plan)
         files.write_json(new / "golden.json", _golden(fitted, schema, golden))
         if model:
             files.write_bytes(new / manifests.ENGINES[serving.engine], model)
-        buffer = io.BytesIO()
-        np.save(buffer, hashes, allow_pickle=False)
-        files.write_bytes(new / "trained_rows.npy", buffer.getvalue())
+        files.write_bytes(new / "trained_rows.npy", _array(hashes))
         manifest = {
             "format": FORMAT,
             "files": {p.name: files.sha256(p) for p in sorted(new.iterdir())},
@@ -184,6 +178,23 @@ def save(
             | boosters.version(calibration.inner(fitted.steps[-1][1])),
         }
         files.write_json(new / MANIFEST, manifest)
+
+
+def _reference(engine: Engine, usual: pd.DataFrame, schema: Schema) -> Profile:
+    # equal within the tolerance is not equal enough for bins whose edges are answers
+    predicted = engine.predict(*export.arrays(usual, schema))
+    return reference.learn(frames.with_predictions(usual, schema, predicted), schema)
+
+
+def _learned(train: pd.DataFrame, schema: Schema, before: np.ndarray | None) -> np.ndarray:
+    hashes = row_hashes(train, schema)
+    return np.sort(hashes) if before is None else np.unique(np.concatenate([hashes, before]))
+
+
+def _array(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _errors(out_of_fold: pd.DataFrame, schema: Schema) -> dict:

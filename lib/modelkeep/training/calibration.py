@@ -18,7 +18,7 @@ from modelkeep.training.engines import calibration
 METHODS = ("none", "sigmoid", "isotonic")
 PARTS = 5  # of the rows; each after the first is predicted by a model of those before it
 LEAST_ROWS = 50  # of each class, out of fold; with fewer, probabilities stay as they are
-TRUSTED = tuple(f"modelkeep.training.calibration.{name}" for name in ("Calibrated", "Scaled"))
+TRUSTED = ("modelkeep.training.calibration.Calibrated", "modelkeep.training.calibration.Scaled")
 
 
 class Calibrated(ClassifierMixin, BaseEstimator):

@@ -20,7 +20,7 @@ from modelkeep.core.markup import between, number
 from modelkeep.data import splits
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import comparison, metrics, recalibration
-from modelkeep.evaluation.recalibration import Choice, Outcomes
+from modelkeep.evaluation.recalibration import Choice, Outcomes, Update
 from modelkeep.predictions import frames
 from modelkeep.training import baseline, bundle, calibration, pipelines, reference, validation
 from modelkeep.training.bundle import Bundle
@@ -94,27 +94,64 @@ def recalibrated(root: Path, version: str, rows: pd.DataFrame) -> Candidate:
 
 
 def update(champion: Bundle, rows: pd.DataFrame) -> Candidate:
-    """As `recalibrated`, of a bundle; rows that it has learned from are left out.
-
-    Where only a refit is enough, level and slope are learned all the same, if they help:
-    `recalibration["enough"]` is False then.
-    """
-    schema, task = champion.schema, champion.schema.task
+    """As `recalibrated`, of a bundle; rows that it has learned from are left out."""
+    schema, usual = champion.schema, champion.out_of_fold
     new = newest(champion, rows)
     if new.empty:
         raise NotRecalibrated("there is no labelled row that the champion has not learned from")
-    y, p = pipelines.outcome(new, schema), champion.predict(new)
-    try:
-        choice = choose(champion, new, y, p)
-    except recalibration.RecalibrationError as error:
-        raise NotRecalibrated(f"rows that {champion.name} has not learned from: {error}") from error
-    if choice.kind == "none":
-        raise NotRecalibrated(_not_enough(choice))
-    enough = choice.kind in UPDATES
-    chosen = choice.update if enough else recalibration.fit(task, UPDATES[-1], y, p)
-    if chosen.slope < recalibration.LEAST_SLOPE:
-        raise NotRecalibrated(_not_enough(choice))
+    found = learn(usual, new, champion.predict(new), schema)
     blocks = splits.blocks(new, schema)
+    facts = {
+        "of": champion.sha256,
+        "kind": found.update.kind,
+        "enough": found.enough,
+        "level": list(found.update.level),
+        "slope": found.update.slope,
+        "rows": len(new),
+        "days": len(np.unique(blocks)) if schema.time else None,
+        "steps": [asdict(step) for step in found.choice.steps],
+        "says": "" if found.enough else _not_enough(found.choice),
+        "gain": asdict(found.gain),
+    }
+    fitted = calibration.recalibrated(champion.pipeline, found.update)
+    log, known = validation.out_of_fold(new, found.folds, schema), champion.trained_rows
+    return Candidate(fitted, schema, new, found.folds, log, usual, known, facts)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A new level (and slope), the closed test behind it, and its proof on rows left out.
+
+    `enough` is False where only a refit is enough, and level and slope help all the same.
+    """
+
+    update: Update
+    choice: Choice
+    folds: Sequence[Fold]
+    gain: comparison.Gain
+
+    @property
+    def enough(self) -> bool:
+        """Whether the closed test says so."""
+        return self.choice.kind in UPDATES
+
+
+def learn(usual: pd.DataFrame, new: pd.DataFrame, p: np.ndarray, schema: Schema) -> Learned:
+    """The update that labelled rows `new`, predicted as `p`, ask for beside those of `usual`, which
+    hold predictions that were made of them when they were new.
+
+    NotRecalibrated where they ask for none, or its gain is not proven.
+    """
+    task, y, blocks = schema.task, pipelines.outcome(new, schema), splits.blocks(new, schema)
+    try:
+        choice = _choose(usual, new, schema, y, p)
+    except recalibration.RecalibrationError as error:
+        raise NotRecalibrated(f"rows that the champion has not learned from: {error}") from error
+    chosen = choice.update
+    if choice.kind == "refit":
+        chosen = recalibration.fit(task, UPDATES[-1], y, p)
+    if choice.kind == "none" or chosen.slope < recalibration.LEAST_SLOPE:
+        raise NotRecalibrated(_not_enough(choice))
     folds = _folds(task, chosen.kind, y, p, blocks)
     after = np.empty_like(p, dtype=float)
     for fold in folds:
@@ -125,22 +162,7 @@ def update(champion: Bundle, rows: pd.DataFrame) -> Candidate:
             f"a new {chosen.kind} was tried, and on rows that were left out its gain is not "
             f"proven: {between(gain.gain, gain.low, gain.high)} in {metrics.NAMES[gain.metric]}"
         )
-    fitted = calibration.recalibrated(champion.pipeline, chosen)
-    log = validation.out_of_fold(new, folds, schema)
-    facts = {
-        "of": champion.sha256,
-        "kind": chosen.kind,
-        "enough": enough,
-        "level": list(chosen.level),
-        "slope": chosen.slope,
-        "rows": len(new),
-        "days": len(np.unique(blocks)) if schema.time else None,
-        "steps": [asdict(step) for step in choice.steps],
-        "says": "" if enough else _not_enough(choice),
-        "gain": asdict(gain),
-    }
-    usual, known = champion.out_of_fold, champion.trained_rows
-    return Candidate(fitted, schema, new, folds, log, usual, known, facts)
+    return Learned(chosen, choice, folds, gain)
 
 
 def newest(champion: Bundle, rows: pd.DataFrame) -> pd.DataFrame:
@@ -156,9 +178,9 @@ def newest(champion: Bundle, rows: pd.DataFrame) -> pd.DataFrame:
     return new[day > day.max() - DAYS].reset_index(drop=True)
 
 
-def choose(champion: Bundle, new: pd.DataFrame, y: np.ndarray, p: np.ndarray) -> Choice:
-    """The smallest update that is enough for new rows, beside those of cross-validation."""
-    usual, schema = champion.out_of_fold, champion.schema
+def _choose(
+    usual: pd.DataFrame, new: pd.DataFrame, schema: Schema, y: np.ndarray, p: np.ndarray
+) -> Choice:
     bins = reference.columns(usual, schema)
     places = [reference.places(reference.table(each, schema), bins) for each in (usual, new)]
     names, values = recalibration.directions(bins, places)
