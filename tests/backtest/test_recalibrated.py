@@ -44,7 +44,7 @@ def test_where_nothing_changes_it_does_nothing():
 def test_no_week_is_predicted_by_what_only_later_labels_tell():
     """The weeks before a change are the same whatever the labels after them say."""
     level, same = (recalibrated.course(histories.past(kind)) for kind in ("level", "none"))
-    first = [*level][0]
+    first = next(iter(level))
     np.testing.assert_array_equal(level[first][:3], same[first][:3])
     late = histories.shared("level", delay=40.0)
     np.testing.assert_array_equal(  # no label of the change is known before week 10
