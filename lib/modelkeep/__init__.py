@@ -27,6 +27,7 @@ _MODULES = {
     "importance": "analyst.quality",
     "predict": "analyst.quality",
     "rate": "analyst.columns",
+    "recalibrate": "analyst.diagnosis",
     "score": "analyst.quality",
     "score_file": "analyst.predictions",
     "trace": "analyst.predictions",

@@ -1,7 +1,11 @@
+import pytest
+
+import levels
 import modelkeep as mk
 import shifted
 import synthetic
 from modelkeep.analyst import tables
+from modelkeep.training.candidates import NotRecalibrated
 
 
 def test_two_tables_of_a_workspace_are_compared(parts, bundles):
@@ -16,6 +20,16 @@ def test_two_tables_of_a_workspace_are_compared(parts, bundles):
 def test_any_two_tables_with_predictions_are_compared():
     before, now = shifted.periods(1, "level", rows=3000)
     assert mk.diagnose(before, now, label="late", time="when").remedy.kind == "recalibrate"
+
+
+def test_the_smallest_remedy_is_tried_in_a_notebook():
+    model = levels.champion("binary")
+    rows = levels.later(model, "binary", "level")
+    new = mk.recalibrate(tables.readable(rows, model.schema), model=model)
+    assert "The model with a new level:" in repr(new) and "closed test" in repr(new)
+    assert new.predict(rows)[:, 1].mean() > model.predict(rows)[:, 1].mean() + 0.1
+    with pytest.raises(NotRecalibrated, match="ask for no update"):
+        mk.recalibrate(levels.later(model, "binary", ""), model=model)
 
 
 def test_one_prediction_is_explained(parts, bundles):

@@ -2,9 +2,6 @@
 
 import json
 from collections import Counter
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -12,78 +9,25 @@ import pytest
 from scipy import stats
 from scipy.special import expit, softmax
 
+import levels
 import synthetic
 import workspaces
 from modelkeep.core import files
-from modelkeep.data import splits
 from modelkeep.evaluation import recalibration
 from modelkeep.training import baseline, bundle, calibration, candidates, explain, pipelines, trial
 from modelkeep.training.candidates import NotRecalibrated
 from modelkeep.training.maintenance import Record
 
-TASKS = ("binary", "multiclass", "regression")
 
-
-def table(task, seed, rows, days, start, what=""):
-    """Rows of a known relation, changed by `what`: the level, the slope, or the concept."""
-    draw = np.random.default_rng([seed, TASKS.index(task)])
-    day = np.sort(draw.integers(0, days, rows))
-    size = draw.normal(0, 1, rows) + draw.normal(0, 0.3, days)[day]
-    shop, weight = draw.choice(["north", "south", "east"], rows), draw.gamma(2, 50, rows)
-    signal = 1.2 * size + 0.8 * (shop == "north") - 1.2
-    if what == "concept":
-        signal = 0.3 * size + 0.02 * (weight - 100) - 0.9 * (shop == "north") - 0.8
-    signal = (0.5 if what == "slope" else 1.0) * signal + draw.normal(0, 0.1, days)[day]
-    level = 1.0 * (what == "level")
-    if task == "regression":
-        truth = (10 + 3 * (signal + level) + draw.normal(0, 2, rows)).round(3)
-    elif task == "binary":
-        truth = (draw.random(rows) < expit(signal + level)).astype(int)
-    else:
-        q = softmax(np.column_stack([-signal, 0 * signal + 0.3, signal + level]), axis=1)
-        drawn = draw.random((rows, 1)) > q.cumsum(axis=1)[:, :2]
-        truth = np.array(["blue", "green", "red"])[drawn.sum(axis=1)]
-    made = {
-        "key": [f"{start}-{seed}-{i}" for i in range(rows)],
-        "when": pd.Timestamp(start) + pd.to_timedelta(day * 86_400 + 60, unit="s"),
-        "size": size.round(3),
-        "weight": weight.round(2),
-        "shop": shop,
-        synthetic.LABELS[task]: truth,
-    }
-    return pd.DataFrame(made)
-
-
-@cache
-def champion(task, **knobs):
-    parts = synthetic.prepared(task, table(task, 0, 8000, 90, "2020-01-01"))
-    with TemporaryDirectory() as folder:
-        return synthetic.sealed(Path(folder) / "model", parts, trees=60, **knobs)
-
-
-def later(model, task, what, seed=1, rows=3000, days=28):
-    """Rows that came after those of the champion, clean to its schema."""
-    frame = table(task, seed, rows, days, "2020-06-01", what)
-    return splits.window(frame, model.schema, "2020-06-01", "2021-01-01").rows
-
-
-def decided(model, task, what, seed):
-    try:
-        new = candidates.update(model, later(model, task, what, seed)).recalibration
-    except NotRecalibrated as error:
-        return "refit" if "not enough" in str(error) else "none"
-    return new["kind"] if new["enough"] else "refit"
-
-
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", levels.TASKS)
 @pytest.mark.parametrize(
     ("what", "kind", "least"),
     [("", "none", 0.95), ("level", "level", 0.9), ("concept", "refit", 0.9)],
 )
 def test_the_remedy_is_the_smallest_that_is_enough(task, what, kind, least):
     """The long form is benchmarks/recalibration.py; fails by chance once in 10,000 runs."""
-    runs, model = 30, champion(task)
-    kinds = Counter(decided(model, task, what, 100 + seed) for seed in range(runs))
+    runs, model = 30, levels.champion(task)
+    kinds = Counter(levels.decided(model, task, what, 100 + seed) for seed in range(runs))
     assert kinds[kind] >= stats.binom.ppf(1e-4, runs, least), kinds
 
 
@@ -94,10 +38,10 @@ def saved(folder, made, **provenance):
     return bundle.load(folder)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", levels.TASKS)
 def test_the_bundle_predicts_the_update_of_the_champion_by_the_same_engine(tmp_path, task):
-    model = champion(task)
-    rows = later(model, task, "level")
+    model = levels.champion(task)
+    rows = levels.later(model, task, "level")
     made = candidates.update(model, rows)
     new, facts = saved(tmp_path / "new", made), made.recalibration
     update = recalibration.Update(facts["kind"], task, tuple(facts["level"]), facts["slope"])
@@ -111,10 +55,10 @@ def test_the_bundle_predicts_the_update_of_the_champion_by_the_same_engine(tmp_p
     assert new.reference.rows.sum() == len(model.out_of_fold)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", levels.TASKS)
 def test_its_explanation_is_exact_and_scaled(tmp_path, task):
-    model = champion(task)
-    rows = later(model, task, "slope")
+    model = levels.champion(task)
+    rows = levels.later(model, task, "slope")
     new = saved(tmp_path / "new", candidates.update(model, rows))
     background = model.out_of_fold.head(100)
     ours, theirs = (explain.explain(m, rows.head(20), background) for m in (new, model))
@@ -132,8 +76,8 @@ def test_its_explanation_is_exact_and_scaled(tmp_path, task):
 
 @pytest.mark.parametrize("method", ["none", "sigmoid", "isotonic"])
 def test_an_update_follows_the_map_that_a_champion_has(method):
-    model = champion("binary", calibrate=method)
-    rows = later(model, "binary", "level")
+    model = levels.champion("binary", calibrate=method)
+    rows = levels.later(model, "binary", "level")
     for _ in range(2):
         update = recalibration.Update("level and slope", "binary", (0.3, -0.2), 0.7)
         fitted = calibration.recalibrated(model.pipeline, update)
@@ -158,8 +102,8 @@ def test_fitted_anew_it_is_the_recipe_of_the_champion(task):
 
 
 def test_where_only_a_refit_is_enough_a_proven_level_is_offered_and_says_so():
-    model = champion("binary")
-    rows = later(model, "binary", "level")
+    model = levels.champion("binary")
+    rows = levels.later(model, "binary", "level")
     rows = rows.assign(late=rows["late"].where(rows["shop"] != "east", "0"))
     new = candidates.update(model, rows).recalibration
     assert not new["enough"] and new["kind"] == "level and slope" and new["gain"]["low"] > 0
@@ -167,12 +111,12 @@ def test_where_only_a_refit_is_enough_a_proven_level_is_offered_and_says_so():
 
 
 def test_rows_that_the_champion_knows_teach_it_nothing():
-    model = champion("binary")
-    known = synthetic.prepared("binary", table("binary", 0, 8000, 90, "2020-01-01")).train
-    new = later(model, "binary", "level")
+    model = levels.champion("binary")
+    known = synthetic.prepared("binary", levels.table("binary", 0, 8000, 90, "2020-01-01")).train
+    new = levels.later(model, "binary", "level")
     both = pd.concat([known, new], ignore_index=True)
     assert len(candidates.newest(model, both)) == len(new)
-    older = pd.concat([later(model, "binary", "", 7, days=90), new], ignore_index=True)
+    older = pd.concat([levels.later(model, "binary", "", 7, days=90), new], ignore_index=True)
     days = candidates.newest(model, older)["when"].dt.normalize().nunique()
     assert days == candidates.DAYS
     with pytest.raises(NotRecalibrated, match="no labelled row"):
@@ -182,7 +126,7 @@ def test_rows_that_the_champion_knows_teach_it_nothing():
 @pytest.fixture
 def root(tmp_path):
     """A workspace whose champion is v1.0.0."""
-    parts = synthetic.prepared("binary", table("binary", 0, 8000, 90, "2020-01-01"))
+    parts = synthetic.prepared("binary", levels.table("binary", 0, 8000, 90, "2020-01-01"))
     synthetic.sealed(tmp_path / "models/champion", parts, trees=60)
     named = {"version": "v1.0.0", "bundle": "models/champion"}
     files.write_json(tmp_path / "models/champion.json", named)
@@ -190,7 +134,7 @@ def root(tmp_path):
 
 
 def test_only_the_champion_is_recalibrated(root):
-    rows = later(champion("binary"), "binary", "level")
+    rows = levels.later(levels.champion("binary"), "binary", "level")
     assert candidates.recalibrated(root, "v1.0.0", rows).recalibration["kind"] == "level"
     with pytest.raises(baseline.ChampionError, match=r"'v0.9.0' is not the champion.*v1.0.0"):
         candidates.recalibrated(root, "v0.9.0", rows)
@@ -198,7 +142,7 @@ def test_only_the_champion_is_recalibrated(root):
 
 def test_it_is_judged_on_rows_that_were_left_out_and_the_record_stays(root):
     model = bundle.load(root / "models/champion")
-    rows = later(model, "binary", "level")
+    rows = levels.later(model, "binary", "level")
     made = candidates.recalibrated(root, "v1.0.0", rows)
     new = saved(root / "models/candidate", made, params={"withhold": False})
     workspaces.settings(root, "guards")

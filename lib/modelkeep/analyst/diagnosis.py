@@ -1,12 +1,14 @@
-"""Why quality fell between any two tables, and why the model predicts what it predicts."""
+"""Why quality fell between any two tables, the smallest remedy, and why a model predicts so."""
 
 import pandas as pd
 
 from modelkeep.analyst import models, tables
 from modelkeep.monitoring import diagnosis
 from modelkeep.monitoring.diagnosis import Diagnosis
+from modelkeep.training import candidates
 from modelkeep.training import explain as shapley
 from modelkeep.training.bundle import Bundle
+from modelkeep.training.candidates import Candidate
 from modelkeep.training.explain import Explanation
 
 
@@ -30,6 +32,16 @@ def diagnose(
     model = model or models.candidate()
     before, now = (tables.original(rows, model.schema) for rows in (before, now))
     return diagnosis.diagnose(before, now, bundle=model, seed=seed)
+
+
+def recalibrate(rows: pd.DataFrame, *, model: Bundle | None = None) -> Candidate:
+    """The model with the new level (and slope) of its predictions that labelled rows ask for.
+
+    `model` is the candidate of the workspace where none is given; rows that it has learned from
+    are left out. NotRecalibrated, with the reason, where no update is needed or proven.
+    """
+    model = model or models.candidate()
+    return candidates.update(model, tables.original(rows, model.schema))
 
 
 def explain(rows: pd.DataFrame, *, model: Bundle | None = None, seed: int = 0) -> Explanation:

@@ -18,6 +18,7 @@ from modelkeep.evaluation.metrics import Estimate
 from modelkeep.predictions import frames
 from modelkeep.reports import figures
 from modelkeep.reports.figures import Figure
+from modelkeep.training import candidates
 from modelkeep.training.pipelines import Fold
 
 MOST_COLUMNS = 8  # in the figure of single columns
@@ -45,7 +46,7 @@ def verdict(
     reasons = []
     if new := manifest.get("recalibration"):
         sentence = f"The champion with a new {new['kind']} reaches {parts} on rows left out."
-        reasons = _recalibration(new)
+        reasons = candidates.sentences(new)
     first = next(iter(found))
     each = ", ".join(number(fold.scores[first]) for fold in folds)
     reasons += [
@@ -70,22 +71,6 @@ def verdict(
     ]
     sentence += f" That may be too good to be true: see {several([*doubted])}."
     return Verdict("train", "investigate", sentence, tuple(reasons), evidence)
-
-
-def _recalibration(new: Mapping) -> list[str]:
-    """What was learned, its proof, and the closed test that chose it."""
-    gain, steps = new["gain"], new["steps"]
-    level = new["level"][-1] - new["level"][0] if len(new["level"]) == 2 else new["level"]
-    shown = number(level) if np.ndim(level) == 0 else several([number(x) for x in level])
-    tests = ", ".join(f"{step['kind']}: p {number(step['p'])}" for step in steps)
-    of = f" of {count(new['days'], 'day')}" if new["days"] else ""
-    return [
-        f"level {shown}, slope {number(new['slope'])}, from {count(new['rows'], 'row')}{of} that "
-        "the champion had not learned from",
-        f"on rows left out it lowers {metrics.NAMES[gain['metric']]} by "
-        f"{between(gain['gain'], gain['low'], gain['high'])} a row",
-        new["says"] or f"closed test, is this update enough? {tests}",
-    ]
 
 
 def _served(serving: dict) -> str:

@@ -4,6 +4,7 @@
   LightGBM, XGBoost, CatBoost; `calibration`: probabilities mapped to observed rates
 - `custom`: the user's own estimator and features, from lib/pipeline.py
 - `validation`: expected performance, from out-of-fold predictions
+- `candidates`: a model trained anew, or the champion with a new level and slope
 - `baseline`, `trial`: what a candidate is compared with, and the comparison
 - `reference`: the profile that later windows are compared with
 - `maintenance`: the decisions about a refit: data guards, harm gate, canary by risk, reverse shadow

@@ -7,7 +7,7 @@ a refit would be needed it says so. The proof is the gain on rows that were left
 of the days in turn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.core.markup import between, number
+from modelkeep.core.markup import between, count, number, several
 from modelkeep.data import splits
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import comparison, metrics, recalibration
@@ -36,7 +36,7 @@ class NotRecalibrated(ModelkeepError, ValueError):
     """The champion's predictions need no new level or slope, or more than that."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Candidate:
     """A fitted model, and what its bundle keeps of how it was made.
 
@@ -52,6 +52,16 @@ class Candidate:
     reference: pd.DataFrame
     before: np.ndarray | None = None
     recalibration: dict = field(default_factory=dict)
+
+    def predict(self, rows: pd.DataFrame) -> np.ndarray:
+        """Probabilities (rows, classes), or predicted numbers (rows,)."""
+        return pipelines.predict(self.fitted, rows, self.schema)
+
+    def __repr__(self) -> str:
+        if not self.recalibration:
+            return f"A candidate trained anew on {count(len(self.rows), 'row')}"
+        kind = self.recalibration["kind"]
+        return "\n  ".join([f"The model with a new {kind}:", *sentences(self.recalibration)])
 
     @property
     def contents(self) -> dict:
@@ -163,6 +173,22 @@ def learn(usual: pd.DataFrame, new: pd.DataFrame, p: np.ndarray, schema: Schema)
             f"proven: {between(gain.gain, gain.low, gain.high)} in {metrics.NAMES[gain.metric]}"
         )
     return Learned(chosen, choice, folds, gain)
+
+
+def sentences(new: Mapping) -> list[str]:
+    """What a recalibration has learned, its proof, and the closed test that chose it."""
+    gain = new["gain"]
+    level = new["level"][-1] - new["level"][0] if len(new["level"]) == 2 else new["level"]
+    shown = number(level) if np.ndim(level) == 0 else several([number(x) for x in level])
+    of = f" of {count(new['days'], 'day')}" if new["days"] else ""
+    tests = ", ".join(f"{step['kind']}: p {number(step['p'])}" for step in new["steps"])
+    return [
+        f"level {shown}, slope {number(new['slope'])}, from {count(new['rows'], 'row')}{of} that "
+        "the champion had not learned from",
+        f"on rows left out it lowers {metrics.NAMES[gain['metric']]} by "
+        f"{between(gain['gain'], gain['low'], gain['high'])} a row",
+        new["says"] or f"closed test, is this update enough? {tests}",
+    ]
 
 
 def newest(champion: Bundle, rows: pd.DataFrame) -> pd.DataFrame:
