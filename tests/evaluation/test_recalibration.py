@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 import shifted
 from modelkeep.evaluation import recalibration
@@ -140,3 +141,26 @@ def test_predictions_that_are_far_off_are_brought_back(level, slope):
     # a little is drawn to 0, so that a class without rows stays finite
     level = theirs.intercept_[0]
     assert update.level[1] - update.level[0] == pytest.approx(level, rel=5e-3, abs=2e-3)
+
+
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_a_direction_counts_by_what_it_can_save(task):
+    """Beside the loss that scikit-learn's models save with the direction as a column."""
+    rng = np.random.default_rng(4)
+    x, z, blocks = *rng.normal(0, 1, (2, 40_000)), np.arange(40_000) // 1000
+    for strength, kind in ((0.05, "none"), (0.25, "refit")):
+        signal = x + strength * z
+        if task == "binary":
+            y, p = (rng.random(len(x)) < expit(signal)).astype(int), expit(x)
+            p, columns = np.column_stack([1 - p, p]), np.column_stack([x, z])
+            fitted = [LogisticRegression(C=np.inf).fit(c, y) for c in (columns[:, :1], columns)]
+            losses = [
+                log_loss(y, m.predict_proba(columns[:, : i + 1])) for i, m in enumerate(fitted)
+            ]
+        else:
+            y, p = signal + rng.normal(0, 1, len(x)), x
+            losses = [np.mean((y - x) ** 2), np.mean((y - x - strength * z) ** 2)]
+        saved = 1 - losses[1] / losses[0]
+        assert (saved > recalibration.MATERIAL) == (kind == "refit"), saved
+        sides = Outcomes(y, p, z[:, None], blocks)
+        assert recalibration.choose(task, sides, names=["z"]).kind == kind

@@ -31,6 +31,12 @@ def test_the_remedy_is_the_smallest_that_is_enough(task, what, kind, least):
     assert kinds[kind] >= stats.binom.ppf(1e-4, runs, least), kinds
 
 
+def test_with_many_rows_a_small_fault_of_the_model_does_not_ask_for_a_refit():
+    model = levels.champion("binary")
+    kinds = Counter(levels.decided(model, "binary", "level", s, rows=20_000) for s in range(10))
+    assert kinds["level"] >= stats.binom.ppf(1e-4, 10, 0.9), kinds
+
+
 def saved(folder, made, **provenance):
     scores = {}
     given = {"provenance": synthetic.MADE | made.facts | provenance, "scores": scores}

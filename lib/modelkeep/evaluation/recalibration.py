@@ -26,6 +26,8 @@ PRIOR = 0.05  # precision with which levels are drawn to 0: a class without rows
 STEPS = 50
 CONVERGED = 1e-9
 TINY = 1e-300  # a probability whose logarithm is finite
+TINY_INFORMATION = 1e-12  # of a direction that hardly varies
+MATERIAL = 0.005  # of the loss, as the gate's margin: what a direction must be able to save
 
 
 class RecalibrationError(ModelkeepError, ValueError):
@@ -97,9 +99,11 @@ def choose(
 ) -> Choice:
     """Return the smallest update that is enough for the rows of `now`.
 
-    With `before`, a residual counts only where it also differs from that of the rows before, so
-    that a model that has never fitted some rows well is not called changed. `names` (k,) are of the
-    directions. Where nothing has changed, "none" is chosen with probability 1 - `alpha` or more.
+    A direction counts only where it could lower the loss by `MATERIAL` of it, as with many rows
+    every small fault of a model is significant. With `before`, a residual counts only where it also
+    differs from that of the rows before, so that a model that has never fitted some rows well is
+    not called changed. `names` (k,) are of the directions. Where nothing has changed, "none" is
+    chosen with probability 1 - `alpha` or more.
     RecalibrationError below 8 blocks, or with labels of one class alone.
     """
     _check(task, now)
@@ -222,6 +226,12 @@ class _Scores:
         self.information[k, :k] = self.information[:k, k]
         self.information[k, k] = (q * self.centred**2).sum(axis=1).mean()
 
+    def variances(self, k: int) -> np.ndarray:
+        """Return minus the derivative (rows,) of the residual of output k by that output."""
+        if self.design is not None:
+            return np.ones(len(self.design))
+        return self.q[:, k + self.first] * (1 - self.q[:, k + self.first])
+
     def slopes(self, k: int) -> np.ndarray:
         if self.design is not None:
             return self.design
@@ -235,7 +245,7 @@ def _test(
 ) -> tuple[float, str]:
     """Return the p-value of "this update is enough", and the direction that rejects most."""
     sides = [_scores(task, kind, side) for side in ([now] if before is None else [now, before])]
-    means, variances, blocks = zip(*sides, strict=True)
+    means, variances, blocks, gains = zip(*sides, strict=True)
     gap = means[0] - means[1] if before is not None else means[0]
     p = _p_value(gap, sum(variances), min(blocks))
     if before is not None:  # predictions of before may be those of other models, as of folds
@@ -244,7 +254,7 @@ def _test(
     own = [*["level"] * (outputs if kind == "none" else 0)]
     own += ["slope"] * (kind != "level and slope")
     tested = np.concatenate([np.ones(len(own), bool), np.tile(_tested(now), outputs)])
-    p = np.where(tested, p, 1.0)
+    p = np.where(tested & (gains[0] >= MATERIAL), p, 1.0)
     if len(p) == 0:
         return 1.0, ""
     at = int(np.argmin(p))
@@ -264,23 +274,38 @@ def _tested(now: Outcomes) -> np.ndarray:
     return (values != usual).sum(axis=0) >= LEAST_ROWS
 
 
-def _scores(task: str, kind: str, side: Outcomes) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return mean effective scores of one period, their variances by block, and the blocks."""
-    scores = _Scores(task, side.y, side.p, fit(task, kind, side.y, side.p)(side.p))
+def _scores(task: str, kind: str, side: Outcomes) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    """Return mean effective scores of one period, their variances by block, the blocks, and the
+    share of the loss that each direction alone could still save (a Newton step's).
+    """
+    q = fit(task, kind, side.y, side.p)(side.p)
+    scores = _Scores(task, side.y, side.p, q)
     width = scores.u.shape[1]
     fitted = {"none": 0, "level": width - 1, "level and slope": width}[kind]
     base, inner = scores.u[:, :fitted], scores.information[:fitted, :fitted]
+    parts, informations = [], []
 
-    def effective(values: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
-        return values - base @ np.linalg.lstsq(inner, jacobian.T, rcond=None)[0]
+    def add(values: np.ndarray, information: np.ndarray, jacobian: np.ndarray) -> None:
+        shared = np.linalg.lstsq(inner, jacobian.T, rcond=None)[0]
+        parts.append(values - base @ shared)
+        informations.append(information - (jacobian.T * shared).sum(axis=0))
 
     own = slice(max(fitted, width - 1 - scores.residuals.shape[1]), width)
-    parts = [effective(scores.u[:, own], scores.information[own, :fitted])]
+    add(scores.u[:, own], np.diag(scores.information)[own], scores.information[own, :fitted])
     z = side.directions
     for k in range(scores.residuals.shape[1]):
         jacobian = z.T @ scores.slopes(k)[:, :fitted] / len(z)
-        parts.append(effective(z * scores.residuals[:, [k]], jacobian))
-    return _clustered(np.column_stack(parts), side.blocks)
+        add(z * scores.residuals[:, [k]], scores.variances(k) @ z**2 / len(z), jacobian)
+    mean, variance, blocks = _clustered(np.column_stack(parts), side.blocks)
+    information = np.maximum(np.concatenate(informations), TINY_INFORMATION)
+    return mean, variance, blocks, mean**2 / (2 * information) / _loss(task, side.y, q)
+
+
+def _loss(task: str, y: np.ndarray, q: np.ndarray) -> float:
+    """Return the mean loss whose derivative the residuals are."""
+    if task == "regression":
+        return max(float(np.mean((y - q) ** 2)) / 2, TINY)
+    return float(-np.log(np.maximum(q[np.arange(len(y)), y], TINY)).mean())
 
 
 def _clustered(scores: np.ndarray, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

@@ -165,6 +165,13 @@ def _benefit(result: Backtest, metric: str) -> list[str]:
             )
         else:
             reasons.append(f"{metrics.NAMES[m]}: retraining every week has no benefit here")
+    c = result.courses
+    level, _ = frontier.benefit_retained(metric, c["level"], c["never"], c["weekly"], result.drawn)
+    if np.isfinite(level.value):
+        reasons.append(
+            f"{ALTERNATIVES['level']}, retains {level.value:.0%} ({level.low:.0%} to "
+            f"{level.high:.0%}) of it in {name}"
+        )
     return reasons
 
 
