@@ -11,13 +11,16 @@ import pytest
 
 import live
 import rollouts
+import workspaces
 from modelkeep.predictions.records import Call
 from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
+from modelkeep.reports import rollout
 from modelkeep.rollout import control, counts, judge, outcomes, planning, rollout_log
 from modelkeep.rollout.control import RolloutError
 from modelkeep.rollout.judge import JudgeError
 from modelkeep.rollout.rollout_log import RolloutLogError
+from modelkeep.training import baseline, bundle
 
 TRUTH = {"classes": ["0", "1"], "share": [0.5, 0.5]}
 
@@ -147,6 +150,21 @@ def test_one_rollout_at_a_time_and_none_without_a_plan(world):
         world.begin("bad")
 
 
+def test_a_canary_watches_the_slices_of_the_gate(world, monkeypatch):
+    monkeypatch.setattr(baseline, "SLICE_ROWS", 20)
+    workspaces.settings(world.root, "evaluate")
+    given = world.root / "params/evaluate.yaml", {"slices": ["shop"]}
+    workspaces.set_values(*given, r"^({}: )(.*?)(\s+#)")
+    found = world.begin().found
+    champion = bundle.load(store.path(world.root / "serving", world.hashes["champion"]))
+    chosen = baseline.slice_values(champion.out_of_fold, champion.schema, ["shop"])
+    assert chosen and [tuple(each) for each in found.rules.slices] == chosen
+    world.traffic()
+    (verdict,) = world.controller().turn().verdicts
+    assert f"quality in {chosen[0][0]} = {chosen[0][1]}" in verdict.evidence
+    assert "alert from" in repr(rollout.totals(rollout_log.read(rollout_log.newest(world.root))))
+
+
 def test_a_shadow_is_heard_by_nobody_and_judged_by_days(world):
     controller = world.begin(kind=rollout_log.SHADOW)
     assert world.serving() == ("champion", None, "good")
@@ -174,12 +192,19 @@ def counter(world, upto, **rules):
     return counts.Counter(world.log, found, begun, upto, slow_ms=50, truth=TRUTH)
 
 
-def say(world, at, name, role="champion", share=0.2, took=1000, failed=(), label=0.1):
+def say(world, at, name, role="champion", share=0.2, took=1000, failed=(), label=0.1, **features):
     """One row answered at a second."""
     moment = int((1_750_000_000 + at) * 1e6)
     said = [
         rollouts.PredictionRecord(
-            f"{name}@{at}", moment, role, role, name, None, b"{}", b"[0.9,0.1]"
+            f"{name}@{at}",
+            moment,
+            role,
+            role,
+            name,
+            None,
+            json.dumps(features).encode(),
+            b"[0.9,0.1]",
         )
     ]
     calls = [Call(moment, role, role, share, took, json.dumps(failed))]
@@ -228,6 +253,18 @@ def test_slow_is_the_models_own_time(world):
     say(world, 2, "a", took=50_000)
     say(world, 3, "b", "canary", took=50_001)
     assert counter(world, at(0)).analyze(at(9), 0.2).counts["latency"] == [(1, 0, 1, 1)]
+
+
+def test_quality_is_counted_by_slice_as_the_schema_reads_values(world):
+    say(world, 2, "a", label=1.0, gate=7, shop="north")
+    say(world, 2.1, "b", "canary", label=1.0, gate="7", shop="south")
+    say(world, 2.2, "c", "canary", label=1.0, gate=7.0)
+    say(world, 2.3, "d", "canary", failed=["d"], label=None)
+    say(world, 2.4, "e", label=None, gate="7")
+    slices = planning.Slice("gate", "7"), planning.Slice("shop", "south")
+    found = counter(world, at(0), slices=slices).analyze(at(9), 0.2).counts
+    assert found["quality in gate = 7"] == [(1, 1, 2, 2)] == found["quality"]
+    assert found["quality in shop = south"] == [(0, 0, 1, 1)]
 
 
 @pytest.mark.parametrize("name", ["wrong", "speed"])

@@ -11,7 +11,7 @@ from scipy.stats import binom
 from modelkeep.evaluation import sequential
 from modelkeep.rollout import judge
 from modelkeep.rollout.judge import Analysis, JudgeError
-from modelkeep.rollout.planning import Rules
+from modelkeep.rollout.planning import Rules, Slice
 
 RULES = Rules(longest=4 * 3600)
 BASE = {"error": 0.05}
@@ -469,3 +469,61 @@ def test_worse_canaries_are_found():
     ends = [rollout(RULES, 1.5, seed)[0] for seed in range(60)]
     assert sum(s.final == "rollback" for s in ends) >= binom.ppf(1e-4, 60, 0.97)
     assert not any(s.step == 4 for s in ends)
+
+
+SHOPS = tuple(Slice("shop", name) for name in "abcdefgh")
+WEIGHTS = np.array([0.1, 0.3, 0.2, 0.15, 0.1, 0.08, 0.05, 0.02])
+WATCHING = Rules(
+    shares=(0.5,),
+    margins=(1.1,),
+    metrics=("error", "quality"),
+    longest=1e9,
+    min_step=1e9,
+    slices=SHOPS,
+)
+
+
+def sliced(rules, factor, seed, analyses=150, rows=400):
+    """A rollout whose canary is bad so many times as often in the first shop; its last verdict."""
+    draw, state = np.random.default_rng(seed), judge.start(rules, {"error": 0.01, "quality": 0.3})
+    base = np.linspace(0.2, 0.4, len(SHOPS))
+    worse = base * np.where(np.arange(len(SHOPS)) == 0, factor, 1.0)
+    for i in range(1, analyses + 1):
+        n = draw.poisson(rows / 2 * WEIGHTS, (2, len(SHOPS)))
+        x = draw.binomial(n, [base, worse])
+        by_shop = np.column_stack([n[0], x[0], n[1], x[1]])
+        strata = {s.name: [row.tolist()] for s, row in zip(rules.slices, by_shop, strict=False)}
+        strata["quality"] = [by_shop.sum(axis=0).tolist()]
+        strata["error"] = [counts(draw, 0.5, rows=rows, base=0.01)]
+        state, verdict = judge.judge(rules, state, Analysis(60.0 * i, strata))
+        if state.final:
+            break
+    return verdict
+
+
+def test_an_equal_canary_is_rarely_worse_in_any_slice():
+    """With alpha over metrics and slices together; fails by chance once in 10,000 runs."""
+    runs = 200
+    back = sum(sliced(WATCHING, 1.0, seed).decision == "rollback" for seed in range(runs))
+    assert back <= binom.ppf(1 - 1e-4, runs, WATCHING.alpha)
+
+
+def test_harm_in_one_slice_goes_back_though_all_rows_together_show_none():
+    runs, blind = 30, replace(WATCHING, slices=())
+    verdicts = [sliced(WATCHING, 1.6, seed) for seed in range(runs)]
+    back = [v for v in verdicts if v.decision == "rollback"]
+    assert len(back) >= binom.ppf(1e-4, runs, 0.95)
+    assert all(v.reason.startswith("`quality in shop = a` is worse") for v in back)
+    assert all("e_noninferior" not in v.evidence[SHOPS[0].name] for v in back)
+    assert sum(sliced(blind, 1.6, seed).decision == "rollback" for seed in range(runs)) < runs / 2
+
+
+def test_slices_share_half_of_alpha_and_a_log_keeps_them():
+    assert (WATCHING.alert, WATCHING.slice_alert) == (2 * 2 / 0.05, 2 * 8 / 0.05)
+    assert replace(WATCHING, slices=()).alert == 2 / 0.05
+    state, lines = judge.start(WATCHING), [judge.opened(WATCHING)]
+    strata = {"quality": [(9, 1, 9, 2)], SHOPS[0].name: [(4, 1, 5, 1)]}
+    analysis = Analysis(60.0, strata)
+    state, verdict = judge.judge(WATCHING, state, analysis)
+    rules, again, (same,) = judge.replay([*lines, judge.line(analysis, verdict)])
+    assert rules == WATCHING and again.as_dict() == state.as_dict() and same == verdict

@@ -77,10 +77,8 @@ def watch(
     Slices are those of the gate (`baseline.slices`). Together they have half of
     `false_alarms_per_year`, beside what both detectors have. `others` are not used.
     """
-    values = {f"{c.name} {v}": (c.name, v) for c in schema.columns for v in c.categories or ()}
-    chosen = [values[name] for name in baseline.slices(out_of_fold, schema, named)]
     found = []
-    for column, value in chosen:
+    for column, value in baseline.slice_values(out_of_fold, schema, named):
         past, now = (
             cut(rows[(rows[column] == value).to_numpy()], schema, window_days, window_rows)
             for rows in (out_of_fold, log)

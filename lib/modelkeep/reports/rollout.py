@@ -107,7 +107,7 @@ def evidence(found: RolloutLog, question: str) -> "Figure | Html":
     paths = {
         name: np.array([v.evidence[name][question] for v in analyses]) for name in rules.metrics
     }
-    threshold = float(len(rules.metrics) if question == "e_worse" else 1) / rules.alpha
+    threshold = rules.alert if question == "e_worse" else 1 / rules.alpha
     crossed = [name for name, path in paths.items() if (path >= threshold).any()]
     then, title, rule = THRESHOLDS[question]
     caption = (
@@ -155,9 +155,13 @@ def counts(found: RolloutLog) -> Html:
 
 
 def totals(found: RolloutLog) -> Html:
-    """The sums by metric, for people: the judge never pools counts over steps."""
+    """The sums by metric and watched slice, for people: the judge never pools counts over steps."""
     rows, analyses = [], [row["analysis"] for row in found.rows if "analysis" in row]
-    for name in found.rules.metrics:
+    last = found.verdicts[-1].evidence if found.verdicts else {}
+    rules = found.rules
+    alerts = dict.fromkeys(rules.metrics, rules.alert)
+    alerts |= {each.name: rules.slice_alert for each in rules.slices}
+    for name, alert in alerts.items():
         strata = [s for analysis in analyses for s in analysis["counts"].get(name, ())]
         n_a, x_a, n_b, x_b = np.sum(strata, axis=0).tolist() if strata else (0, 0, 0, 0)
         rows.append(
@@ -165,6 +169,10 @@ def totals(found: RolloutLog) -> Html:
                 "metric": name,
                 "champion": f"{x_a:,} of {n_a:,} ({_rate(x_a, n_a)})",
                 "canary": f"{x_b:,} of {n_b:,} ({_rate(x_b, n_b)})",
+                "e-value that it is worse": significant(last[name]["e_worse"])
+                if name in last
+                else "–",
+                "alert from": significant(alert),
             }
         )
     return markup.table(rows)
@@ -200,7 +208,7 @@ def paired(found: RolloutLog) -> "Figure | Html":
 def changed(found: RolloutLog, rules: Rules) -> str:
     """How the rules of the next rollout would differ from those of this one."""
     old, new = vars(found.rules), vars(rules)
-    names = [name for name in old if old[name] != new[name]]
+    names = [name for name in old if old[name] != new[name] and name != "slices"]
     if not names:
         return "The next rollout would have the same rules."
     changes = [f"{name}: {old[name]} then, {new[name]} now" for name in names]
@@ -212,7 +220,7 @@ def picture(found: RolloutLog) -> str:
     rules, lines = found.rules, []
     analyses = [v for v in found.verdicts if v.evidence][-WIDE:]
     for question, (then, _, _) in THRESHOLDS.items():
-        threshold = (len(rules.metrics) if question == "e_worse" else 1) / rules.alpha
+        threshold = rules.alert if question == "e_worse" else 1 / rules.alpha
         for name in rules.metrics if analyses else ():
             path = [v.evidence[name][question] for v in analyses]
             drawn = "".join(BARS[_level(value, threshold)] for value in path)

@@ -17,7 +17,7 @@ from modelkeep.registry import store
 from modelkeep.registry.store import Now, Role
 from modelkeep.rollout import counts, judge, outcomes, planning, rollout_log
 from modelkeep.rollout.counts import Counter
-from modelkeep.rollout.planning import Plan, Rules
+from modelkeep.rollout.planning import Plan, Rules, Slice
 from modelkeep.rollout.rollout_log import (
     ABORTED,
     CANARY,
@@ -78,6 +78,7 @@ def planned(root: Path, log: PredictionLog, now: float, days: float = DAYS) -> P
     if at is None:
         raise RolloutError("no model is in service; `modelkeep serve` begins with the candidate")
     truth = usual_outcomes(folder(root), at.champion.sha256)
+    rules = watching(root, at.champion.sha256, rules)
     seen = _before(log, rules, now, days, slow_ms, truth)
     entities = _entities(root, at, seen)
     known = {"entities": entities, "counted": seen.counted}
@@ -120,6 +121,8 @@ def start(
         rows = int(workspace.params(root, "serve")["max_rows"])
         models.load(place, Now(at.champion, **{kind: role}), rows)  # they must fit together
         truth = usual_outcomes(place, at.champion.sha256)
+        if kind == CANARY:
+            rules = watching(root, at.champion.sha256, rules)
         with closing(open_log(root)) as log:
             if kind == SHADOW or anyway:
                 base = _before(log, rules, now, DAYS, slow_ms, truth).base
@@ -388,6 +391,18 @@ def usual_outcomes(place: Path, sha256: str) -> dict:
 
     champion = bundle.load(store.path(place, sha256))
     return outcomes.truth(champion.schema, champion.out_of_fold)
+
+
+def watching(root: Path, champion: str, rules: Rules) -> Rules:
+    """The rules with the gate's slices (params/evaluate.yaml), where quality is a guardrail."""
+    if "quality" not in rules.metrics or not (root / "params/evaluate.yaml").is_file():
+        return rules
+    from modelkeep.training import baseline, bundle
+
+    model = bundle.load(store.path(folder(root), champion))
+    named = workspace.params(root, "evaluate").get("slices", [])
+    chosen = baseline.slice_values(model.out_of_fold, model.schema, named)
+    return replace(rules, slices=tuple(Slice(*each) for each in chosen))
 
 
 def _before(

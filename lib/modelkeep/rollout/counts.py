@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 METRICS = ("error", "latency", "quality")
 NEWEST = 50  # requests of the canary that the circuit breaker looks at
 CHUNK = 3_600_000_000  # microseconds of predictions that are read at once when counting begins anew
-READ = ["at", "id", "role", "entity", "answer", "label", "labelled_at"]
+READ = ["at", "id", "role", "entity", "features", "answer", "label", "labelled_at"]
 
 
 class CountsError(ModelkeepError, ValueError):
@@ -80,6 +80,8 @@ class Counter:
             for name in self.rules.metrics:
                 if round(1e6 * self.rules.label_maturity.get(name, 0)) == wait:
                     counts[name] = self._strata(name, new, wait)
+                    if name == "quality" and self.rules.slices:
+                        counts |= self._by_slice(new, wait)
         return Analysis((until - self.started) / 1e6, counts, tuple(met), self.recent(until, 0))
 
     def recent(self, until: int, seconds: float) -> Stratum:
@@ -111,6 +113,20 @@ class Counter:
         kept = kept.sort_values("at", kind="stable").drop_duplicates("key", keep="last")
         beside = found[found["role"] == CHAMPION].drop_duplicates("key", keep="last")
         self.newest = pd.concat([kept.tail(NEWEST), beside])
+
+    def _by_slice(self, new: "pd.DataFrame", wait: int) -> dict[str, list[Stratum]]:
+        """The counts of quality in each watched slice; a row without a prediction is in none."""
+        import pandas as pd
+
+        from modelkeep.data.columns import as_text
+
+        rows = [json.loads(text) if isinstance(text, bytes) else {} for text in new["features"]]
+        found = {}
+        for each in self.rules.slices:
+            values = as_text(pd.Series([row.get(each.column) for row in rows], dtype=object))
+            inside = (values == each.value).to_numpy(bool)
+            found[each.name] = self._strata("quality", new[inside], wait)
+        return found
 
     def _strata(self, name: str, new: "pd.DataFrame", wait: int) -> list[Stratum]:
         """Counts by the share under which the rows were predicted."""

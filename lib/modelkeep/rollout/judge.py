@@ -20,7 +20,7 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import significant
 from modelkeep.evaluation import sequential
 from modelkeep.evaluation.sequential import Evidence
-from modelkeep.rollout.planning import PROMOTE, Rules
+from modelkeep.rollout.planning import PROMOTE, Rules, Slice
 
 MISMATCH = 1000.0  # from this e-value of a wrong sample ratio on a rollout is aborted
 DOUBT = 2.0  # from this e-value on that it is worse, the share does not grow for now
@@ -101,8 +101,9 @@ class State:
 class Verdict:
     """A decision, its reason in numbers, and the canary's share from now on.
 
-    `evidence` holds e-values by metric: `e_worse` that the canary is worse, `e_noninferior` that it
-    is not worse by the step's margin; `sample_ratio_mismatch` is the e-value of a wrong ratio.
+    `evidence` holds e-values by metric: `e_worse` that the canary is worse, `e_noninferior` (not of
+    slices) that it is not worse by the step's margin; `sample_ratio_mismatch` is the e-value of a
+    wrong ratio.
     """
 
     decision: Decision
@@ -123,7 +124,7 @@ def start(rules: Rules, base: Mapping[str, float] | None = None) -> State:
                 f"$.base.{name}: {rate!r}; give a share from 0 to 1 of a guardrail metric "
                 f"({', '.join(rules.metrics)})"
             )
-    known = [(base or {}).get(name, math.nan) for name in rules.metrics]
+    known = [(base or {}).get(name, math.nan) for name in _watched(rules)]
     return State(sequential.begin(np.array(known, float)))
 
 
@@ -133,20 +134,38 @@ def judge(rules: Rules, state: State, analysis: Analysis) -> tuple[State, Verdic
     entities = tuple(map(sum, zip(state.entities, analysis.entities, strict=True)))
     evidence = _weighed(rules, state, analysis)
     after = replace(state, at=analysis.at, entities=entities, evidence=evidence)
-    names, worse = rules.metrics, sequential.log_e_worse(evidence).tolist()
-    noninferior = sequential.log_e_noninferior(evidence).tolist()
+    names, worse = _watched(rules), sequential.log_e_worse(evidence).tolist()
+    noninferior = sequential.log_e_noninferior(evidence).tolist()[: len(rules.metrics)]
     mismatch = 0.0
     if not _baking(rules, state):
         mismatch = sequential.sample_ratio_mismatch(*entities, rules.share(state.step))
-    worst, least = max(zip(worse, names)), min(zip(noninferior, names))
-    decision, reason = _decide(rules, after, analysis, worst, least, mismatch)
-    values = {
-        name: {"e_worse": e_value(w), "e_noninferior": e_value(n)}
-        for name, w, n in zip(names, worse, noninferior, strict=True)
-    }
+    harm = _harm(rules, worse)
+    worst, least = max(zip(worse, rules.metrics)), min(zip(noninferior, names))
+    decision, reason = _decide(rules, after, analysis, harm, worst, least, mismatch)
+    values = {name: {"e_worse": e_value(w)} for name, w in zip(names, worse, strict=True)}
+    for name, n in zip(names, noninferior):  # a slice is watched for harm alone
+        values[name]["e_noninferior"] = e_value(n)
     after = _after(rules, after, decision)
     share = 0.0 if after.final in (ROLLBACK, ABORT) else rules.share(after.step)
     return after, Verdict(decision, reason, share, after.step, values, e_value(mismatch))
+
+
+def _watched(rules: Rules) -> tuple[str, ...]:
+    """The guardrail metrics, then that of each slice."""
+    return (*rules.metrics, *(each.name for each in rules.slices))
+
+
+def _harm(rules: Rules, worse: Sequence[float]) -> str:
+    """What is worse than the champion's, in words; empty where nothing is."""
+    names = _watched(rules)
+    alerts = [rules.alert] * len(rules.metrics) + [rules.slice_alert] * len(rules.slices)
+    thresholds = [math.log(alert) for alert in alerts]
+    over = [w - t for w, t in zip(worse, thresholds, strict=True)]
+    at = over.index(max(over))
+    if over[at] < 0:
+        return ""
+    shown = _with_threshold(worse[at], thresholds[at])
+    return f"`{names[at]}` is worse than the champion's: {shown}"
 
 
 def e_value(log: float) -> float:
@@ -178,8 +197,7 @@ def replay(lines: Iterable[str]) -> tuple[Rules, State, list[Verdict]]:
     rows = parse(lines)
     if not rows or "rules" not in rows[0]:
         raise JudgeError("line 1: a log begins with the rules of its rollout; start again")
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in rows[0]["rules"].items()}
-    rules = Rules(**given)
+    rules = rules_of(rows[0]["rules"])
     state, verdicts = start(rules, rows[0]["base"]), []
     for number, row in enumerate(rows[1:], 2):
         if "analysis" not in row:  # what people did is in the log too, and no evidence
@@ -194,6 +212,13 @@ def replay(lines: Iterable[str]) -> tuple[Rules, State, list[Verdict]]:
             )
         verdicts.append(verdict)
     return rules, state, verdicts
+
+
+def rules_of(given: Mapping) -> Rules:
+    """Rules from plain data, as `opened` writes them."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    values["slices"] = tuple(Slice(*each) for each in values.get("slices", ()))
+    return Rules(**values)
 
 
 def parse(lines: Iterable[str]) -> list[dict]:
@@ -235,7 +260,7 @@ def _weighed(rules: Rules, state: State, analysis: Analysis) -> Evidence:
     without one adds none.
     """
     evidence = state.evidence
-    strata = [analysis.counts.get(name, ()) for name in rules.metrics]
+    strata = [analysis.counts.get(name, ()) for name in _watched(rules)]
     margin = rules.margins[min(state.step, len(rules.margins) - 1)]  # none is tested while baking
     margins = np.full(len(strata), margin)
     for i in range(max(map(len, strata))):
@@ -248,22 +273,19 @@ def _decide(
     rules: Rules,
     now: State,
     analysis: Analysis,
+    harm: str,
     worst: tuple[float, str],
     least: tuple[float, str],
     mismatch: float,
 ) -> tuple[Decision, str]:
-    threshold = math.log(len(rules.metrics) / rules.alpha)
     if now.final:
         return Decision(now.final), "decided before"
     if breaks(analysis.recent):
         rows, bad = analysis.recent[2:]
         reason = f"the circuit breaker opened: {bad} of the canary's last {rows} requests failed"
         return ROLLBACK, reason
-    if worst[0] >= threshold:
-        return (
-            ROLLBACK,
-            f"`{worst[1]}` is worse than the champion's: {_with_threshold(worst[0], threshold)}",
-        )
+    if harm:
+        return ROLLBACK, harm
     if mismatch >= math.log(MISMATCH):
         canary, total, share = now.entities[1], sum(now.entities), rules.share(now.step)
         return ABORT, (
@@ -290,7 +312,7 @@ def _shown(log: float) -> str:
 
 def _undecided(rules: Rules, now: State) -> tuple[Decision, str]:
     passed, allowed = f"{now.at / 3600:.1f} h", f"{rules.longest / 3600:g} h"
-    if rules.on_undecided == PROMOTE and now.evidence.weighed.min() > 0:
+    if rules.on_undecided == PROMOTE and now.evidence.weighed[: len(rules.metrics)].min() > 0:
         return ADVANCE, (
             f"no harm was shown in {passed} at step {now.step + 1}, and "
             f"{allowed} were allowed; a canary that is worse by little may pass so"
@@ -349,7 +371,7 @@ def _check(rules: Rules, state: State, analysis: Analysis) -> None:
             f"$.at: {analysis.at} s is not after the last analysis at {state.at} s; "
             "judge each analysis once"
         )
-    if unknown := set(analysis.counts) - set(rules.metrics):
+    if unknown := set(analysis.counts) - set(_watched(rules)):
         raise JudgeError(
             f"$.counts: {sorted(unknown)} are no guardrail metrics; "
             f"the rules have {', '.join(rules.metrics)}"

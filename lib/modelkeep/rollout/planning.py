@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,18 @@ class CannotFinish(PlanError):
     """A rollout that the traffic cannot decide in the time allowed."""
 
 
+class Slice(NamedTuple):
+    """Rows with one value of a category."""
+
+    column: str
+    value: str
+
+    @property
+    def name(self) -> str:
+        """What the metric `quality` among these rows is called."""
+        return f"quality in {self.column} = {self.value}"
+
+
 @dataclass(frozen=True)
 class Rules:
     """The rules that a rollout keeps; times in seconds since it began, shares from 0 to 1."""
@@ -57,11 +70,24 @@ class Rules:
     hold: float = 7_200.0
     bake: float = 86_400.0
     on_undecided: str = ROLLBACK  # at `longest`: hold, then roll back; or promote without harm
+    slices: tuple[Slice, ...] = ()  # in which `quality` is watched for harm
 
     def __post_init__(self) -> None:
         for name, value, rule, kept in _limits(self):
             if not kept:
                 raise PlanError(f"params/rollout.yaml: `{name}` is {value!r}; it must be {rule}")
+
+    @property
+    def alert(self) -> float:
+        """The e-value from which a guardrail metric is worse: with `alpha` over all of them, half
+        of it where slices are watched beside them.
+        """
+        return len(self.metrics) * (2 if self.slices else 1) / self.alpha
+
+    @property
+    def slice_alert(self) -> float:
+        """The e-value from which a slice is worse: with half of `alpha` over all slices."""
+        return 2 * len(self.slices) / self.alpha
 
     def share(self, step: int) -> float:
         """The canary's share at a step: after the last one it has all."""
@@ -205,7 +231,7 @@ def risks(
     Simulated by `runs` rollouts, each entity counted once.
     """
     share, draw = rules.shares[-1], np.random.default_rng(seed)
-    needed = math.log(len(rules.metrics) / rules.alpha)
+    needed = math.log(rules.alert)
     found: dict[str, dict[float, float]] = {}
     for name in rules.metrics:
         late = rules.label_maturity.get(name, 0.0)

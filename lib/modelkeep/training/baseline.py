@@ -184,7 +184,13 @@ def plain(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
 
 
 def slices(rows: pd.DataFrame, schema: Schema, named: Sequence[str]) -> dict[str, np.ndarray]:
-    """Which rows are in each named slice; only values with enough rows are compared.
+    """Which rows (rows,) are in each of `slice_values`, by column and value in words."""
+    chosen = slice_values(rows, schema, named)
+    return {f"{name} {value}": (rows[name] == value).to_numpy() for name, value in chosen}
+
+
+def slice_values(rows: pd.DataFrame, schema: Schema, named: Sequence[str]) -> list[tuple[str, str]]:
+    """The columns and values that slices are cut by; only values with enough rows are compared.
 
     Without names, the values of small categories, of those that have enough days to be judged.
     """
@@ -196,12 +202,11 @@ def slices(rows: pd.DataFrame, schema: Schema, named: Sequence[str]) -> dict[str
                 f"{', '.join(known) or 'none'}"
             )
     chosen = named or [k for k, c in known.items() if len(c.categories) <= SLICE_NAMES]
-    found = {
-        f"{name} {value}": (rows[name] == value).to_numpy()
-        for name in chosen
-        for value in known[name].categories
-        if (rows[name] == value).sum() >= SLICE_ROWS
-    }
     blocks, least = splits.blocks(rows, schema), comparison.MINIMUM_BLOCKS
-    enough = {name: len(np.unique(blocks[inside])) >= least for name, inside in found.items()}
-    return {name: inside for name, inside in found.items() if named or enough[name]}
+    found = []
+    for name, value in ((k, v) for k in chosen for v in known[k].categories):
+        inside = (rows[name] == value).to_numpy()
+        few = not named and len(np.unique(blocks[inside])) < least
+        if inside.sum() >= SLICE_ROWS and not few:
+            found.append((name, value))
+    return found
