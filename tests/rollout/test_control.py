@@ -155,12 +155,12 @@ def test_a_canary_watches_the_slices_of_the_gate(world, monkeypatch):
     workspaces.settings(world.root, "evaluate")
     given = world.root / "params/evaluate.yaml", {"slices": ["shop"]}
     workspaces.set_values(*given, r"^({}: )(.*?)(\s+#)")
-    found = world.begin().found
+    controller = world.begin()
+    found = rollout_log.read(rollout_log.newest(world.root))
     champion = bundle.load(store.path(world.root / "serving", world.hashes["champion"]))
     chosen = baseline.slice_values(champion.out_of_fold, champion.schema, ["shop"])
     assert chosen and [tuple(each) for each in found.rules.slices] == chosen
-    world.traffic()
-    (verdict,) = world.controller().turn().verdicts
+    verdict = world.until_end(controller, most=5)[-1].verdicts[-1]
     assert f"quality in {chosen[0][0]} = {chosen[0][1]}" in verdict.evidence
     assert "alert from" in repr(rollout.totals(rollout_log.read(rollout_log.newest(world.root))))
 
