@@ -31,6 +31,36 @@ def test_the_remedy_is_the_smallest_that_is_enough(task, what, kind, least):
     assert kinds[kind] >= stats.binom.ppf(1e-4, runs, least), kinds
 
 
+@pytest.mark.parametrize("task", levels.TASKS)
+def test_the_proof_is_by_days_left_out(task):
+    model = levels.champion(task)
+    rows = levels.later(model, task, "level")
+    made, (y, p) = candidates.update(model, rows), _known(model, rows)
+    day = rows["when"].dt.normalize().to_numpy()
+    assert len(made.folds) == candidates.PARTS
+    for fold in made.folds:
+        inside = np.isin(day, day[fold.rows])
+        assert inside.sum() == len(fold.rows)  # whole days
+        kind = made.recalibration["kind"]
+        other = recalibration.fit(task, kind, y[~inside], p[~inside])
+        np.testing.assert_array_equal(fold.predictions, other(p[inside]))
+
+
+def test_without_a_proven_gain_there_is_no_candidate(monkeypatch):
+    """Whatever the closed test has chosen."""
+    model = levels.champion("binary")
+    rows = levels.later(model, "binary", "")
+    chosen = recalibration.fit("binary", "level", *_known(model, rows))
+    choice = recalibration.Choice("level", (recalibration.Step("none", 0.01, "level"),), chosen)
+    monkeypatch.setattr(recalibration, "choose", lambda *_, **__: choice)
+    with pytest.raises(NotRecalibrated, match="its gain is not proven"):
+        candidates.update(model, rows)
+
+
+def _known(model, rows):
+    return pipelines.outcome(rows, model.schema), model.predict(rows)
+
+
 def test_with_many_rows_a_small_fault_of_the_model_does_not_ask_for_a_refit():
     model = levels.champion("binary")
     kinds = Counter(levels.decided(model, "binary", "level", s, rows=20_000) for s in range(10))
