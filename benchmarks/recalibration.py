@@ -37,7 +37,9 @@ def main() -> None:
                 seeds = range(1000, 1000 + runs)
                 kinds = Counter(levels.decided(model, task, what, s, rows, days) for s in seeds)
                 label = what or "nothing"
-                print(f"| {task} | {rows:,} of {days} | {label} | {shown(kinds, runs)} |", flush=True)
+                print(
+                    f"| {task} | {rows:,} of {days} | {label} | {shown(kinds, runs)} |", flush=True
+                )
 
 
 if __name__ == "__main__":
