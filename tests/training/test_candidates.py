@@ -26,7 +26,7 @@ from modelkeep.training.maintenance import Record
 )
 def test_the_remedy_is_the_smallest_that_is_enough(task, what, kind, least):
     """The long form is benchmarks/recalibration.py; fails by chance once in 10,000 runs."""
-    runs, model = 30, levels.champion(task)
+    runs, model = 16, levels.champion(task)
     kinds = Counter(levels.decided(model, task, what, 100 + seed) for seed in range(runs))
     assert kinds[kind] >= stats.binom.ppf(1e-4, runs, least), kinds
 
@@ -63,8 +63,8 @@ def _known(model, rows):
 
 def test_with_many_rows_a_small_fault_of_the_model_does_not_ask_for_a_refit():
     model = levels.champion("binary")
-    kinds = Counter(levels.decided(model, "binary", "level", s, rows=20_000) for s in range(10))
-    assert kinds["level"] >= stats.binom.ppf(1e-4, 10, 0.9), kinds
+    kinds = Counter(levels.decided(model, "binary", "level", s, rows=20_000) for s in range(6))
+    assert kinds["level"] >= stats.binom.ppf(1e-4, 6, 0.9), kinds
 
 
 def saved(folder, made, **provenance):
