@@ -48,6 +48,7 @@ proof: .venv/made  ## the long forms: thousands of simulations, hundreds of kill
 	python benchmarks/log_kills.py --times 200 --durability normal
 	python benchmarks/gate.py
 	PYTHONPATH=tests/support python benchmarks/diagnosis.py
+	PYTHONPATH=tests/support python benchmarks/recalibration.py
 	python benchmarks/judge.py --runs 2000
 	PYTHONPATH=tests/support python benchmarks/promote_race.py
 	PYTHONPATH=tests/support python -P benchmarks/release_kills.py
