@@ -3,8 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import shifted
 import synthetic
 from modelkeep.evaluation import metrics
+from modelkeep.monitoring import diagnosis
 from modelkeep.monitoring.decisions import Decision
 from modelkeep.reports import monitor
 from modelkeep.reports.figures import Figure
@@ -105,6 +107,11 @@ def test_the_sentence_says_what_is_known(turns):
     unlabelled = monitor.verdict(decided(seen, "investigate", calm)).sentence
     assert "too few labels have come to judge it" in unlabelled and "drifted" not in unlabelled
     assert "Retrain" in monitor.verdict(decided(seen, "retrain", calm)).sentence
+    before, now = shifted.periods(1, "level", rows=3000)
+    why = diagnosis.diagnose(before, now, label="late", time="when", permutations=99)
+    worse = monitor.verdict(decided(seen, "retrain", calm), why=why).sentence
+    assert worse.endswith("Remedy: recalibrate: a new level of the predictions is enough.")
+    assert "Remedy" not in monitor.verdict(decided(seen, "ok", calm), why=why).sentence
 
 
 def test_without_a_test_of_training_nothing_is_promised(turns):

@@ -13,6 +13,7 @@ from modelkeep.data.schema import Schema
 from modelkeep.evaluation import drift, metrics
 from modelkeep.monitoring.attribution import Attribution
 from modelkeep.monitoring.decisions import MonitoringResult
+from modelkeep.monitoring.diagnosis import Diagnosis
 from modelkeep.monitoring.slices import Watched
 from modelkeep.monitoring.windows import Window, cut
 from modelkeep.predictions import frames
@@ -36,10 +37,13 @@ SENTENCES = {
 
 
 def verdict(
-    seen: MonitoringResult, watched: Watched | None = None, rests: Attribution | None = None
+    seen: MonitoringResult,
+    watched: Watched | None = None,
+    rests: Attribution | None = None,
+    why: Diagnosis | None = None,
 ) -> Verdict:
     """What to do with the model in service; a slice that has declined turns ok to investigate, and
-    another weight of a column is noted.
+    another weight of a column is noted. Where something is to be done, the remedy is named.
     """
     decision, declined = seen.decision, watched.reasons if watched else ()
     sentence, state = SENTENCES[decision.state], decision.state
@@ -64,6 +68,8 @@ def verdict(
     if declined and state == "ok":
         state = "investigate"
         sentence = "Keep the model in service and investigate: it has become worse for a slice."
+    if state != "ok" and why and why.remedy.kind != "cannot say":
+        sentence = f"{sentence} {why.lines()[0]}"
     newest = _newest_judged(seen)
     waiting = newest.rows - newest.labelled if newest else None
     evidence = stage_metrics(seen) | {
