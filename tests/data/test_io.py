@@ -259,6 +259,8 @@ def test_what_is_missing_and_what_is_left_out(tmp_path):
     assert list(found) == ["land", "x"]
     with pytest.raises(TableError, match=r"drop: a.csv has no column 'yy'; did you mean"):
         read("a.csv", tmp_path, drop=["yy"])
+    with pytest.raises(TableError, match=r"drop: 'y' is named as label, time, entity or id too"):
+        read("a.csv", tmp_path, label="y", drop=["y"])
 
 
 @pytest.mark.parametrize(

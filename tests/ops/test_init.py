@@ -167,6 +167,19 @@ def test_running_it_again_keeps_the_lines_that_a_person_has_settled(root, tmp_pa
     assert [d.column for d in other.left] == ["zip"] and other.settings["prepare"]["drop"]
 
 
+def test_a_column_that_was_left_out_may_get_a_role_when_it_is_run_again(root, tmp_path):
+    """As the first run proposes."""
+    days = pd.date_range("2024-01-01", periods=400, freq="6h", tz="UTC")
+    x = np.random.default_rng(0).normal(size=400).round(3)
+    texts = days.strftime("%Y-%m-%dT%H:%M:%SZ")
+    path = put(tmp_path, pd.DataFrame({"at": texts, "x": x, "y": (x * 2).round(2)}))
+    init.write(root, init.plan(root, path, Roles("y"), yes=True))
+    assert workspace.params(root, "prepare")["drop"] == ["at"]
+    again = init.plan(root, path, Roles("y", "at"), yes=True)
+    assert (again.settings["prepare"]["drop"], again.problem) == ([], "")
+    assert again.settings["prepare"]["time_column"] == "at"
+
+
 def test_another_table_gets_none_of_the_lines_before(root, tmp_path):
     workspace.set_params(root, "prepare", {"drop": ["temp"], "label_delay_days": 9})
     planned = init.plan(root, put(tmp_path, synthetic.table()), Roles("late", "when", "key"))

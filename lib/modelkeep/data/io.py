@@ -115,6 +115,11 @@ def read(
     if missing := [name for name in drop if not columns and name not in table.columns]:
         near = did_you_mean(missing[0], table.columns)
         raise TableError(f"drop: {source} has no column {missing[0]!r}{near}")
+    if both := [name for name in drop if name and name in roles]:
+        raise TableError(
+            f"drop: {both[0]!r} is named as label, time, entity or id too, so it cannot be left "
+            "out; take it off `drop`, or off that line, in params/prepare.yaml"
+        )
     table = table.drop(columns=[name for name in drop if name in table.columns])
     if date_format and time_column in table.columns:
         table[time_column] = _times(table[time_column], date_format)

@@ -141,7 +141,10 @@ def _kept(root: Path, source: str, table: Path, roles: Roles) -> dict[str, objec
     copied = table if table.is_relative_to(root.resolve()) else root / PLACE / table.name
     here = copied.exists() or (table.is_dir() and (root / PLACE).is_dir())
     same = (stated.get("source"), stated.get("label")) == (source, roles.label)
-    return {key: stated[key] for key in _EMPTY if key in stated} if same and here else {}
+    kept = {key: stated[key] for key in _EMPTY if key in stated} if same and here else {}
+    if "drop" in kept:  # a column with a role now was left out while it had none
+        kept["drop"] = [name for name in kept["drop"] if name not in vars(roles).values()]
+    return kept
 
 
 def _is_settled(doubt: Doubt, kept: dict) -> bool:
