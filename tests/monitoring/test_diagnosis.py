@@ -51,6 +51,15 @@ def test_the_remedy_follows(what, kind, target):
     )
 
 
+def test_a_column_of_the_calendar_is_not_stuck():
+    """The month of a day is one value for weeks, as it was before."""
+    before, now = shifted.periods(1, "concept", rows=6000)
+    before = before.assign(season=before["when"].dt.day // 3 * 1.0)
+    result = diagnose(before, now.assign(season=11.0), label="late", time="when", **QUICK)
+    (season,) = [c for c in result.columns if c.name == "season"]
+    assert "stuck" not in season.broken and result.remedy.target != "season"
+
+
 @pytest.mark.parametrize("task", ["multiclass", "regression"])
 @pytest.mark.parametrize(("what", "kind"), [("", "wait"), ("concept", "retrain")])
 def test_classes_and_numbers_get_a_remedy_too(task, what, kind):

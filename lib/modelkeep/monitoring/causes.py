@@ -132,7 +132,8 @@ def columns(
         name = column.bins.name
         counts = np.bincount(before.places[name], minlength=len(column.bins.labels)).astype(float)
         part = shift.contribution(name, now.loss, now.blocks, now.places[name], counts)
-        broken = _broken(column, c, counts, now.places[name])
+        within = profiles[0].counts[name] if schema.time else counts[None]
+        broken = _broken(column, c, within, now.places[name])
         found.append(ColumnPart(name, c.effect, part, tuple(map(str, c.findings)), broken))
     return tuple(sorted(found, key=lambda c: -(c.contribution.value if c.contribution else np.inf)))
 
@@ -142,9 +143,15 @@ def _days(side: Side, schema: Schema) -> np.ndarray | None:
 
 
 def _broken(
-    column: Column, result: drift.ColumnDrift, counts: np.ndarray, places: np.ndarray
+    column: Column, result: drift.ColumnDrift, by_block: np.ndarray, places: np.ndarray
 ) -> str:
-    """Return what is wrong with a column's values, "" where they are merely other ones."""
+    """Return what is wrong with a column's values, "" where they are merely other ones.
+
+    `by_block` (blocks, bins) counts the rows before. A column that had one value a block then, as
+    the month of a day, is not stuck where it has one for weeks.
+    """
+    counts = by_block.sum(axis=0).astype(float)
+    alone = by_block.max(axis=1).sum() / max(counts.sum(), 1)
     for finding in result.findings:
         if finding.name in ("missing share rose", "unit change"):
             return finding.sentence
@@ -152,7 +159,8 @@ def _broken(
         return f"{result.unseen:.0%} of its values were never seen before"
     now = np.bincount(places, minlength=len(counts)) / len(places)
     top = int(np.argmax(now))
-    if now[top] >= STUCK and counts[top] / counts.sum() <= USUAL:
+    varied = len(by_block) == 1 or alone < STUCK
+    if now[top] >= STUCK and counts[top] / counts.sum() <= USUAL and varied:
         text = segments.describe(column, top, top)
         before = counts[top] / counts.sum()
         return f"stuck: {text} in {now[top]:.0%} of the rows, before in {before:.0%}"
