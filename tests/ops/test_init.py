@@ -117,6 +117,11 @@ def test_what_cannot_be_pointed_at(root, tmp_path):
         init.plan(root, tmp_path / "nowhere.csv", Roles("late"))
     with pytest.raises(InitError, match="--label: my table.csv has no column 'lat'; did you mean"):
         init.plan(root, path, Roles("lat"))
+    path.write_bytes("stra\u00dfe,late\n1,2\n".encode("latin-1"))
+    with pytest.raises(InitError, match=r"not UTF-8; give it as --encoding \(latin-1"):
+        init.plan(root, path, Roles("late"))
+    assert "stra\u00dfe" in str(init.plan(root, path, Roles("late"), encoding="latin-1"))
+    put(tmp_path, synthetic.table())
     (root / "data" / "history").mkdir(parents=True)
     (root / "data" / "history" / "old.csv").write_text("a\n1\n")
     with pytest.raises(InitError, match="data/history holds old.csv already"):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.pipeline import Pipeline
@@ -20,11 +22,17 @@ def found(blocks=20, rows=100, design_effect=9.0, low=0.5):
     return {"log_loss": Estimate(0.6, 0.05, low, 0.7, rows, blocks, design_effect, 0.0)}
 
 
-def told(estimates=None, left=None, **serving):
+def told(estimates=None, left=None, time="when", **serving):
     serving = {"engine": "onnx", "rows": 10, "largest_difference": 1e-7, "reason": ""} | serving
     fold = pipelines.Fold(10, np.arange(5), np.zeros(5), {"log_loss": 0.61234})
     manifest = {"serving": serving}
-    return said(train.verdict("forest", estimates or found(), [fold], manifest, "y", left or {}))
+    schema, estimates = SimpleNamespace(label="y", time=time), estimates or found()
+    return said(train.verdict("forest", estimates, [fold], manifest, schema, left or {}))
+
+
+def test_rows_without_a_time_are_not_called_newer():
+    assert "on rows newer than those it learned from" in told()
+    assert "on rows other than those it learned from" in told(time=None)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -33,7 +41,7 @@ def test_every_page_can_be_shown(task, turns):
     outcome = pipelines.outcome(t.log, t.of)
     expected_performance = validation.expected_performance(t.log, t.of, outcome)
     left = inspect.alone(t.parts.train, t.of.label, [c.name for c in t.of.columns])
-    made = (t.model, expected_performance, t.folds, t.served.manifest, t.of.label, left)
+    made = (t.model, expected_performance, t.folds, t.served.manifest, t.of, left)
     shown = said(train.verdict(*made))
     assert said(train.alone(left, t.of.label))
     assert f"The {t.model} candidate reaches" in shown

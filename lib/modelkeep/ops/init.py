@@ -108,7 +108,11 @@ def plan(
     source = source if inside else PLACE
     kept = _kept(root, source, table, roles)
     reading = {key: value for key, value in reading.items() if value}
-    raw = io.read(table.name, table.parent, raw=True, **_stated(kept | reading))
+    try:
+        raw = io.read(table.name, table.parent, raw=True, **_stated(kept | reading))
+    except io.TableError as error:  # these lines are not of this table yet
+        remedy = re.sub(rf"set (encoding|separator) in {io.PARAMS}", r"give it as --\1", str(error))
+        raise InitError(remedy) from error
     for role, column in vars(roles).items():
         if column and column not in raw.columns:
             near = io.did_you_mean(column, raw.columns)

@@ -31,10 +31,11 @@ def verdict(
     found: dict[str, Estimate],
     folds: Sequence[Fold],
     manifest: dict,
-    label: str,
+    schema: Schema,
     left: Mapping[str, float],
 ) -> Verdict:
-    """Expected performance on days that the candidate has not seen.
+    """Expected performance on rows that the candidate has not seen, newer ones where they have a
+    time.
 
     `left` is the label's error that each column leaves alone (`inspect.alone`): a column that
     nearly decides it calls for a person, because the performance may be too good to be true.
@@ -42,7 +43,8 @@ def verdict(
     parts = " and ".join(
         f"{metrics.NAMES[k]} {between(e.value, e.low, e.high)}" for k, e in found.items()
     )
-    sentence = f"The {model} candidate reaches {parts} on rows newer than those it learned from."
+    unseen = "newer than those" if schema.time else "other than those"
+    sentence = f"The {model} candidate reaches {parts} on rows {unseen} it learned from."
     reasons = []
     if new := manifest.get("recalibration"):
         sentence = f"The champion with a new {new['kind']} reaches {parts} on rows left out."
@@ -64,7 +66,7 @@ def verdict(
     if not doubted:
         return Verdict("train", "ok", sentence, tuple(reasons), evidence)
     reasons = [
-        *(f"{name} {inspect.decides(label, share)}" for name, share in doubted.items()),
+        *(f"{name} {inspect.decides(schema.label, share)}" for name, share in doubted.items()),
         f"params/prepare.yaml: `drop: [{', '.join(doubted)}]` leaves out what is not known yet "
         "when a prediction is asked for",
         *reasons,

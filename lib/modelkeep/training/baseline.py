@@ -153,18 +153,20 @@ def check_comparable(champion: Schema, candidate: Schema) -> None:
 def plain(candidate: Bundle, rows: pd.DataFrame) -> tuple[str, np.ndarray]:
     """The better of two plain rules on the test rows.
 
-    One predicts the share of each class (or the mean) in all rows of cross-validation, the other
-    in the newest of them, as many days as the test has.
+    One predicts the share of each class (or the mean) in all rows of cross-validation, the other,
+    where rows have a time, in the newest of them, as many days as the test has.
     """
     schema = candidate.schema
     known = candidate.out_of_fold
     blocks = splits.blocks(known, schema)
     newest = np.unique(blocks)[-len(np.unique(splits.blocks(rows, schema))) :]
     what = "mean" if schema.task == "regression" else "rate"
-    choices = {
-        f"always saying the {what} of the past": known,
-        f"always saying the newest {what}": known[blocks >= newest[0]],
-    }
+    choices = {f"always saying the {what} of the training rows": known}
+    if schema.time:
+        choices = {
+            f"always saying the {what} of the past": known,
+            f"always saying the newest {what}": known[blocks >= newest[0]],
+        }
     y, found = pipelines.outcome(rows, schema), {}
     for name, past in choices.items():
         outcome = pipelines.outcome(past, schema)
