@@ -77,7 +77,9 @@ def test_a_refit_and_a_recalibration_say_what_they_have_learned_from():
     level = data | {"withheld": False, "recalibration": new}
     text = card.text(card.facts(made(FULL | {"data": level}), "v1.1.0"))
     assert "learned from: the rows of v1.0.0; a new level from 340 rows" in text
-    assert "it is v1.0.0 with a new level (level -0.5 and 0.5; slope 1) from 340 rows" in text
+    assert (
+        "It is v1.0.0 with a new level (level -0.5 and 0.5; slope 1), learned from 340 rows" in text
+    )
 
 
 @pytest.mark.parametrize("section", OPTIONAL)

@@ -1,4 +1,4 @@
-"""Policies beside each other in money: mistakes by the rule of the costs, and retrains."""
+"""Policies beside each other in money: errors by the rule of the costs, and retrains."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_the_page_chooses_by_cost_where_it_is_told_to(found):
     verdict = backtest.verdict(result)
     assert verdict.sentence.startswith("Guarded: cost a row")
     assert any(each.startswith("by cost a row, choose") for each in verdict.reasons)
-    assert any("mistakes and retrains cost" in each for each in verdict.reasons)
+    assert any("errors and retrains cost" in each for each in verdict.reasons)
     table = backtest.costs(result).text
     assert "retrains" in table and "in all" in table
     assert "cost_policy" in backtest.course_csv(result)

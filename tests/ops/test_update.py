@@ -650,6 +650,8 @@ def test_between_refits_a_new_level_is_tried_before_a_refit(refits, monitor):
     turned.settle(refits, "guards", label_sds=99.0)  # what is tried is not the label guard
     monitor[0] = "retrain"
     prepared(refits, 2, level=1.0, recalibrated=True)
+    would = turn(refits, NOW + 3 * DAY, dry=True)["sentence"]
+    assert would.startswith("Would recalibrate the champion where that is enough, or train a ")
     said = turn(refits, NOW + 3 * DAY)
     assert (said["state"], said["version"]) == ("promoted", "v1.2.0"), said
     assert any(s.startswith("Recalibrates v1.1.0: the monitor says retrain") for s in said["steps"])

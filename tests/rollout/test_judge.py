@@ -508,14 +508,16 @@ def test_an_equal_canary_is_rarely_worse_in_any_slice():
     assert back <= binom.ppf(1 - 1e-4, runs, WATCHING.alpha)
 
 
-def test_harm_in_one_slice_goes_back_though_all_rows_together_show_none():
+def test_harm_in_one_slice_goes_back_though_all_rows_together_rarely_show_it():
+    """Of 100 runs 100 went back (the slice named in 99), 15 without slices."""
     runs, blind = 12, replace(WATCHING, slices=())
-    verdicts = [sliced(WATCHING, 1.6, seed) for seed in range(runs)]
+    verdicts = [sliced(WATCHING, 1.4, seed) for seed in range(runs)]
     back = [v for v in verdicts if v.decision == "rollback"]
-    assert len(back) >= binom.ppf(1e-4, runs, 0.95)
-    assert all(v.reason.startswith("`quality in shop = a` is worse") for v in back)
+    named = sum(v.reason.startswith("`quality in shop = a` is worse") for v in back)
+    assert min(len(back), named) >= binom.ppf(1e-4, runs, 0.95)
     assert all("e_noninferior" not in v.evidence[SHOPS[0].name] for v in back)
-    assert sum(sliced(blind, 1.6, seed).decision == "rollback" for seed in range(runs)) < runs / 2
+    unseen = sum(sliced(blind, 1.4, seed).decision == "rollback" for seed in range(runs))
+    assert unseen <= binom.ppf(1 - 1e-4, runs, 0.3)
 
 
 def test_slices_share_half_of_alpha_and_a_log_keeps_them():

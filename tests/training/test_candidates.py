@@ -8,6 +8,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 from scipy.special import expit, softmax
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 
 import levels
 import synthetic
@@ -108,6 +112,38 @@ def test_its_explanation_is_exact_and_scaled(tmp_path, task):
         np.testing.assert_allclose(softmax(ours.output, axis=1), p, atol=1e-9)
     else:
         np.testing.assert_allclose(ours.output, p, atol=1e-9)
+
+
+@pytest.mark.parametrize("task", levels.TASKS)
+@pytest.mark.parametrize("kind", ["forest", "linear", "lightgbm", "xgboost", "catboost"])
+def test_each_kind_of_model_takes_a_new_level(tmp_path, kind, task):
+    if kind not in ("forest", "linear"):
+        pytest.importorskip(kind)
+    model = levels.champion(task, model=kind)
+    rows = levels.later(model, task, "level")
+    new = saved(tmp_path / "new", candidates.update(model, rows))
+    facts = new.recalibration
+    update = recalibration.Update(facts["kind"], task, tuple(facts["level"]), facts["slope"])
+    np.testing.assert_allclose(new.answer(rows), update(model.predict(rows)), atol=1e-5)
+
+
+def test_an_estimator_of_ones_own_takes_a_new_level(tmp_path):
+    """With steps that are not ours, the whole pipeline serves."""
+    model = levels.champion("binary")
+    numbers = [c.name for c in model.schema.columns if c.kind == "number"]
+    chosen = ColumnTransformer([("numbers", StandardScaler(), numbers)])
+    own = Pipeline([("scale", chosen), ("mine", LogisticRegression())])
+    parts = synthetic.prepared("binary", levels.table("binary", 0, 8000, 90, "2020-01-01"))
+    fitted = pipelines.fit(own, parts.train, parts.schema)
+    rows = levels.later(model, "binary", "level")
+    update = recalibration.Update("level", "binary", (0.0, 1.0), 1.0)
+    mapped = calibration.recalibrated(fitted, update)
+    p = pipelines.predict(fitted, rows, parts.schema)
+    np.testing.assert_allclose(pipelines.predict(mapped, rows, parts.schema), update(p), atol=1e-12)
+    again = bundle.undump(bundle.dump(mapped))
+    np.testing.assert_array_equal(
+        pipelines.predict(again, rows, parts.schema), pipelines.predict(mapped, rows, parts.schema)
+    )
 
 
 @pytest.mark.parametrize("method", ["none", "sigmoid", "isotonic"])

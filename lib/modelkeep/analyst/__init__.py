@@ -5,7 +5,7 @@
 - `workspace`: this repository's rows, models, versions and reports
 - `quality`: predict, score, calibrate, compare, confusion, importance, what-if
 - `columns`: rates, distributions and drift of any two DataFrames
-- `costs`: what mistakes cost; rates by group with intervals
+- `costs`: what errors cost; rates by group with intervals
 - `diagnosis`: why quality fell between two tables, in which rows, and what helps
 - `registry`, `predictions`: who was champion when; the prediction log as a DataFrame
 

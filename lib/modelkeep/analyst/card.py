@@ -153,13 +153,14 @@ def _data(card: Mapping) -> list[str | Html]:
     if not of:
         return [_lacks("data")]
     classes = f" Classes: {several(of['classes'], 8)}." if of.get("classes") else ""
+    new = of.get("recalibration")
     rows = f"{number(of.get('train'))} training rows{_period(of, 'train')}, "
     rows += f"{number(of.get('test'))} test rows{_period(of, 'test')}, "
     rows += f"{number(of.get('quarantined'))} quarantined."
-    if new := of.get("recalibration"):
+    if new:
         shown = several([number(x) for x in new["level"]])
-        rows += f" None of them has trained it: it is {new['version']} with a new {new['kind']} "
-        rows += f"(level {shown}; slope {number(new['slope'])}) from {count(new['rows'], 'row')}."
+        rows = f"It is {new['version']} with a new {new['kind']} (level {shown}; slope "
+        rows += f"{number(new['slope'])}), learned from {count(new['rows'], 'row')} since."
     elif not of.get("withheld", True):
         rows += " It has learned from both: a refit is judged by the harm it may do."
     known = of.get("as_of") or "the end of the table"

@@ -1,4 +1,4 @@
-"""What mistakes cost, and how a model treats groups of rows."""
+"""What errors cost, and how a model treats groups of rows."""
 
 from collections.abc import Mapping, Sequence
 

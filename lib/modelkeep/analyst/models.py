@@ -15,7 +15,7 @@ SCHEMA = "data/prepared/schema.json"
 
 
 class NotMade(ModelkeepError, RuntimeError):
-    """A stage has not made yet what was asked for."""
+    """A stage has not made yet what is needed."""
 
 
 def candidate(root: Path | None = None) -> Bundle:

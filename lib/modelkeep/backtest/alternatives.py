@@ -150,7 +150,7 @@ def difference(result: Backtest, metric: str, other: str) -> Interval:
 
 
 def total_costs(result: Backtest) -> dict[str, tuple[float, float]]:
-    """By course, the cost of the mistakes on all labelled rows, and of the retrains."""
+    """By course, the cost of the errors on all labelled rows, and of the retrains."""
     each = result.costs.retrain
     return {
         name: (float(np.nansum(course.quality["cost"] * result.rows)), course.retrains * each)

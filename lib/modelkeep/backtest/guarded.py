@@ -221,7 +221,7 @@ def serve(history: History, rules: Rules, state: State, week: int) -> dict:
 def answer(
     history: History, rules: Rules, state: State, new: Shadow, week: int
 ) -> tuple[np.ndarray, Shadow | None]:
-    """Which rows of its first week the new champion answers, and the shadow that took it back."""
+    """Which rows of its first week the new champion predicts, and the shadow that took it back."""
     schema = new.old.schema
     rows = history.rows(week, schema)
     day = ((rows[schema.time].to_numpy() - history.starts[week]) / DAY).astype(int)

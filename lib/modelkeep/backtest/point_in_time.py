@@ -249,7 +249,7 @@ class History:
 
     @cached_property
     def costs(self) -> costing.Costs | None:
-        """What mistakes and a retrain cost (params/train.yaml); None where it is not stated."""
+        """What errors and a retrain cost (params/train.yaml); None where it is not stated."""
         stated = self.learning.get("costs")
         return costing.read(stated, self.learn(0).schema.classes) if stated else None
 

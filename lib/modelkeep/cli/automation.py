@@ -32,7 +32,7 @@ def update(root: Path, dry_run: bool, at: str) -> Output:
     from modelkeep.ops import update
     from modelkeep.registry import timeline
 
-    # told to end, it leaves no worktree behind; killed, the next one deletes it
+    # where it is to end, it leaves no worktree behind; killed, the next one deletes it
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     now = float(timeline.moment(at)) if at else time.time()
     found = update.run(root, now, dry_run)

@@ -52,7 +52,7 @@ def plan(root: Path, days: float) -> Output:
 
 @action("start v1.2.0 --shadow")
 @click.argument("model", type=commands.Version(), metavar="VERSION|SHA256")
-@click.option("--shadow", is_flag=True, help="A shadow deployment: it answers beside, silently.")
+@click.option("--shadow", is_flag=True, help="A shadow deployment: it predicts beside, silently.")
 @click.option("--anyway", is_flag=True, help="Also where the plan cannot finish.")
 @takes_reason
 def start(root: Path, model: str, shadow: bool, anyway: bool, reason: str) -> Output:

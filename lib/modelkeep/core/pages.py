@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
 STAGES = ("prepare", "train", "evaluate", "collect", "monitor")
-BESIDE = ("backtest",)  # no part of a cycle: it takes longer, and is asked for by name
+BESIDE = ("backtest",)  # no part of a cycle: it takes longer, and is run by name
 FEWEST_CONTENTS = 3  # a page with fewer headings needs no list of them
 HEADING = re.compile(r"<h2(?P<attributes>[^>]*)>(?P<text>.*?)</h2>", re.DOTALL)
 ID = re.compile(r'\bid="([^"]*)"')

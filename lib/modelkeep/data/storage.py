@@ -24,7 +24,7 @@ SECONDS, ATTEMPTS = 10, 3  # until a connection is given up; of each request
 
 
 class StorageError(ModelkeepError, RuntimeError):
-    """An object storage that does not give what is asked of it."""
+    """An object storage that does not give what is requested."""
 
 
 @contextmanager

@@ -234,7 +234,7 @@ def _check(reference: Profile, window: Profile) -> None:
         raise DriftError(f"blocks of {units[0]} and {units[1]}; count both by day or both by hour")
     for name, p in (("reference", reference), ("window", window)):
         if p.rows.sum() == 0:
-            raise DriftError(f"the {name} has no rows, so nothing can be said; wait, or widen it")
+            raise DriftError(f"the {name} has no rows, so there is nothing to compare; widen it")
 
 
 def _choose(reference: Profile, window: Profile, by: str, least: float) -> tuple[str, str]:
@@ -242,7 +242,7 @@ def _choose(reference: Profile, window: Profile, by: str, least: float) -> tuple
     if by not in ("auto", "blocks", "rows"):
         raise DriftError(f"by is {by!r}; it must be auto, blocks or rows")
     if by == "rows":
-        return "rows", "rows are taken as independent, as asked"
+        return "rows", "rows are taken as independent, as requested"
     if reference.blocks is None or window.blocks is None:
         if by == "blocks":
             raise DriftError("by='blocks' needs profiles that were counted with block starts")

@@ -322,7 +322,7 @@ def shadow_evalues(differences: np.ndarray, scale: float) -> np.ndarray:
 
 
 def shadow_guard(differences: np.ndarray, scale: float, alpha: float = 0.01) -> Guard:
-    """Judge a new champion beside the old one, which answers silently: take it back when held."""
+    """Judge a new champion beside the old one, which predicts silently: take it back when held."""
     evalues = shadow_evalues(np.asarray(differences, float), scale)
     value, limit = float(evalues.max(initial=0.0)), 1 / alpha
     days = int(np.isfinite(differences).sum())

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # raise it when to_json writes something that an older from_json would misread
 CHUNK = 65_536  # values compared at once: they and their bins stay in the processor's cache
 RUN = 4_096  # rows of one block in a row from which they are counted by themselves
-PREDICTION = "(prediction)"  # what the model said is watched like a column
+PREDICTION = "(prediction)"  # what the model predicted is watched like a column
 UNITS = {"day": "D", "hour": "h"}
 
 

@@ -76,15 +76,15 @@ def _table(batch: pa.RecordBatch, learned: Schema, kinds: pa.Schema) -> pa.Table
         ["predicted_at" if name == "at" else name for name in batch.schema.names]
     )
     features = [msgspec.json.decode(each) for each in given["features"].to_pylist()]
-    answers = [msgspec.json.decode(each) for each in given["answer"].to_pylist()]
+    outputs = [msgspec.json.decode(each) for each in given["answer"].to_pylist()]
     names = frames.prediction_columns(learned)
-    answers = [dict(zip(names, a)) if len(a) == len(names) else {} for a in answers]
+    outputs = [dict(zip(names, a)) if len(a) == len(names) else {} for a in outputs]
     arrays = []
     for field in kinds:
         if field.name in given.schema.names:
             arrays.append(given[field.name].cast(field.type))
             continue
-        rows = answers if field.name in names else features
+        rows = outputs if field.name in names else features
         arrays.append(_array([row.get(field.name) for row in rows], field.type))
     return pa.Table.from_arrays(arrays, schema=kinds)
 

@@ -66,7 +66,7 @@ class Trace:
     champion: Mapping  # version, tag, at, by, action, reason
     rollout: Mapping
     checks: list[Check] = field(default_factory=list)
-    explanation: Mapping | None = None  # Shapley values, where they were asked for
+    explanation: Mapping | None = None  # Shapley values, where they were requested
 
     @property
     def holds(self) -> bool:

@@ -28,7 +28,7 @@ REMEDIES = ("mend the source", "collect labels", "recalibrate", "retrain", "wait
 
 @dataclass(frozen=True)
 class ColumnPart:
-    """A drifted column: its effect, its part of the drop (None if it cannot be told), findings.
+    """A drifted column: its effect, its part of the drop (None if it is unknown), findings.
 
     `broken` says what is wrong with its values, "" where they are merely others.
     """

@@ -37,7 +37,7 @@ SUMS = {  # what a day holds beside rows and labelled ones, by task
 
 class Cohorts:
     """Predictions of the last 28 days (UTC) and their labels; `cuts`: of the score's bins;
-    `operating`: costs and rule of the manifest, where mistakes have one.
+    `operating`: costs and rule of the manifest, where errors have one.
     """
 
     def __init__(

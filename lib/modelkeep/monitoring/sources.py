@@ -62,7 +62,7 @@ def log(
 
 def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = "") -> Collected:
     """What a log holds of the `days` before `until` (if empty, up to its newest answer), with the
-    labels that had come by then; `by` takes the answers of one model.
+    labels that had come by then; `by` takes the predictions of one model.
     """
     facts, batches = {"source": "log"}, []
     remedy = "start the server with `modelkeep serve` and send it rows, or set source: replay"
@@ -85,8 +85,8 @@ def logged(url: str, root: Path, of: Schema, days: float, until: str, by: str = 
     if until or batches:
         facts["answered (UTC)"] = f"{_written(first)} to {_written(last)}"
     facts["answered by"] = markup.several(sorted(rows[frames.ANSWERED_BY].unique())) or "nobody"
-    empty = f"{book.address} has no answers from {_written(first)} to {_written(last)}."
-    empty = empty if until or len(aside) else f"{book.address} has no answers yet."
+    empty = f"{book.address} has no predictions from {_written(first)} to {_written(last)}."
+    empty = empty if until or len(aside) else f"{book.address} has no predictions yet."
     source_until = _source_until(aside, root, of, last)
     return Collected(rows, facts, aside, source_until, empty, remedy)
 

@@ -134,7 +134,7 @@ def _post(chosen: Settings, event: Event, now: float) -> None:
 
 
 class _Straight(urllib.request.HTTPRedirectHandler):
-    """A redirection is an error: what was posted would be asked for elsewhere, without its body."""
+    """A redirection is an error: what was posted would be requested elsewhere, without its body."""
 
     def redirect_request(self, *args: object) -> None:
         return None

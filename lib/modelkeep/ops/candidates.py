@@ -162,7 +162,7 @@ def walk_forward(cycle: Cycle, gate: str) -> str:
 
 
 def _walked(cycle: Cycle) -> str:
-    """What `walk_forward` said of the newest candidate."""
+    """What `walk_forward` reported of the newest candidate."""
     commit, text = commits.trailed(cycle.root, WALKED)
     return text if commit == commits.trailed(cycle.root, cycles.CANDIDATE)[0] else ""
 

@@ -60,7 +60,7 @@ class Case:
 
     @property
     def window(self) -> str:
-        """From when to when answers are looked at, in words."""
+        """From when to when predictions are examined, in words."""
         end = datetime.fromisoformat(self.began)
         start = end - timedelta(days=self.days)
         return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} (UTC)"

@@ -67,7 +67,7 @@ def sync(root: Path) -> dict:
 def _servers(root: Path) -> tuple[list[dict], list[str]]:
     """What each server of this workspace reports of itself, and a sentence about each.
 
-    Asked are the address of params/serve.yaml and those that running servers have written down.
+    Requested are the address of params/serve.yaml and those that running servers have written down.
     """
     settings = workspace.params(root, "serve")
     stated = store.address(str(settings["host"]), int(settings["port"]))

@@ -97,7 +97,7 @@ def _data(root: Path) -> dict:
 
 
 def _monitored(root: Path, locked: dict, candidate: str) -> dict | None:
-    """What the monitor said of this candidate; None where its page is of another one."""
+    """What the monitor reported of this candidate; None where its page is of another one."""
     seen = verdicts.read(root).get("monitor")
     deps = {dep["path"]: dep.get("md5") for dep in (locked.get("monitor") or {}).get("deps", ())}
     if seen is None or deps.get(CANDIDATE) != candidate:

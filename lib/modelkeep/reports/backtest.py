@@ -199,7 +199,7 @@ def _money(result: Backtest) -> list[str]:
     spent = {name: sum(parts) for name, parts in total_costs(result).items()}
     cheapest = min(spent, key=spent.get)
     return [
-        f"mistakes and retrains cost {number(spent['policy'])} in all; the cheapest is "
+        f"errors and retrains cost {number(spent['policy'])} in all; the cheapest is "
         f"{result.courses[cheapest].name} with {number(spent[cheapest])}"
     ]
 
@@ -367,7 +367,7 @@ def costs(result: Backtest) -> Html:
             {
                 "policy": course.name,
                 "cost a row": number(float(np.nanmean(course.quality["cost"]))),
-                "mistakes": number(errors),
+                "errors": number(errors),
                 "retrains": f"{course.retrains:,} for {number(training)}",
                 "in all": number(errors + training),
             }

@@ -26,7 +26,7 @@ REFERENCES = {" base rate": "loss of the base rate", " expected": "expected valu
 
 
 class LiveError(ModelkeepError, RuntimeError):
-    """A Prometheus that does not answer, or not what was asked."""
+    """A Prometheus that does not answer, or with something else."""
 
 
 @dataclass(frozen=True)

@@ -259,7 +259,7 @@ def quality(seen: MonitoringResult, metric: str) -> Figure | Html:
     """Realised, estimated and corrected values of one metric by window, and the expected one."""
     windows = seen.now
     if not any(metric in w.estimated or metric in w.realised for w in windows):
-        return markup.table([], "There is no window whose quality can be told.")
+        return markup.table([], "There is no window whose quality is known.")
 
     def line(values: str) -> np.ndarray:
         return np.array([getattr(w, values).get(metric, np.nan) for w in windows])
@@ -311,7 +311,7 @@ def costs(served: Bundle, log: pd.DataFrame, days: int, size: int) -> Figure | H
         times,
         lines,
         name="cost a row",
-        title="What do mistakes cost, window by window?",
+        title="What do errors cost, window by window?",
         caption=f"Classes by {rule.name}; {count(len(known), 'window')} with labels, from "
         f"{number(known.min())} to {number(known.max())} a row. Cross-validation gave "
         f"{number(usual)}, with the same rule.",

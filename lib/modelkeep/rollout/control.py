@@ -77,9 +77,12 @@ def planned(root: Path, log: PredictionLog, now: float, days: float = DAYS) -> P
     at = store.now(folder(root))
     if at is None:
         raise RolloutError("no model is in service; `modelkeep serve` begins with the candidate")
-    truth = usual_outcomes(folder(root), at.champion.sha256)
-    rules = watching(root, at.champion.sha256, rules)
+    rules, truth = standards(root, at.champion.sha256, rules)
     seen = _before(log, rules, now, days, slow_ms, truth)
+    return _planned(root, at, rules, seen)
+
+
+def _planned(root: Path, at: Now, rules: Rules, seen: counts.Before) -> Planned:
     entities = _entities(root, at, seen)
     known = {"entities": entities, "counted": seen.counted}
     why = ""
@@ -120,15 +123,12 @@ def start(
         role = Role(sha256, version, rules.shares[0], "try")
         rows = int(workspace.params(root, "serve")["max_rows"])
         models.load(place, Now(at.champion, **{kind: role}), rows)  # they must fit together
-        truth = usual_outcomes(place, at.champion.sha256)
-        if kind == CANARY:
-            rules = watching(root, at.champion.sha256, rules)
+        watching, truth = standards(root, at.champion.sha256, rules)
+        rules = watching if kind == CANARY else rules
         with closing(open_log(root)) as log:
-            if kind == SHADOW or anyway:
-                base = _before(log, rules, now, DAYS, slow_ms, truth).base
-            else:
-                planned_ = planned(root, log, now)
-                rules, base = planned_.rules, planned_.before.base
+            seen = _before(log, rules, now, DAYS, slow_ms, truth)
+        if kind == CANARY and not anyway:
+            rules = _planned(root, at, rules, seen).rules
         if refused:  # what its gate found worse must not be promoted for want of evidence
             rules = replace(rules, on_undecided=planning.ROLLBACK)
         spec = RolloutSpec(
@@ -141,7 +141,7 @@ def start(
             truth=truth,
             reason=reason,
         )
-        found = rollout_log.begin(root, rules, base, spec)
+        found = rollout_log.begin(root, rules, seen.base, spec)
         settle(root, found)
     return found
 
@@ -385,24 +385,19 @@ def _named(root: Path, name: str) -> tuple[str, str, bool]:
     return evidence["hashes"]["bundle"], target.version, refused
 
 
-def usual_outcomes(place: Path, sha256: str) -> dict:
-    """How often the champion's labels are what they are, and the error that is usual."""
-    from modelkeep.training import bundle  # scikit-learn takes a second to import
-
-    champion = bundle.load(store.path(place, sha256))
-    return outcomes.truth(champion.schema, champion.out_of_fold)
-
-
-def watching(root: Path, champion: str, rules: Rules) -> Rules:
-    """The rules with the gate's slices (params/evaluate.yaml), where quality is a guardrail."""
-    if "quality" not in rules.metrics or not (root / "params/evaluate.yaml").is_file():
-        return rules
-    from modelkeep.training import baseline, bundle
+def standards(root: Path, champion: str, rules: Rules) -> tuple[Rules, dict]:
+    """What the champion's predictions of cross-validation set: the rules with the gate's slices
+    (params/evaluate.yaml, where quality is a guardrail), and the rule of a bad prediction.
+    """
+    from modelkeep.training import baseline, bundle  # scikit-learn takes a second to import
 
     model = bundle.load(store.path(folder(root), champion))
+    truth = outcomes.truth(model.schema, model.out_of_fold)
+    if "quality" not in rules.metrics or not (root / "params/evaluate.yaml").is_file():
+        return rules, truth
     named = workspace.params(root, "evaluate").get("slices", [])
     chosen = baseline.slice_values(model.out_of_fold, model.schema, named)
-    return replace(rules, slices=tuple(Slice(*each) for each in chosen))
+    return replace(rules, slices=tuple(Slice(*each) for each in chosen)), truth
 
 
 def _before(

@@ -75,7 +75,7 @@ class RolloutLog:
 
     @property
     def upto(self) -> int:
-        """The moment up to which answers are judged, in microseconds since 1970."""
+        """The moment up to which predictions are judged, in microseconds since 1970."""
         return self.spec.started + round(self.state.at * 1e6)
 
 

@@ -203,7 +203,7 @@ def _failure(model: Model, role: str, rows: Sequence[msgspec.Struct]) -> ModelOu
 
 
 class Explainers:
-    """Explains predictions; a model is loaded for it with scikit-learn, once it is asked for."""
+    """Explains predictions; on the first request a model is loaded for it with scikit-learn."""
 
     def __init__(self, store: Path) -> None:
         self.store, self.explainers = store, {}

@@ -55,7 +55,7 @@ class ModelName(msgspec.Struct):
 
 
 class Explanation(msgspec.Struct, omit_defaults=True, rename={"of": "class"}):
-    """What each column adds to a prediction, from `base` to `output`; asked for by `explain`."""
+    """What each column adds to a prediction, from `base` to `output`; requested by `explain`."""
 
     scale: str
     method: str

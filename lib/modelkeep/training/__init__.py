@@ -8,7 +8,7 @@
 - `baseline`, `trial`: what a candidate is compared with, and the comparison
 - `reference`: the profile that later windows are compared with
 - `maintenance`: the decisions about a refit: data guards, harm gate, canary by risk, reverse shadow
-- `costs`: what mistakes cost, and the threshold that costs least
+- `costs`: what errors cost, and the threshold that costs least
 - `explain`: what each column adds to one prediction (Shapley values), or to quality
 - `manifests`, `bundle`: the files of a model, hashed and read without pickle
 - `engines/`: fast predictors that are proven equal to the pipeline, or left out

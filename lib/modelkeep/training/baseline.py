@@ -57,8 +57,8 @@ def comparator(
     named = _named(root / "models" / "champion.json")
     folder = champion_folder(root)
     if folder is None:
-        name, answers = plain(candidate, rows)
-        return Comparator(name, answers, candidate.trained_rows)
+        name, predictions = plain(candidate, rows)
+        return Comparator(name, predictions, candidate.trained_rows)
     champion = bundle.load(folder)
     if named.get("sha256", champion.sha256) != champion.sha256:
         raise ChampionError(

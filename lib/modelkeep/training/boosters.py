@@ -124,7 +124,7 @@ def kind_of(estimator: object) -> str:
 
 
 def fit(unfitted: Pipeline, x: pd.DataFrame | np.ndarray, y: np.ndarray) -> Pipeline:
-    """The fitted pipeline of any estimator, stopped early where a library is asked to.
+    """The fitted pipeline of any estimator, stopped early where the settings say so.
 
     A CatBoost model bears no date and no id: the same rows give the same bytes.
     """
@@ -144,7 +144,7 @@ def fit(unfitted: Pipeline, x: pd.DataFrame | np.ndarray, y: np.ndarray) -> Pipe
 
 
 def _native(estimator: BaseEstimator, x: np.ndarray) -> dict:
-    """What must be said of categories where a library fits a matrix: LightGBM ignores its own
+    """What must be declared of categories where a library fits a matrix: LightGBM ignores its own
     setting, and CatBoost cannot be copied with one.
     """
     kind = kind_of(estimator)

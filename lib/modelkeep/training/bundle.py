@@ -181,7 +181,7 @@ def save(
 
 
 def _reference(engine: Engine, usual: pd.DataFrame, schema: Schema) -> Profile:
-    # equal within the tolerance is not equal enough for bins whose edges are answers
+    # equal within the tolerance is not equal enough for bins whose edges are predictions
     predicted = engine.predict(*export.arrays(usual, schema))
     return reference.learn(frames.with_predictions(usual, schema, predicted), schema)
 
@@ -304,7 +304,7 @@ def edge_cases(train: pd.DataFrame, schema: Schema, rows: int = 5000) -> pd.Data
 
 
 def _golden(fitted: Pipeline, schema: Schema, rows: pd.DataFrame) -> dict:
-    """Rows with their answers: a copy of the model must give them back before it may serve."""
+    """Rows with their predictions: a copy of the model must give them back before it may serve."""
     frame = pipelines.features(rows, schema)
     return {
         "rows": frame.astype(object).where(frame.notna(), None).to_dict("records"),

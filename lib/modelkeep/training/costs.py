@@ -1,4 +1,4 @@
-"""What a mistake costs: the operating threshold that costs least, and the cost of each row.
+"""What an error costs: the operating threshold that costs least, and the cost of each row.
 
 Costs are stated by label and predicted class. A threshold is chosen on predictions of rows that
 the model had not learned from (as scikit-learn's TunedThresholdClassifierCV does, on all cuts).

@@ -6,7 +6,7 @@ An update asks five questions, in this order (docs/backtest.md has the error rat
    `max_holds` updates in a row.
 2. `check_candidate`, after training on everything known: the harm gate.
 3. `risk`: does the candidate begin as a canary (`canary_share` for `canary_days`) or at once?
-4. `reverse_shadow`, while the old champion answers silently: is the new one taken back?
+4. `reverse_shadow`, while the old champion predicts silently: is the new one taken back?
 5. `schedule`, over past updates: does retraining itself harm, so that it is to be done less often?
 
 What past updates measured is a `Record`; each of these functions returns what it measured, and
@@ -288,12 +288,14 @@ def check_candidate(
 ) -> Tried:
     """Judge a candidate that has learned from `rows` beside the champion: the harm gate.
 
-    `spent`: where mistakes have a cost, harm in it counts as harm in a loss does.
+    `spent`: where errors have a cost, harm in it counts as harm in a loss does.
     """
     newest = _newest(rows, schema, GATE_DAYS)
     before = _newest(rows, schema, 2 * GATE_DAYS) & ~newest
-    models = champion, candidate
-    gains = [_gains(rows[part], schema, models, rules, spent) for part in (newest, before)]
+    gains = [
+        _gains(part, schema, champion(part), candidate(part), rules, spent) if len(part) else ()
+        for part in (rows[newest], rows[before])
+    ]
     alone, both = guards.harm_guard(gains[0]), guards.harm_guard(*gains)
     earlier = both.held and not alone.held
     overruled = earlier and record.holds >= rules.max_holds
@@ -303,13 +305,15 @@ def check_candidate(
 def check_update(
     rows: pd.DataFrame,
     schema: Schema,
-    champion: Predict,
-    candidate: Predict,
+    before: np.ndarray,
+    after: np.ndarray,
     rules: Rules,
     spent: Spent | None = None,
 ) -> Tried:
-    """Judge a champion with a new level beside itself, on rows that neither has learned from."""
-    gains = _gains(rows, schema, (champion, candidate), rules, spent)
+    """Judge the champion's predictions with a new level beside those `before`, of rows that
+    neither has learned from.
+    """
+    gains = _gains(rows, schema, before, after, rules, spent)
     # a new level leaves the order of rows; that of parts with levels of their own is another one
     gains = tuple(gain for gain in gains if gain.metric != "auc")
     return Tried(guards.harm_guard(gains), False, gains)
@@ -318,13 +322,12 @@ def check_update(
 def _gains(
     rows: pd.DataFrame,
     schema: Schema,
-    models: tuple[Predict, Predict],
+    theirs: np.ndarray,
+    ours: np.ndarray,
     rules: Rules,
     spent: Spent | None,
 ) -> tuple[comparison.Gain, ...]:
-    if rows.empty:
-        return ()
-    y, (theirs, ours) = pipelines.outcome(rows, schema), (model(rows) for model in models)
+    y = pipelines.outcome(rows, schema)
     gains = comparison.gains(schema.task, y, ours, theirs)
     margins = comparison.margins(schema.task, y, theirs, rules.harm_auc, rules.harm_loss)
     if spent is not None:

@@ -181,7 +181,7 @@ def _judge_refit(
     models = trial.champion.predict, candidate.predict
     spent = costs.beside(candidate.manifest, trial.champion.manifest, schema)
     if candidate.recalibration:
-        predicted = (lambda _: trial.theirs), (lambda _: trial.ours)
+        predicted = trial.theirs, trial.ours
         tried = maintenance.check_update(trial.rows, schema, *predicted, rules, spent)
     else:
         tried = maintenance.check_candidate(trial.known, schema, *models, record, rules, spent)

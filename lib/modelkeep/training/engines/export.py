@@ -27,7 +27,7 @@ OPSET = {"": 18, "ai.onnx.ml": 3}
 
 
 class Engine(Protocol):
-    """What answers rows; arguments as `encoding.Encoding` takes them."""
+    """What predicts rows; arguments as `encoding.Encoding` takes them."""
 
     def predict(self, numbers: np.ndarray, categories: Sequence[Sequence]) -> np.ndarray:
         """Probabilities (rows, classes), or predicted numbers (rows,)."""
