@@ -207,9 +207,9 @@ def test_a_log_that_is_not_there_or_empty_is_said_in_a_sentence(turns, tmp_path)
     assert all(said(show(found.rows, t.of)) for show in SHOWN)
     open_log("sqlite:///data/log.db", root=tmp_path).close()
     told = collect.verdict(sources.log(*asked, ""), t.of)
-    assert told.sentence == "Nothing was collected: data/log.db has no answers yet."
+    assert told.sentence == "Nothing was collected: data/log.db has no predictions yet."
     told = collect.verdict(sources.log(*asked, "2020-06-10"), t.of)
-    assert "has no answers from 2020-04-01 00:00:00 to 2020-06-10 00:00:00." in told.sentence
+    assert "has no predictions from 2020-04-01 00:00:00 to 2020-06-10 00:00:00." in told.sentence
 
 
 def test_what_cannot_be_collected(turns, tmp_path):
