@@ -14,7 +14,7 @@ import synthetic
 import tables
 from modelkeep.cli import main
 from modelkeep.data import io
-from modelkeep.jobs import score, trace
+from modelkeep.jobs import batches, score, trace
 from modelkeep.jobs.score import ScoreError
 from modelkeep.predictions.log import Label, PredictionLog, open_log
 from modelkeep.registry import store
@@ -41,7 +41,8 @@ def served(request, tmp_path_factory, parts, bundles):
 def small(monkeypatch):
     """Chunks of a few rows."""
     monkeypatch.setattr(score, "CHUNK", 40)
-    monkeypatch.setattr(score, "CALL", 16)
+    monkeypatch.setattr(score, "SPAN", 40)
+    monkeypatch.setattr(batches, "CALL", 16)
 
 
 def written(folder):
@@ -57,6 +58,38 @@ def fresh(root, to):
 def logged(root):
     with closing(open_log(LOG, root=root)) as log:
         return [row for batch in log.read(0, 2**62) for row in batch.to_pylist()]
+
+
+def test_several_processes_write_what_one_writes(served, small, tmp_path, monkeypatch):
+    root, frame = served[0], served[1].copy()
+    frame.loc[60, frame.columns[-1] if "row" in frame else "key"] = None
+    frame.to_parquet(tmp_path / "rows.parquet", row_group_size=40)
+    alone, said = score.score(root, tmp_path / "rows.parquet", tmp_path / "one"), []
+    monkeypatch.setattr(score, "MANY", 100)
+    many = score.score(
+        root, tmp_path / "rows.parquet", tmp_path / "two", report=said.append, processes=2
+    )
+    assert (many.rows, many.reasons) == (alone.rows, alone.reasons) and many.quarantined == 1
+    assert said == [40, 80, 120, 150]
+    for name in ["quarantine-000000000040.parquet", *(f"part-{i:012d}.parquet" for i in (0, 120))]:
+        one, two = (pd.read_parquet(tmp_path / each / name) for each in ("one", "two"))
+        pd.testing.assert_frame_equal(one, two)
+    (tmp_path / "two" / "part-000000000080.parquet").unlink()
+    again = score.score(root, tmp_path / "rows.parquet", tmp_path / "two", processes=2)
+    assert (again.rows, again.resumed) == (149, 110)
+
+
+def test_a_process_that_is_killed_is_told_in_a_sentence(served, small, tmp_path, monkeypatch):
+    root, frame = served
+    frame.to_parquet(tmp_path / "rows.parquet", row_group_size=40)
+    monkeypatch.setattr(score, "MANY", 100)
+    monkeypatch.setattr(score, "_span", deadly)
+    with pytest.raises(ScoreError, match="a process of this run was killed"):
+        score.score(root, tmp_path / "rows.parquet", tmp_path / "out", processes=2)
+
+
+def deadly(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -240,10 +273,10 @@ def test_a_stream_has_the_rows_of_a_read(tmp_path):
     frame = synthetic.table(seed=1, rows=100).assign(code=[f"{i:03d}" for i in range(100)])
     frame.to_csv(tmp_path / "rows.csv", index=False, sep=";", decimal=",")
     names, reading = list(frame), {"separator": ";", "decimal": ","}
-    parts = io.stream(tmp_path / "rows.csv", names, ["code"], 33, **reading)
-    streamed = pd.concat([table for _, table in parts], ignore_index=True)
+    parts = io.stream(io.Span(tmp_path / "rows.csv"), names, ["code"], 33, **reading)
+    streamed = pd.concat(parts, ignore_index=True)
     whole = io.read("rows.csv", tmp_path, id_column="code", **reading)
     assert streamed.equals(whole) and streamed["code"][7] == "007"
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n" * 30 + "1,2,3\n")
     with pytest.raises(io.TableError, match=r"bad.csv cannot be read"):
-        [*io.stream(tmp_path / "bad.csv", ["a"], [], 7)]
+        [*io.stream(io.Span(tmp_path / "bad.csv"), ["a"], [], 7)]

@@ -62,14 +62,15 @@ def trace(root: Path, id: str, explain: bool, out: Path | None) -> Output:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder or a file.")
 @click.option("--model", "version", default="", metavar="VERSION", help="Else the champion.")
 @click.option("--log", is_flag=True, help="Also to the prediction log, as if they were served.")
-def score(root: Path, source: Path, out: Path, version: str, log: bool) -> Output:
+@click.option("--processes", default=0, metavar="N", help="For large Parquet; else one a core.")
+def score(root: Path, source: Path, out: Path, version: str, log: bool, processes: int) -> Output:
     """Predict the rows of CSV or Parquet files.
 
     A run that was cut off goes on where it was; no row is predicted or logged twice.
     """
     from modelkeep.jobs import score
 
-    done = score.score(root, source.resolve(), out, version, log, commands.progress())
+    done = score.score(root, source.resolve(), out, version, log, commands.progress(), processes)
     return Output(str(done), done.as_dict())
 
 

@@ -68,7 +68,8 @@ def as_text(values: pd.Series) -> pd.Series:
     if not isinstance(kind, pd.StringDtype):
         values = values.astype(object).map(_one_text, na_action="ignore")
     text = values.astype("str")
-    return text.mask(text.str.strip() == "")
+    blank = text.str.isspace() | (text == "")
+    return text.mask(blank) if blank.any() else text
 
 
 def _is_number(values: pd.Series) -> bool:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from runpy import run_path
-from typing import IO
+from typing import IO, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -126,30 +126,56 @@ def read(
     return table
 
 
+class Span(NamedTuple):
+    """A file, or neighbouring row groups of a Parquet file, whose `rows` are known."""
+
+    path: Path
+    groups: Sequence[int] = ()
+    rows: int | None = None
+
+
+def spans(source: Path, rows: int) -> Iterator[Span]:
+    """The parts of a file, or of a folder of them, that can be read apart; of Parquet those with
+    at least so many rows.
+    """
+    for path in _parts(source.name, source.parent):
+        if _ends(path, PARQUET):
+            with _reading(path, Format()), pq.ParquetFile(path) as stored:
+                every = range(stored.num_row_groups)
+                parts = [*_row_groups(stored.metadata, rows, every)]
+            yield from (Span(path, *each) for each in parts)
+        else:
+            yield Span(path)
+
+
 def stream(
-    source: Path, columns: Sequence[str], texts: Sequence[str], rows: int, **reading: object
-) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of a CSV or Parquet file, or of a folder of them, as (file name, at most `rows`).
+    span: Span,
+    columns: Sequence[str],
+    texts: Sequence[str],
+    rows: int,
+    **reading: object,
+) -> Iterator[pd.DataFrame]:
+    """The rows of a span, at most `rows` at a time.
 
     Of `columns` those that a file has are read, `texts` as text; `reading` are those of `read`, and
-    `rules`, `time_column`. Only one chunk is held at a time (of other formats, a file).
+    `rules`, `time_column`. Only one chunk is held at a time (of Excel and Feather, a file).
     """
     at, form = str(reading.pop("time_column", "")), str(reading.pop("date_format", ""))
     reading.pop("drop", None)
     written = Format(texts=tuple(texts), **reading)
-    for path in _parts(source.name, source.parent):
-        tables = _chunks(path, columns, written, rows)
-        while True:
-            with _reading(path, written):
-                table = next(tables, None)
-            if table is None:
-                break
-            if form and at in table.columns:
-                table[at] = _times(table[at], form)
-            yield path.name, table
+    tables = _chunks(span, columns, written, rows)
+    while True:
+        with _reading(span.path, written):
+            table = next(tables, None)
+        if table is None:
+            return
+        if form and at in table.columns:
+            table[at] = _times(table[at], form)
+        yield table
 
 
-def _chunks(path: Path, columns: Sequence[str], form: Format, rows: int) -> Iterator[pd.DataFrame]:
+def _chunks(span: Span, columns: Sequence[str], form: Format, rows: int) -> Iterator[pd.DataFrame]:
+    path = span.path
     if _ends(path, CSV):
         # all columns: pandas tells a line with too many fields only so
         options = _csv_options(path, [], form)
@@ -159,7 +185,7 @@ def _chunks(path: Path, columns: Sequence[str], form: Format, rows: int) -> Iter
     elif _ends(path, PARQUET):
         with pq.ParquetFile(path) as stored:
             names = [name for name in _single(stored.schema_arrow.names, path) if name in columns]
-            for groups in _row_groups(stored, rows):
+            for groups, _ in _row_groups(stored.metadata, rows, span.groups):
                 for batch in stored.iter_batches(rows, row_groups=groups, columns=names):
                     yield _from_arrow(pa.Table.from_batches([batch]).select(names), form)
     else:
@@ -168,17 +194,19 @@ def _chunks(path: Path, columns: Sequence[str], form: Format, rows: int) -> Iter
         yield from (kept.iloc[i : i + rows] for i in range(0, len(kept), rows))
 
 
-def _row_groups(stored: pq.ParquetFile, rows: int) -> Iterator[list[int]]:
-    """Neighbouring row groups of at least so many rows together.
+def _row_groups(
+    stored: pq.FileMetaData, rows: int, among: Sequence[int]
+) -> Iterator[tuple[list[int], int]]:
+    """Neighbouring row groups of at least so many rows together, and their rows.
 
     An iterator over all of them holds more memory with each.
     """
     groups, held = [], 0
-    for i in range(stored.num_row_groups):
+    for i in among:
         groups.append(i)
-        held += stored.metadata.row_group(i).num_rows
-        if held >= rows or i == stored.num_row_groups - 1:
-            yield groups
+        held += stored.row_group(i).num_rows
+        if held >= rows or i == among[-1]:
+            yield groups, held
             groups, held = [], 0
 
 
@@ -380,9 +408,9 @@ def _read_arrow(path: Path, columns: Sequence[str], form: Format) -> pd.DataFram
 
 def _from_arrow(table: pa.Table, form: Format) -> pd.DataFrame:
     for place, stored in enumerate(table.schema):
-        kind = pa.string() if stored.name in form.texts else None
+        kind = pa.large_string() if stored.name in form.texts else None  # as pandas has them
         kind = pa.float64() if pa.types.is_decimal(stored.type) else kind
-        if kind is not None and not pa.types.is_dictionary(stored.type):
+        if kind not in (None, stored.type) and not pa.types.is_dictionary(stored.type):
             table = table.set_column(place, stored.name, table.column(place).cast(kind))
     return table.to_pandas(
         ignore_metadata=True, date_as_object=False, split_blocks=True, self_destruct=True

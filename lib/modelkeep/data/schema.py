@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -162,7 +163,8 @@ def clean(
     require(table, roles + [("features", column.name) for column in schema.columns])
     table = table.set_axis(range(len(table))) if not table.index.is_unique else table
     fitted = list(_fitted(table, schema))
-    rows = pd.DataFrame({values.name: values for values, _ in fitted}, index=table.index)
+    fits = {values.name: values for values, _ in fitted}
+    rows = pd.DataFrame(fits, index=table.index, copy=False)
     faults = [*also, *(fault for _, found in fitted for fault in found)]
     bad = _bad(faults, len(table))
     if unique and schema.id in table.columns:
@@ -214,7 +216,8 @@ def _fit_id(table: pd.DataFrame, name: str) -> tuple[pd.Series, list[Fault]]:
 def _fit_label(table: pd.DataFrame, schema: Schema) -> tuple[pd.Series, list[Fault]]:
     """Return classes or float64, all missing where the table has no label yet."""
     if schema.label not in table.columns:
-        table = pd.DataFrame({schema.label: pd.Series(np.nan, index=table.index)})
+        kind = "float64" if schema.task == "regression" else "str"
+        return pd.Series(np.nan, table.index, kind, schema.label), []
     values = table[schema.label]
     if schema.task == "regression":
         return columns.fit(values, Column(schema.label, "number"))
@@ -231,8 +234,18 @@ def _bad(faults: list[Fault], rows: int) -> np.ndarray:
     return bad
 
 
+@lru_cache(16)
+def _nothing(names: tuple[str, ...], kind: np.dtype) -> pd.DataFrame:
+    shown = (name + "_" * (name in ("row", "rule", "reason")) for name in names)
+    nothing = pd.DataFrame(columns=["rule", "reason", *shown], dtype="str")
+    nothing.insert(0, "row", np.empty(0, kind))
+    return nothing
+
+
 def quarantined(table: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
     """Return the rows with faults as text, in table order, with the first fault of each."""
+    if not faults:  # nearly always, and a backtest cleans a thousand weeks
+        return _nothing(tuple(table.columns), table.index.dtype).copy(deep=False)
     found = [pd.DataFrame({"rule": each.rule, "reason": each.reasons}) for each in faults]
     first = pd.concat([pd.DataFrame({"rule": [], "reason": []}, dtype="str"), *found])
     first = first[~first.index.duplicated()].sort_index()
@@ -243,7 +256,6 @@ def quarantined(table: pd.DataFrame, faults: list[Fault]) -> pd.DataFrame:
         "reason": first["reason"],
     }
     names = {name + "_" * (name in content): name for name in rows.columns}
-    # nearly always there is none, and a backtest cleans a thousand weeks
-    texts = {shown: as_text(rows[name]) if len(rows) else [] for shown, name in names.items()}
+    texts = {shown: as_text(rows[name]) for shown, name in names.items()}
     content = {name: np.asarray(values) for name, values in (content | texts).items()}
     return pd.DataFrame(content).astype({name: "str" for name in content if name != "row"})

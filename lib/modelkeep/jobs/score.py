@@ -7,49 +7,45 @@ in the log again.
 
 import io
 import json
+import os
+import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import accumulate, chain, repeat, takewhile
 from pathlib import Path
 from secrets import token_hex
+from threading import Thread
 from typing import NamedTuple
 
-import msgspec
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+from joblib import Parallel, cpu_count, delayed
 
 from modelkeep.core import files, workspace
-from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import count
-from modelkeep.data import columns, schema, time_axis
 from modelkeep.data import io as tables
-from modelkeep.data.columns import Fault, as_text, as_times, stated_kind, with_column
-from modelkeep.data.io import READING
-from modelkeep.data.schema import MADE_IDS, Schema
-from modelkeep.predictions import frames
+from modelkeep.data import schema
+from modelkeep.data.io import Span
+from modelkeep.jobs import batches
+from modelkeep.jobs.batches import Predicted, Predictor, ScoreError
 from modelkeep.predictions.log import PredictionLog, open_log
-from modelkeep.predictions.records import CHAMPION, Group
 from modelkeep.registry import record, releases, store
 from modelkeep.registry.store import Now, Role
 from modelkeep.serving import models
 from modelkeep.serving.models import Model
-from modelkeep.serving.requests import MAX_ID
-from modelkeep.training.engines import decision
-from modelkeep.training.engines.encoding import LARGEST
 
 CHUNK = 32_768  # rows that are read, predicted and written at once
-CALL = 512  # rows of one call of the model, and of one record of the log
-STATE, QUARANTINE = "score.json", "quarantine"
-CONTROLS = r"[\x00-\x1f\x7f-\x9f]"
+SPAN = 8 * CHUNK  # rows that a process does before it reports, at least
+MANY = 1_000_000  # rows for which several processes, each with a start of its own, are worth it
+STATE, PART, QUARANTINE = "score.json", "part-", "quarantine-"
 Report = Callable[[int], None]  # called with the rows that are done
-
-
-class ScoreError(ModelkeepError, ValueError):
-    """A file that cannot be scored so."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +78,6 @@ class Scored:
         return asdict(self)
 
 
-class Predicted(NamedTuple):
-    """The predictions of a chunk; the arrays are of the rows that fit."""
-
-    rows: pd.DataFrame
-    times: np.ndarray  # microseconds since 1970, or None
-    numbers: np.ndarray
-    categories: list[np.ndarray]
-    values: np.ndarray
-    quarantine: pd.DataFrame
-
-
 def score(
     root: Path,
     source: Path,
@@ -100,11 +85,13 @@ def score(
     version: str = "",
     log: bool = False,
     report: Report = lambda rows: None,
+    processes: int = 0,
 ) -> Scored:
     """Write a prediction for each row of a file, or of a folder of them, that fits the model.
 
     `out` is a folder of Parquet files, or a file that ends in .parquet or .csv. The model is the
     champion in service, or a `version` on record. `log` also writes each prediction to the log.
+    Large Parquet files are shared by `processes`, 0 is one for each core.
     """
     started = time.perf_counter()
     role = _role(root, version, log)
@@ -117,7 +104,8 @@ def score(
     try:
         with FileLock(folder / "lock", timeout=0):
             job = _job(folder, source, model, log)
-            tally = _run(root, source, folder, model, job, report)
+            task = Task(root, folder, role, job["at"], job["name"], log)
+            tally = _run(task, source, report, processes or cpu_count())
             if single:
                 _merge(folder, out)
     except Timeout:
@@ -157,7 +145,7 @@ def _job(folder: Path, source: Path, model: Model, log: bool) -> dict:
     parts = sorted(source.iterdir()) if source.is_dir() else [source]
     found = [path for path in parts if path.is_file()]
     read = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found]
-    stated = {"source": read, "model": model.sha256, "chunk": CHUNK, "log": log}
+    stated = {"source": read, "model": model.sha256, "chunk": CHUNK, "call": batches.CALL, "log": log}
     path = folder / STATE
     if not path.is_file():
         if any(each.name != "lock" for each in folder.iterdir()):
@@ -180,165 +168,114 @@ class _Tally:
     def __init__(self) -> None:
         self.rows, self.resumed, self.reasons = 0, 0, {}
 
-    def add(self, rows: int, quarantine: pd.DataFrame, resumed: bool) -> None:
-        self.rows += rows
-        self.resumed += (rows + len(quarantine)) * resumed
-        for rule, n in quarantine["rule"].value_counts().items():
-            self.reasons[rule] = self.reasons.get(rule, 0) + int(n)
+    def add(self, done: "Done") -> None:
+        self.rows += done.rows
+        self.resumed += (done.rows + sum(done.reasons.values())) * done.resumed
+        for rule, n in done.reasons.items():
+            self.reasons[rule] = self.reasons.get(rule, 0) + n
 
 
-def _run(root: Path, source: Path, folder: Path, model: Model, job: dict, report: Report) -> _Tally:
-    tally, first, written = _Tally(), 0, None
-    reader = _Reader(model, job)
-    log = _log(root) if job["log"] else None
-    with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(1) as behind:
-        for i, (name, table) in enumerate(_prefetched(ahead, reader.chunks(source))):
-            part, aside = (folder / f"{each}{i:06d}.parquet" for each in ("part-", QUARANTINE))
-            done = part.is_file()
-            if done:
-                rows, quarantine = pq.read_metadata(part).num_rows, _read(aside)
-            else:
-                chunk = reader.predict(table, first)
-                rows, quarantine = len(chunk.rows), chunk.quarantine.assign(file=name)
-                if written is not None:
-                    written.result()  # chunks are done in their order
-                if log is not None:
-                    _write_log(log, model, job["at"] + i, chunk)
-                content = reader.output(chunk)
-                written = behind.submit(_write, part, content, aside, quarantine)
-            tally.add(rows, quarantine, done)
-            first += len(table)
-            report(first)
+class Task(NamedTuple):
+    """What all processes of a run know."""
+
+    root: Path
+    folder: Path
+    role: Role
+    at: int
+    name: str
+    log: bool
+
+
+class Done(NamedTuple):
+    """What became of a chunk; `reasons` are rows by the rule that they broke."""
+
+    rows: int
+    reasons: dict[str, int]
+    resumed: bool
+
+
+def _run(task: Task, source: Path, report: Report, processes: int) -> _Tally:
+    spans, tally, seen = [*tables.spans(source, SPAN)], _Tally(), 0
+    many = sum(span.rows or 0 for span in spans) >= MANY and processes > 1 and not task.log
+    for done in _by_processes(task, spans, processes) if many else _here(task, spans):
+        tally.add(done)
+        seen += done.rows + sum(done.reasons.values())
+        report(seen)
+    return tally
+
+
+def _here(task: Task, spans: Sequence[Span], first: int = 0) -> Iterator[Done]:
+    """The chunks of all spans one after the other; the `first` row's place among all is known."""
+    predictor, log = _predictor(task), _log(task.root) if task.log else None
+    written, number = None, 0
+    with ThreadPoolExecutor(1) as behind:
+        for span in spans:
+            for table in predictor.chunks(span, CHUNK):
+                part, aside = (task.folder / f"{k}{first:012d}.parquet" for k in (PART, QUARANTINE))
+                if part.is_file():
+                    rows, quarantine = pq.read_metadata(part).num_rows, _read(aside)
+                    yield Done(rows, _rules(quarantine), True)
+                else:
+                    chunk = predictor.predict(table, first)
+                    quarantine = chunk.quarantine
+                    if len(quarantine):
+                        quarantine = quarantine.assign(file=span.path.name)
+                    if written is not None:
+                        written.result()  # chunks are done in their order
+                    if log is not None:
+                        _write_log(log, predictor.model, task.at + number, chunk)
+                    content = predictor.output(chunk)
+                    written = behind.submit(_write, part, content, aside, quarantine)
+                    yield Done(len(chunk.rows), _rules(quarantine), False)
+                first, number = first + len(table), number + 1
         if written is not None:
             written.result()
     if log is not None:
         log.close()
-    return tally
 
 
-def _log(root: Path) -> PredictionLog:
-    settings = workspace.params(root, "serve")
-    return open_log(str(settings["log"]), durability=str(settings["durability"]), root=root)
+def _by_processes(task: Task, spans: Sequence[Span], processes: int) -> Iterator[Done]:
+    """The same, each span by one of several processes; a span of unknown length ends that."""
+    known = [*takewhile(lambda span: span.rows is not None, spans)]
+    starts = [0, *accumulate(span.rows for span in known)]
+    # as long as they wait for work: a notebook lives on
+    options = {"idle_worker_timeout": 10, "initializer": _follow, "initargs": (os.getpid(),)}
+    share = Parallel(processes, return_as="generator", batch_size=1, pre_dispatch="all", **options)
+    work = zip(repeat(task), known, starts, strict=False)
+    try:
+        yield from chain.from_iterable(share(delayed(_span)(*each) for each in work))
+    except BrokenProcessPool:
+        raise ScoreError(
+            "a process of this run was killed, perhaps for want of memory; the same command goes "
+            "on, with --processes 1 in less memory"
+        ) from None
+    yield from _here(task, spans[len(known) :], starts[-1])
 
 
-def _prefetched(pool: ThreadPoolExecutor, chunks: Iterator) -> Iterator:
-    """The same chunks; the next one is read while one is at work."""
-    coming = pool.submit(next, chunks, None)
-    while (chunk := coming.result()) is not None:
-        coming = pool.submit(next, chunks, None)
-        yield chunk
+def _span(task: Task, span: Span, first: int) -> list[Done]:
+    return [*_here(task, [span], first)]
 
 
-class _Reader:
-    """Reads, checks and predicts rows for a model, as the server does."""
-
-    def __init__(self, model: Model, job: dict) -> None:
-        self.model, self.job, learned = model, job, model.schema
-        self.ids = bool(learned.origin.get("id_column")) or learned.id not in MADE_IDS
-        limits = {"number": (-LARGEST, LARGEST), "category": (None, None)}
-        bounded = [
-            replace(
-                c,
-                low=limits[c.kind][0] if c.low is None else c.low,
-                high=limits[c.kind][1] if c.high is None else c.high,
-            )
-            for c in learned.columns
-        ]
-        # a time may be missing, as in a request: it is checked apart
-        self.checked = replace(learned, columns=tuple(bounded), time=None, axis=None)
-        now = np.datetime64(job["at"], "us")
-        self.axis = time_axis.of_log(learned.axis, now, now)
-
-    def chunks(self, source: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-        """The columns of the model in a file, chunk by chunk."""
-        learned = self.model.schema
-        origin, rules = learned.origin, learned.origin.get("rules") or {}
-        roles = [name for name in (learned.id, learned.time, learned.entity) if name]
-        wanted = [*roles, *(c.name for c in learned.columns)]
-        texts = [
-            learned.id,
-            learned.entity,
-            *(c.name for c in learned.columns if c.kind != "number"),
-        ]
-        texts = [*filter(None, texts), *(name for name in rules if stated_kind(rules[name]))]
-        reading = {k: origin[k] for k in READING if k in origin}
-        reading |= {"rules": rules, "time_column": learned.time or ""}
-        return tables.stream(source, wanted, texts, CHUNK, **reading)
-
-    def predict(self, table: pd.DataFrame, first: int) -> Predicted:
-        """The predictions of a chunk whose first row is the `first` of all."""
-        learned = self.model.schema
-        table = table.set_axis(range(first, first + len(table)))
-        if self.ids and learned.id not in table:
-            raise ScoreError(f"id_column: the file has no column {learned.id!r}; name one so")
-        if not self.ids:
-            table = with_column(table, learned.id, [f"{self.job['name']}-{i}" for i in table.index])
-        entity = learned.entity if learned.entity in table else None
-        times, faults = self._times(table)
-        faults += _id_faults(table[learned.id])
-        checked = replace(self.checked, entity=entity)
-        cleaned = schema.clean(table, checked, unique=False, also=faults)
-        rows = cleaned.rows
-        numbers, categories = _arrays(rows, learned)
-        values = self._values(numbers, categories)
-        kept = rows.index.to_numpy() - first
-        known = np.full(len(rows), None, object) if times is None else times[kept]
-        aside = cleaned.quarantine.rename(columns={"row": "position", "row_": "row"})
-        return Predicted(rows, known, numbers, categories, values, aside)
-
-    def _times(self, table: pd.DataFrame) -> tuple[np.ndarray | None, list[Fault]]:
-        name = self.model.schema.time
-        if not name or name not in table:
-            return None, []
-        times, bad = as_times(table[name])
-        faults = columns.faults(table[name], bad, "is not a date (ISO 8601, as 2013-01-31 17:05)")
-        span = " to ".join(str(each)[:10] for each in self.axis)
-        odd = time_axis.outside(times, self.axis)
-        faults += columns.faults(table[name], odd, f"is far from training and now ({span})")
-        known = times.astype("int64").astype(object).mask(times.isna(), None)
-        return known.to_numpy(), faults
-
-    def _values(self, numbers: np.ndarray, categories: Sequence[np.ndarray]) -> np.ndarray:
-        # in the calls that the log records: a sum may depend on the rows beside it
-        parts = [
-            self.model.engine.predict(numbers[i : i + CALL], [c[i : i + CALL] for c in categories])
-            for i in range(0, len(numbers), CALL)
-        ]
-        shape = (0, len(self.model.schema.classes)) if self.model.schema.classes else (0,)
-        return np.concatenate(parts) if parts else np.zeros(shape)
-
-    def output(self, chunk: Predicted) -> pa.Table:
-        """The predictions as they are written."""
-        learned, names = self.model.schema, frames.prediction_columns(self.model.schema)
-        made = {"position": chunk.rows.index.to_numpy(), learned.id: chunk.rows[learned.id]}
-        if learned.classes:
-            classes = pa.array(learned.classes, pa.string())
-            chosen = decision.decide(self.model.manifest.get("operating", {}), chunk.values)
-            best = pa.array(chosen, pa.int32())
-            made["prediction"] = pa.DictionaryArray.from_arrays(best, classes)
-            made |= dict(zip(names, chunk.values.T, strict=True))
-        else:
-            made["prediction"] = chunk.values
-        return pa.table({name: pa.array(values) for name, values in made.items()})
+def _follow(parent: int) -> None:
+    """End with the process that began this one, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that began it hears it too
+    Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
-def _id_faults(ids: pd.Series) -> list[Fault]:
-    text = as_text(ids)
-    long = (text.str.len() > MAX_ID).fillna(False)
-    faults = columns.faults(ids, long, f"is longer than {MAX_ID} characters")
-    odd = text.str.contains(CONTROLS, regex=True).fillna(False)
-    return faults + columns.faults(ids, odd, "has a control character")
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
-def _arrays(rows: pd.DataFrame, learned: Schema) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Numbers (rows, columns) and the texts of each category column, None for missing."""
-    named = [[c.name for c in learned.columns if c.kind == k] for k in ("number", "category")]
-    numbers = rows[named[0]].to_numpy(np.float64).reshape(len(rows), -1)
-    texts = []
-    for name in named[1]:
-        codes, known = pd.factorize(rows[name])  # a text in memory once, not once a row
-        texts.append(np.array([*known, None], dtype=object)[codes])
-    return numbers, texts
+@lru_cache(1)
+def _predictor(task: Task) -> Predictor:
+    model = models.load(releases.folder(task.root), Now(task.role), 1).champion
+    return Predictor(model, task.at, task.name)
+
+
+def _rules(quarantine: pd.DataFrame) -> dict[str, int]:
+    return dict(Counter(quarantine["rule"]))
 
 
 def _write(part: Path, content: pa.Table, aside: Path, quarantine: pd.DataFrame) -> None:
@@ -348,9 +285,17 @@ def _write(part: Path, content: pa.Table, aside: Path, quarantine: pd.DataFrame)
     files.write_bytes(part, _parquet(content))
 
 
+def _log(root: Path) -> PredictionLog:
+    settings = workspace.params(root, "serve")
+    return open_log(str(settings["log"]), durability=str(settings["durability"]), root=root)
+
+
 def _parquet(table: pa.Table) -> bytes:
+    # what differs in each row is not shorter by a dictionary, and numbers not by compression
+    short = {c.name: "none" if pa.types.is_floating(c.type) else "snappy" for c in table.schema}
+    options = {"use_dictionary": ["prediction"], "write_statistics": ["position"]}
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, use_dictionary=["prediction"])  # ids and numbers differ
+    pq.write_table(table, buffer, compression=short, **options)
     return buffer.getvalue()
 
 
@@ -366,37 +311,16 @@ def _write_log(log: PredictionLog, model: Model, at: int, chunk: Predicted) -> N
     before = log.find(ids[0])
     if any(each.record.at == at and each.record.model == model.name for each in before):
         return
-    log.write([*_groups(model, at, chunk, ids)], ids)
-
-
-def _groups(model: Model, at: int, chunk: Predicted, ids: list[str]) -> Iterator[Group]:
-    """The calls of a chunk as the log stores them."""
-    encode, entity = msgspec.json.encode, model.schema.entity
-    known = entity in chunk.rows and entity != model.schema.id
-    entities = chunk.rows[entity].astype(object) if known else pd.Series(ids, dtype=object)
-    entities = entities.where(entities.notna(), ids).tolist()
-    values = chunk.values if chunk.values.ndim == 2 else chunk.values[:, None]
-    for i in range(0, len(ids), CALL):
-        call = slice(i, i + CALL)
-        lists = [*chunk.numbers[call].T.tolist(), *(c[call].tolist() for c in chunk.categories)]
-        own = ids[call], entities[call], chunk.times[call].tolist()
-        features = encode(dict(zip(model.reader.names, lists, strict=True)))
-        texts = [encode(each).decode() for each in own]
-        yield Group(
-            *(at, model.name, CHAMPION, None, None, None),
-            *texts,
-            features,
-            encode(values[call].tolist()),
-        )
+    log.write([*batches.records(model, at, chunk)], ids)
 
 
 def _merge(folder: Path, out: Path) -> None:
     """Put the parts into one file, which is there whole or not at all; then delete them."""
     if not out.exists():
-        _join(sorted(folder.glob("part-*.parquet")), out)
+        _join(sorted(folder.glob(f"{PART}*.parquet")), out)
     aside = sorted(folder.glob(f"{QUARANTINE}*.parquet"))
     if aside:
-        _join(aside, out.with_name(f"{out.stem}.{QUARANTINE}{out.suffix}"))
+        _join(aside, out.with_name(f"{out.stem}.quarantine{out.suffix}"))
     for each in folder.iterdir():
         each.unlink()
     folder.rmdir()

@@ -5,7 +5,7 @@ A whole pipeline in ONNX scales in float32, which sends values to the other side
 Here a tree gets the ranks of its inputs among its thresholds, which float32 holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -23,8 +23,10 @@ class Encoding:
         self.mean, self.scale = (np.array([f[k] for f in numbers]) for k in ("mean", "scale"))
         self.scaled = bool((self.mean != 0).any() or (self.scale != 1).any())
         self.categories = [f for f in plan["features"] if "categories" in f]
-        self.places = [places(f["categories"]) for f in self.categories]
-        self.unseen = [np.nan if f.get("native") else -1 for f in self.categories]
+        self.places = [
+            Numbers(np.nan if f.get("native") else -1, places(f["categories"]))
+            for f in self.categories
+        ]
         self.one_hot = any(f["one_hot"] for f in self.categories)
         self.cuts = cuts(plan)
         self.single = plan["single"]
@@ -48,7 +50,7 @@ class Encoding:
             return numbers
         codes = np.empty((len(numbers), len(self.places)))
         for i, (place, values) in enumerate(zip(self.places, categories, strict=True)):
-            codes[:, i] = [place.get(value, self.unseen[i]) for value in values]
+            codes[:, i] = looked_up(values, place)
         parts = self._one_hot(codes) if self.one_hot else [codes]
         return np.concatenate([numbers, *parts], axis=1)
 
@@ -69,6 +71,41 @@ class Encoding:
     def _one_hot(self, codes: np.ndarray) -> list[np.ndarray]:
         wide = [len(f["categories"]) for f in self.categories]
         return [codes[:, [i]] == np.arange(n) for i, n in enumerate(wide)]
+
+
+class Coded(Sequence):
+    """A column of texts (None: missing) as whole numbers that say which of `known` each row has."""
+
+    def __init__(self, codes: np.ndarray, known: Sequence[str | None]) -> None:
+        self.codes, self.known = codes, known
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, at: int | slice) -> "str | Coded | None":
+        codes = self.codes[at]
+        return Coded(codes, self.known) if isinstance(at, slice) else self.known[codes]
+
+    def __iter__(self) -> Iterator[str | None]:
+        return map(self.known.__getitem__, self.codes.tolist())
+
+
+class Numbers(dict):
+    """The number of each known text, and that of all others."""
+
+    def __init__(self, unseen: float, known: Mapping[str | None, float]) -> None:
+        super().__init__(known)
+        self.unseen = unseen
+
+    def __missing__(self, value: str | None) -> float:
+        return self.unseen
+
+
+def looked_up(values: Sequence, numbers: Numbers) -> Sequence | np.ndarray:
+    """The number of each value; where coded ones are few, each is looked up once."""
+    if isinstance(values, Coded) and len(values.known) < len(values):
+        return np.array([*map(numbers.__getitem__, values.known)])[values.codes]
+    return [*map(numbers.__getitem__, values)]
 
 
 def cuts(plan: dict) -> list[np.ndarray]:

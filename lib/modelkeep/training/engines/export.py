@@ -69,7 +69,7 @@ class Whole:
         kinds = {kind: [c.name for c in self.of.columns if c.kind == kind] for kind in KINDS}
         frame = pd.DataFrame(numbers, columns=kinds["number"])
         for name, values in zip(kinds["category"], categories, strict=True):
-            frame[name] = pd.Series(values, frame.index, dtype=object)
+            frame[name] = pd.Series([*values], frame.index, dtype=object)
         return pipelines.predict(self.fitted, frame, self.of)
 
 

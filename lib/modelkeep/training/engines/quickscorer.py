@@ -3,23 +3,26 @@
 The leaves of a tree are the bits of a number, the leftmost leaf the lowest bit. A split that sends
 a row to the right takes the leaves on its left away; the lowest bit that stays is the row's leaf.
 What all splits of one column take away hangs on the value's rank among their thresholds alone, so
-it is looked up: each rank of each column has a row of a table, with a number for each tree. Source:
+it is looked up: each rank of each column has a row of a table, with a number for each tree. Columns
+of few ranks share rows: one for each combination, so that fewer are looked up. Source:
 Lucchese et al., QuickScorer: a fast algorithm to rank documents with additive ensembles of
 regression trees, SIGIR 2015.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.training.engines import calibration
-from modelkeep.training.engines.encoding import cuts, places
+from modelkeep.training.engines.encoding import Numbers, cuts, looked_up, places
 
 BITS = (np.uint8, np.uint16, np.uint32, np.uint64)
 LEAVES = 64  # of a tree at most
 TABLE = 32 * 2**20  # bytes: a table that no cache holds is no faster than a walk
+JOINED = 160 * 2**10  # bytes of the rows of columns that share them, at most
 FEW = 16  # rows that one call looks up at once; for more, a call a column needs less memory
 PART = 40_000  # leaves that are added up at once: more than a cache holds take twice as long
 
@@ -55,10 +58,11 @@ class QuickScorer:
         self.regression, self.link = plan["task"] == "regression", LINKS[given.link]
         self.calibration = plan.get("calibration", {})
         self.outputs = len(given.baseline)
-        self.table, leaves = self._table(given.trees)
+        table, leaves = self._table(given.trees)
+        self._join(table)
         leaves[: self.outputs] += np.array(given.baseline)[:, None]
         self.leaves, width = leaves.ravel(), leaves.shape[1]
-        self.first = np.arange(0, leaves.size, width)[:, None]  # leaf of each tree
+        self.first = np.arange(0, leaves.size, width)[:, None] - 1  # leaf of each tree, from 1
         known = [f for f in plan["features"] if "categories" in f]
         self.numbers = len(plan["features"]) - len(known)
         self.rows = [self._rows(i, f) for i, f in enumerate(known, start=self.numbers)]
@@ -67,18 +71,19 @@ class QuickScorer:
         """Probabilities (rows, classes), or predicted numbers (rows,); arguments as
         `encoding.Encoding` takes them.
         """
-        at = np.empty((len(self.cuts), len(numbers)), np.intp)
+        at = np.repeat(self.firsts[:, None], len(numbers), axis=1)
         for i in range(self.numbers):
-            np.add(self.cuts[i].searchsorted(numbers[:, i]), self.starts[i], out=at[i])
+            ranks = self.cuts[i].searchsorted(numbers[:, i])
+            at[self.group[i]] += ranks * self.stride[i] if self.stride[i] > 1 else ranks
         for i, (rows, values) in enumerate(zip(self.rows, categories, strict=True), self.numbers):
-            at[i] = [*map(rows.__getitem__, values)]
+            at[self.group[i]] += looked_up(values, rows)
         size = max(FEW, PART // self.table.shape[1])
         parts = [self.sums_of_leaves(at[:, i : i + size]) for i in range(0, len(numbers), size)]
         answer = self.link(parts[0] if len(parts) == 1 else np.concatenate(parts))
         return calibration.apply(self.calibration, answer[:, 0] if self.regression else answer)
 
     def sums_of_leaves(self, at: np.ndarray) -> np.ndarray:
-        """The sum of the trees (rows, outputs), from the places (columns, rows) in the table."""
+        """The sum of the trees (rows, outputs), from the places (groups, rows) in the table."""
         n = at.shape[1]
         if n == 1:  # NumPy would add a single column up in another order
             return self.sums_of_leaves(at[:, [0, 0]])[:1]
@@ -88,7 +93,7 @@ class QuickScorer:
             stay = self.table.take(at[0], axis=0)
             for column in at[1:]:
                 stay &= self.table.take(column, axis=0)
-        lowest = np.bitwise_count((stay - stay.dtype.type(1)) & ~stay)
+        lowest = np.bitwise_count((stay - stay.dtype.type(1)) ^ stay)  # from 1
         # one row of memory a tree, as `take` makes it: NumPy then adds tree after tree. All places
         # exist, so no time is spent on a bounds check
         reached = self.leaves.take(lowest.T + self.first, mode="clip")
@@ -113,6 +118,25 @@ class QuickScorer:
             self._fill(table[:, i], leaves[i], tree, 0)
         return table, leaves
 
+    def _join(self, table: np.ndarray) -> None:
+        """Make the table of groups of columns: a row for each combination of their ranks."""
+        parts = {(i,): table[a:b] for i, (a, b) in enumerate(pairwise(self.starts))}
+        while len(parts) > 1:
+            (few, one), (more, other) = sorted(parts.items(), key=lambda each: len(each[1]))[:2]
+            if len(other) * one.nbytes > JOINED:
+                break
+            del parts[few], parts[more]
+            parts[few + more] = (one[:, None] & other[None]).reshape(-1, table.shape[1])
+        self.table = np.concatenate([*parts.values()])
+        self.firsts = np.cumsum([0, *map(len, parts.values())])[:-1]
+        self.group = {i: g for g, columns in enumerate(parts) for i in columns}
+        sizes = np.diff(self.starts)
+        self.stride = {
+            i: int(np.prod(sizes[list(columns[place + 1 :])]))
+            for columns in parts
+            for place, i in enumerate(columns)
+        }
+
     def _fill(self, stays: np.ndarray, leaves: np.ndarray, node: Split | float, first: int) -> int:
         """Enter a tree's nodes, whose leftmost leaf is the `first`; return the leaf after its
         last.
@@ -133,24 +157,14 @@ class QuickScorer:
             stays[end] &= ~gone
         return self._fill(stays, leaves, right, middle)
 
-    def _rows(self, column: int, feature: dict) -> "Rows":
-        start, cuts = int(self.starts[column]), self.cuts[column]
+    def _rows(self, column: int, feature: dict) -> Numbers:
+        """How far each category is in the table; an unseen one is coded -1, below all thresholds,
+        or counts as a missing number where trees split sets of categories.
+        """
+        cuts, stride = self.cuts[column], self.stride[column]
         coded = places(feature["categories"]).items()
-        unseen = start + len(cuts) if feature.get("native") else start
-        return Rows(unseen, {name: start + int(cuts.searchsorted(code)) for name, code in coded})
-
-
-class Rows(dict):
-    """The row of the table that each category needs; an unseen one is coded -1, below all
-    thresholds, or counts as a missing number where trees split sets of categories.
-    """
-
-    def __init__(self, unseen: int, known: dict[str | None, int]) -> None:
-        super().__init__(known)
-        self.unseen = unseen
-
-    def __missing__(self, name: str | None) -> int:
-        return self.unseen
+        unseen = len(cuts) * stride if feature.get("native") else 0
+        return Numbers(unseen, {name: int(cuts.searchsorted(c)) * stride for name, c in coded})
 
 
 def _leaves(node: Split | float) -> int:
