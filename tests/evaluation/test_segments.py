@@ -137,11 +137,6 @@ def test_a_category_is_named_by_its_value():
     ]
 
 
-def test_holm_by_hand():
-    assert segments.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert len(segments.holm([])) == 0
-
-
 def test_expected_loss_is_the_mean_of_alike_scores():
     score = np.repeat([0.1, 0.9], 50)
     loss = np.where(score < 0.5, 1.0, 3.0)

@@ -145,7 +145,8 @@ def _job(folder: Path, source: Path, model: Model, log: bool) -> dict:
     parts = sorted(source.iterdir()) if source.is_dir() else [source]
     found = [path for path in parts if path.is_file()]
     read = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in found]
-    stated = {"source": read, "model": model.sha256, "chunk": CHUNK, "call": batches.CALL, "log": log}
+    stated = {"source": read, "model": model.sha256, "log": log}
+    stated |= {"chunk": CHUNK, "call": batches.CALL}
     path = folder / STATE
     if not path.is_file():
         if any(each.name != "lock" for each in folder.iterdir()):
