@@ -30,7 +30,7 @@ dvc.repo.experiments.run dvc_data.index.checkout dvc_data.index.push dvc_data.ha
 dvc.utils.strictyaml dvc.rwlock dulwich.repo dulwich.index dulwich.porcelain pygit2 pyparsing
 ruamel.yaml configobj fsspec.implementations.memory dvc_objects.fs.local dvc_data.hashfile.build"""
 # what stages and their kernels import of others; asked for by the first of them
-STAGE = """papermill nbformat nbclient nbconvert jinja2 tqdm jsonschema click filelock msgspec
+STAGE = """papermill nbformat nbclient nbconvert jinja2 tqdm.auto jsonschema click filelock msgspec
 ipykernel.kernelapp ipykernel.ipkernel matplotlib_inline.backend_inline matplotlib.figure
 matplotlib.dates pandas.io.formats.style pyarrow.parquet scipy.stats scipy.optimize skops.io
 sklearn.ensemble sklearn.linear_model sklearn.compose sklearn.pipeline sklearn.preprocessing

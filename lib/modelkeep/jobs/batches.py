@@ -23,7 +23,7 @@ from modelkeep.training.engines import decision
 from modelkeep.training.engines.encoding import LARGEST, Coded
 
 CALL = 2048  # rows of one call of the model, and of one record of the log
-TIME, NO_TIME = "datetime64[us]", np.iinfo(np.int64).min
+TIME, NO_TIME = "datetime64[us]", -(2**63)  # in NumPy: missing
 CONTROLS = r"[\x00-\x1f\x7f-\x9f]"
 
 
