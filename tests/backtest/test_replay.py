@@ -147,11 +147,7 @@ def test_a_replay_decides_as_the_monitor_does():
     weeks = replay.replay(history, MONITOR, RULES).weeks
     first = next(i for i, w in enumerate(weeks) if w.called)
     champion = history.learn(0)
-    rows, _, schema = history.learned_from(*champion.key)
-    folds = pipelines.cross_validate(
-        history.unfitted(schema), rows, schema, replay.splits.blocks(rows, schema), 3
-    )
-    out_of_fold = replay.validation.out_of_fold(rows, folds, schema)
+    out_of_fold, schema = history.out_of_fold(champion), champion.schema
     usual = replay.frames.with_predictions(
         out_of_fold, schema, pipelines.predict(champion.pipeline, out_of_fold, schema)
     )

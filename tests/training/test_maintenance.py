@@ -9,7 +9,8 @@ import pytest
 
 from modelkeep.data import splits
 from modelkeep.evaluation import comparison, guards
-from modelkeep.training import costs, maintenance, pipelines
+from modelkeep.predictions import frames
+from modelkeep.training import costs, maintenance, pipelines, validation
 from modelkeep.training.maintenance import MaintenanceError, Record, Rules, Tried
 
 RULES = Rules()
@@ -87,6 +88,69 @@ def test_a_spoiled_week_holds(champion, change, guard):
     checked = maintenance.check_data(*known(task, change), predict, Record(), RULES)
     assert checked.hold
     assert f"{guard} guard: " in checked.sentence
+
+
+def moody(seed=0):
+    """A table whose weeks differ in their rates, the newest by more than half a logit, a model of
+    all weeks but that, and what its cross-validation says.
+    """
+    frame, rng = table("regression", seed=seed), np.random.default_rng(seed)
+    week = ((frame["at"] - frame["at"].min()).dt.days // 7).to_numpy()
+    mood = np.append(rng.normal(0, 0.8, week.max() - 1), [1.2, 1.2])
+    late = frame["y"] + mood[week] > 1
+    parts = splits.prepare(
+        frame.assign(y=late.astype(int)), label="y", time_column="at", id_column="id", test_days=7
+    )
+    rows = pd.concat([parts.train, parts.test], ignore_index=True)
+    before = rows[splits.blocks(rows, parts.schema) <= splits.blocks(rows, parts.schema).max() - 7]
+    unfitted, blocks = (
+        pipelines.pipeline(parts.schema, "linear"),
+        splits.blocks(before, parts.schema),
+    )
+    folds = pipelines.cross_validate(unfitted, before, parts.schema, blocks, 5)
+    promised = validation.out_of_fold(before, folds, parts.schema)
+    return rows, parts.schema, fitted(before, parts.schema), promised
+
+
+def test_weeks_of_cross_validation_stand_in_for_updates_before_there_are_any():
+    held = {"alone": 0, "with": 0, "flipped": 0}
+    for seed in range(6):
+        rows, schema, predict, promised = moody(seed)
+        given = rows, schema, predict, Record(), RULES
+        held["alone"] += maintenance.check_data(*given).guards[0].held
+        held["with"] += maintenance.check_data(*given, promised=promised).guards[0].held
+        newest = splits.blocks(rows, schema) > splits.blocks(rows, schema).max() - 7
+        one = rows.assign(y=rows["y"].where(~newest, schema.classes[1]))
+        spoiled = one, schema, predict, Record(), RULES
+        held["flipped"] += maintenance.check_data(*spoiled, promised=promised).guards[0].held
+    assert held == {"alone": 6, "with": 0, "flipped": 6}
+
+
+def test_gaps_of_past_updates_count_alone_once_there_are_enough():
+    rows, schema, predict, promised = moody()
+    record = Record(gaps=((0.01,), (-0.01,), (0.02,), (0.01,)))
+    plain, other = (
+        maintenance.check_data(rows, schema, predict, record, RULES, promised=each).guards[0]
+        for each in (None, promised)
+    )
+    assert plain == other and "from 4 past windows" in plain.sentence
+
+
+def test_harm_is_a_share_of_an_honest_loss():
+    rows, schema = known()
+    model = fitted(rows, schema)
+
+    def sure(asked):  # it knows the labels of the rows that it has learned from
+        truth = asked["y"].astype(float).to_numpy()
+        return np.column_stack([1 - truth, truth]) * 0.9 + 0.05
+
+    def less_sure(asked):
+        return sure(asked) * 0.98 + 0.01
+
+    promised = frames.with_predictions(rows, schema, model(rows))
+    given = rows, schema, sure, less_sure, Record(), RULES, None
+    assert maintenance.check_candidate(*given).guard.held
+    assert not maintenance.check_candidate(*given, promised).guard.held
 
 
 def test_two_holds_in_a_row_at_most():

@@ -50,6 +50,7 @@ class State:
     """What serves, and what the guards know, at the beginning of a week."""
 
     champion: Model
+    promised: pd.DataFrame  # rows of the first model's cross-validation, with its predictions
     record: Record = field(default_factory=Record)
     distances: list[dict[str, float]] | None = None  # of earlier weeks, newest first
     shadows: list[Shadow] = field(default_factory=list)
@@ -80,7 +81,8 @@ def replay(
     unattended one makes them (`maintenance.schedule`).
     """
     history.learn_ahead([(0, 0, 0)])
-    state, weeks = State(history.learn(0)), []
+    first = history.learn(0)
+    state, weeks = State(first, history.out_of_fold(first)), []
     for week in range(len(history.starts)):
         result: dict = {}
         if week - state.updated >= policy.weeks:
@@ -123,7 +125,7 @@ def check_data(state: State, rules: Rules, known: Known) -> Checked:
     if state.distances is None:
         state.distances = maintenance.earlier_distances(rows, schema)
     checked = maintenance.check_data(
-        rows, schema, predict(state.champion), state.record, rules, state.distances
+        rows, schema, predict(state.champion), state.record, rules, state.distances, state.promised
     )
     state.record = state.record.with_data(checked)
     if checked.distances:
@@ -137,7 +139,8 @@ def check_candidate(
     """The harm gate, and whether the candidate begins as a canary."""
     models = predict(state.champion), predict(candidate)
     given = known.rows, known.schema, *models, state.record, rules
-    tried = maintenance.check_candidate(*given, history.spent_beside(known.schema))
+    spent = history.spent_beside(known.schema)
+    tried = maintenance.check_candidate(*given, spent, state.promised)
     age = float(week - state.champion.week)
     canary, value = maintenance.risk(known.rows, known.schema, *models, age, state.record, rules)
     state.record = state.record.with_candidate(tried, value, age)

@@ -23,7 +23,7 @@ from modelkeep.data.columns import as_times
 from modelkeep.data.schema import Schema
 from modelkeep.data.splits import Prepared
 from modelkeep.evaluation import metrics
-from modelkeep.training import bundle, custom, pipelines
+from modelkeep.training import bundle, custom, pipelines, validation
 from modelkeep.training import costs as costing
 
 WEEK, DAY = np.timedelta64(7, "D"), np.timedelta64(1, "D")
@@ -84,6 +84,7 @@ class History:
     _scores: dict[tuple, dict[str, float]] = field(default_factory=dict)
     _proofs: dict[tuple, tuple[np.ndarray, pd.DataFrame]] = field(default_factory=dict)
     _cleaned: tuple[int, list] = (-1, [])
+    _out_of_fold: dict[tuple, pd.DataFrame] = field(default_factory=dict)  # of one model
 
     def __post_init__(self) -> None:
         if not (name := self.preparing["time_column"]):
@@ -170,6 +171,15 @@ class History:
             return parts.train, parts.test, parts.schema
         both = pd.concat([parts.train, parts.test], ignore_index=True)
         return both, parts.test.iloc[:0], parts.schema
+
+    def out_of_fold(self, model: Model) -> pd.DataFrame:
+        """The rows of a model's cross-validation with out-of-fold predictions, as in `train`."""
+        if model.key not in self._out_of_fold:
+            rows, _, schema = self.learned_from(*model.key)
+            blocks, folds = splits.blocks(rows, schema), self.learning["folds"]
+            tried = pipelines.cross_validate(self.unfitted(schema), rows, schema, blocks, folds)
+            self._out_of_fold = {model.key: validation.out_of_fold(rows, tried, schema)}
+        return self._out_of_fold[model.key]
 
     def trained_on(self, model: Model) -> tuple[np.ndarray, pd.DataFrame]:
         """Hashes of a model's training rows, and its withheld rows; the newest few are in

@@ -11,7 +11,6 @@ import pandas as pd
 
 from modelkeep.backtest import cache
 from modelkeep.backtest.point_in_time import History
-from modelkeep.backtest.replay import expected_rows
 from modelkeep.evaluation.recalibration import Update
 from modelkeep.training import candidates, validation
 from modelkeep.training.candidates import NotRecalibrated
@@ -32,7 +31,7 @@ def course(history: History) -> dict[str, np.ndarray]:
 
 def _weeks(history: History) -> list[dict[str, float]]:
     model, since = history.learn(0), 0
-    usual, updates, weeks = expected_rows(history, model), [], []
+    usual, updates, weeks = history.out_of_fold(model), [], []
     for week in range(len(history.starts)):
         if week and week % EVERY == 0:
             rows, p = _known(history, week, since, updates)

@@ -10,14 +10,13 @@ from modelkeep.backtest import guarded, point_in_time, policies, trials
 from modelkeep.backtest.point_in_time import History, Model
 from modelkeep.backtest.policies import Policy, Replay, Week
 from modelkeep.backtest.trials import Rollout
-from modelkeep.data import splits
 from modelkeep.data.columns import with_column
 from modelkeep.evaluation import metrics
 from modelkeep.evaluation.profile import Profile
 from modelkeep.monitoring import decisions, windows
 from modelkeep.predictions import frames
 from modelkeep.rollout import planning
-from modelkeep.training import maintenance, pipelines, reference, validation
+from modelkeep.training import maintenance, reference
 
 EVERY = 4  # oracle chooses among the models of every fourth week
 
@@ -125,7 +124,7 @@ def _expected(
     history: History, champion: Model, parameters: Mapping
 ) -> tuple[Profile, windows.WindowSeries]:
     """The reference profile and expected performance of a champion, as `train` makes them."""
-    out_of_fold, schema = expected_rows(history, champion), champion.schema
+    out_of_fold, schema = history.out_of_fold(champion), champion.schema
     usual = frames.with_predictions(
         out_of_fold, schema, point_in_time.predictions(champion, out_of_fold)
     )
@@ -133,14 +132,6 @@ def _expected(
     return reference.learn(usual, schema), windows.extend(
         windows.WindowSeries(), schema, cut, parameters["min_labels"], True
     )
-
-
-def expected_rows(history: History, model: Model) -> pd.DataFrame:
-    """The rows of a model's cross-validation with out-of-fold predictions, as in `train`."""
-    rows, _, schema = history.learned_from(*model.key)
-    blocks, folds = splits.blocks(rows, schema), history.learning["folds"]
-    tried = pipelines.cross_validate(history.unfitted(schema), rows, schema, blocks, folds)
-    return validation.out_of_fold(rows, tried, schema)
 
 
 def _as_known(log: pd.DataFrame, schema: object, history: History, week: int) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from modelkeep.data import splits
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import comparison, guards, metrics
 from modelkeep.evaluation.guards import Guard
+from modelkeep.predictions import frames
 from modelkeep.training import pipelines
 
 NEW_DAYS, GATE_DAYS = 7, 28  # of the newest labelled rows: what guards look at, and the harm gate
@@ -189,12 +190,14 @@ def check_data(
     record: Record,
     rules: Rules,
     past_distances: Sequence[Mapping[str, float]] | None = None,
+    promised: pd.DataFrame | None = None,
 ) -> Checked:
     """Judge the newest labelled week before anything learns from it.
 
     `champion` predicts rows, and must not have learned from those of the newest week (the model of
     an earlier update has not). `past_distances` are those of `column_distances` for earlier weeks;
-    without them they are measured on `rows`.
+    without them they are measured on `rows`. `promised` are rows with out-of-fold predictions of
+    the champion's training: their weeks stand in for past updates while there are few.
     """
     newest = rows[_newest(rows, schema, NEW_DAYS)]
     scale = 1.0
@@ -203,7 +206,10 @@ def check_data(
     y, predictions = pipelines.outcome(newest, schema), champion(newest)
     gap, error = guards.label_gap(schema.task, y, predictions, scale)
     names = schema.classes if schema.task == "multiclass" else (schema.label,)
-    past = np.array([x for x in record.gaps if len(x) == len(gap)]).reshape(-1, len(gap))
+    past = [x for x in record.gaps if len(x) == len(gap)]
+    if len(past) < guards.KNOWN_WINDOWS and promised is not None:
+        past = [*earlier_gaps(promised, schema, scale), *past]
+    past = np.array(past).reshape(-1, len(gap))
     label = guards.label_guard(gap, past, error, names, rules.label_sds)
     past_distances = earlier_distances(rows, schema) if past_distances is None else past_distances
     columns, distances = _columns(rows, schema, past_distances, rules)
@@ -211,6 +217,22 @@ def check_data(
     overruled = held and record.holds >= rules.max_holds
     gaps = tuple(map(float, gap))
     return Checked((label, columns), gaps, held and not overruled, overruled, distances)
+
+
+def earlier_gaps(promised: pd.DataFrame, schema: Schema, scale: float) -> list[np.ndarray]:
+    """The label gap of each whole week that cross-validation has predicted, oldest first.
+
+    Each model knew the rows before its fold alone, so these gaps are as wide as those of updates,
+    or wider. `scale` as in `guards.label_gap`.
+    """
+    day, gaps = _days(promised, schema), []
+    edges = np.arange(day.max(), day.min() + NEW_DAYS - 2, -NEW_DAYS) if len(day) else ()
+    for last in edges[:RECENT]:
+        week = promised[(day <= last) & (day > last - NEW_DAYS)]
+        if len(week):
+            y, predicted = pipelines.outcome(week, schema), frames.predictions(week, schema)
+            gaps.append(guards.label_gap(schema.task, y, predicted, scale)[0])
+    return gaps[::-1]
 
 
 def _columns(
@@ -285,15 +307,20 @@ def check_candidate(
     record: Record,
     rules: Rules,
     spent: Spent | None = None,
+    promised: pd.DataFrame | None = None,
 ) -> Tried:
     """Judge a candidate that has learned from `rows` beside the champion: the harm gate.
 
-    `spent`: where errors have a cost, harm in it counts as harm in a loss does.
+    `spent`: where errors have a cost, harm in it counts as harm in a loss does. `promised` as in
+    `check_data`: harm is a share of the loss that these rows show, where that of `rows` is smaller
+    because the champion has learned from them.
     """
     newest = _newest(rows, schema, GATE_DAYS)
     before = _newest(rows, schema, 2 * GATE_DAYS) & ~newest
     gains = [
-        _gains(part, schema, champion(part), candidate(part), rules, spent) if len(part) else ()
+        _gains(part, schema, champion(part), candidate(part), rules, spent, promised)
+        if len(part)
+        else ()
         for part in (rows[newest], rows[before])
     ]
     alone, both = guards.harm_guard(gains[0]), guards.harm_guard(*gains)
@@ -326,10 +353,15 @@ def _gains(
     ours: np.ndarray,
     rules: Rules,
     spent: Spent | None,
+    promised: pd.DataFrame | None = None,
 ) -> tuple[comparison.Gain, ...]:
-    y = pipelines.outcome(rows, schema)
+    y, harms = pipelines.outcome(rows, schema), (rules.harm_auc, rules.harm_loss)
     gains = comparison.gains(schema.task, y, ours, theirs)
-    margins = comparison.margins(schema.task, y, theirs, rules.harm_auc, rules.harm_loss)
+    margins = comparison.margins(schema.task, y, theirs, *harms)
+    if promised is not None and len(promised):
+        known = pipelines.outcome(promised, schema), frames.predictions(promised, schema)
+        honest = comparison.margins(schema.task, *known, *harms)
+        margins = {name: max(margin, honest[name]) for name, margin in margins.items()}
     if spent is not None:
         before, after = spent(rows, theirs, ours)
         gains["cost"] = before - after

@@ -184,7 +184,10 @@ def _judge_refit(
         predicted = trial.theirs, trial.ours
         tried = maintenance.check_update(trial.rows, schema, *predicted, rules, spent)
     else:
-        tried = maintenance.check_candidate(trial.known, schema, *models, record, rules, spent)
+        promised = trial.champion.out_of_fold
+        tried = maintenance.check_candidate(
+            trial.known, schema, *models, record, rules, spent, promised
+        )
     weeks = _weeks(trial.champion, candidate)
     canary, value = maintenance.risk(trial.known, schema, *models, weeks, record, rules)
     evidence = {"refit": True, "harm": tried.guard.sentence, "earlier": tried.earlier}
@@ -228,4 +231,5 @@ def check_prepared(root: Path) -> maintenance.Checked:
         )
     champion, rows = bundle.load(folder), known(root)
     record, rules = maintenance.read(root), maintenance.rules(root)
-    return maintenance.check_data(rows, schema, champion.predict, record, rules)
+    promised = champion.out_of_fold
+    return maintenance.check_data(rows, schema, champion.predict, record, rules, promised=promised)
