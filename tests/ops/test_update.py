@@ -589,7 +589,7 @@ def test_flipped_labels_are_held_a_week_each_and_twice_in_a_row_at_most(refits, 
     added(refits, "new-3", NOW + 14 * DAY)
     said = turn(refits, NOW + 14 * DAY)
     assert (said["state"], maintenance.read(refits).holds) == ("promoted", 0), said
-    assert any("trained all the same after the holds before" in s for s in said["steps"])
+    assert any("trained all the same after the holds before" in s for s in said["steps"]), said["steps"]
 
 
 def test_a_changed_recipe_goes_to_the_held_back_gate(refits, monitor):

@@ -108,30 +108,30 @@ def moody(seed=0):
         splits.blocks(before, parts.schema),
     )
     folds = pipelines.cross_validate(unfitted, before, parts.schema, blocks, 5)
-    promised = validation.out_of_fold(before, folds, parts.schema)
-    return rows, parts.schema, fitted(before, parts.schema), promised
+    expected = validation.out_of_fold(before, folds, parts.schema)
+    return rows, parts.schema, fitted(before, parts.schema), expected
 
 
 def test_weeks_of_cross_validation_stand_in_for_updates_before_there_are_any():
     held = {"alone": 0, "with": 0, "flipped": 0}
     for seed in range(6):
-        rows, schema, predict, promised = moody(seed)
+        rows, schema, predict, expected = moody(seed)
         given = rows, schema, predict, Record(), RULES
         held["alone"] += maintenance.check_data(*given).guards[0].held
-        held["with"] += maintenance.check_data(*given, promised=promised).guards[0].held
+        held["with"] += maintenance.check_data(*given, expected=expected).guards[0].held
         newest = splits.blocks(rows, schema) > splits.blocks(rows, schema).max() - 7
         one = rows.assign(y=rows["y"].where(~newest, schema.classes[1]))
         spoiled = one, schema, predict, Record(), RULES
-        held["flipped"] += maintenance.check_data(*spoiled, promised=promised).guards[0].held
+        held["flipped"] += maintenance.check_data(*spoiled, expected=expected).guards[0].held
     assert held == {"alone": 6, "with": 0, "flipped": 6}
 
 
 def test_gaps_of_past_updates_count_alone_once_there_are_enough():
-    rows, schema, predict, promised = moody()
+    rows, schema, predict, expected = moody()
     record = Record(gaps=((0.01,), (-0.01,), (0.02,), (0.01,)))
     plain, other = (
-        maintenance.check_data(rows, schema, predict, record, RULES, promised=each).guards[0]
-        for each in (None, promised)
+        maintenance.check_data(rows, schema, predict, record, RULES, expected=each).guards[0]
+        for each in (None, expected)
     )
     assert plain == other and "from 4 past windows" in plain.sentence
 
@@ -147,10 +147,10 @@ def test_harm_is_a_share_of_an_honest_loss():
     def less_sure(asked):
         return sure(asked) * 0.98 + 0.01
 
-    promised = frames.with_predictions(rows, schema, model(rows))
+    expected = frames.with_predictions(rows, schema, model(rows))
     given = rows, schema, sure, less_sure, Record(), RULES, None
     assert maintenance.check_candidate(*given).guard.held
-    assert not maintenance.check_candidate(*given, promised).guard.held
+    assert not maintenance.check_candidate(*given, expected).guard.held
 
 
 def test_two_holds_in_a_row_at_most():

@@ -50,7 +50,7 @@ class State:
     """What serves, and what the guards know, at the beginning of a week."""
 
     champion: Model
-    promised: pd.DataFrame  # rows of the first model's cross-validation, with its predictions
+    expected: pd.DataFrame  # rows of the first model's cross-validation, with its predictions
     record: Record = field(default_factory=Record)
     distances: list[dict[str, float]] | None = None  # of earlier weeks, newest first
     shadows: list[Shadow] = field(default_factory=list)
@@ -125,7 +125,7 @@ def check_data(state: State, rules: Rules, known: Known) -> Checked:
     if state.distances is None:
         state.distances = maintenance.earlier_distances(rows, schema)
     checked = maintenance.check_data(
-        rows, schema, predict(state.champion), state.record, rules, state.distances, state.promised
+        rows, schema, predict(state.champion), state.record, rules, state.distances, state.expected
     )
     state.record = state.record.with_data(checked)
     if checked.distances:
@@ -140,7 +140,7 @@ def check_candidate(
     models = predict(state.champion), predict(candidate)
     given = known.rows, known.schema, *models, state.record, rules
     spent = history.spent_beside(known.schema)
-    tried = maintenance.check_candidate(*given, spent, state.promised)
+    tried = maintenance.check_candidate(*given, spent, state.expected)
     age = float(week - state.champion.week)
     canary, value = maintenance.risk(known.rows, known.schema, *models, age, state.record, rules)
     state.record = state.record.with_candidate(tried, value, age)

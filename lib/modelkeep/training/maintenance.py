@@ -190,14 +190,15 @@ def check_data(
     record: Record,
     rules: Rules,
     past_distances: Sequence[Mapping[str, float]] | None = None,
-    promised: pd.DataFrame | None = None,
+    expected: pd.DataFrame | None = None,
 ) -> Checked:
     """Judge the newest labelled week before anything learns from it.
 
     `champion` predicts rows, and must not have learned from those of the newest week (the model of
     an earlier update has not). `past_distances` are those of `column_distances` for earlier weeks;
-    without them they are measured on `rows`. `promised` are rows with out-of-fold predictions of
-    the champion's training: their weeks stand in for past updates while there are few.
+    without them they are measured on `rows`. `expected` are rows with out-of-fold predictions of
+    the champion's training: their weeks, at least four, stand in for past updates while there
+    are few.
     """
     newest = rows[_newest(rows, schema, NEW_DAYS)]
     scale = 1.0
@@ -207,8 +208,10 @@ def check_data(
     gap, error = guards.label_gap(schema.task, y, predictions, scale)
     names = schema.classes if schema.task == "multiclass" else (schema.label,)
     past = [x for x in record.gaps if len(x) == len(gap)]
-    if len(past) < guards.KNOWN_WINDOWS and promised is not None:
-        past = [*earlier_gaps(promised, schema, scale), *past]
+    if len(past) < guards.KNOWN_WINDOWS and expected is not None:
+        earlier = earlier_gaps(expected, schema, scale)
+        # two or three weeks, and as many that were held, would make a limit that nothing reaches
+        past = [*earlier, *past] if len(earlier) >= guards.KNOWN_WINDOWS else past
     past = np.array(past).reshape(-1, len(gap))
     label = guards.label_guard(gap, past, error, names, rules.label_sds)
     past_distances = earlier_distances(rows, schema) if past_distances is None else past_distances
@@ -219,16 +222,16 @@ def check_data(
     return Checked((label, columns), gaps, held and not overruled, overruled, distances)
 
 
-def earlier_gaps(promised: pd.DataFrame, schema: Schema, scale: float) -> list[np.ndarray]:
+def earlier_gaps(expected: pd.DataFrame, schema: Schema, scale: float) -> list[np.ndarray]:
     """The label gap of each whole week that cross-validation has predicted, oldest first.
 
     Each model knew the rows before its fold alone, so these gaps are as wide as those of updates,
     or wider. `scale` as in `guards.label_gap`.
     """
-    day, gaps = _days(promised, schema), []
+    day, gaps = _days(expected, schema), []
     edges = np.arange(day.max(), day.min() + NEW_DAYS - 2, -NEW_DAYS) if len(day) else ()
     for last in edges[:RECENT]:
-        week = promised[(day <= last) & (day > last - NEW_DAYS)]
+        week = expected[(day <= last) & (day > last - NEW_DAYS)]
         if len(week):
             y, predicted = pipelines.outcome(week, schema), frames.predictions(week, schema)
             gaps.append(guards.label_gap(schema.task, y, predicted, scale)[0])
@@ -307,18 +310,18 @@ def check_candidate(
     record: Record,
     rules: Rules,
     spent: Spent | None = None,
-    promised: pd.DataFrame | None = None,
+    expected: pd.DataFrame | None = None,
 ) -> Tried:
     """Judge a candidate that has learned from `rows` beside the champion: the harm gate.
 
-    `spent`: where errors have a cost, harm in it counts as harm in a loss does. `promised` as in
+    `spent`: where errors have a cost, harm in it counts as harm in a loss does. `expected` as in
     `check_data`: harm is a share of the loss that these rows show, where that of `rows` is smaller
     because the champion has learned from them.
     """
     newest = _newest(rows, schema, GATE_DAYS)
     before = _newest(rows, schema, 2 * GATE_DAYS) & ~newest
     gains = [
-        _gains(part, schema, champion(part), candidate(part), rules, spent, promised)
+        _gains(part, schema, champion(part), candidate(part), rules, spent, expected)
         if len(part)
         else ()
         for part in (rows[newest], rows[before])
@@ -353,13 +356,13 @@ def _gains(
     ours: np.ndarray,
     rules: Rules,
     spent: Spent | None,
-    promised: pd.DataFrame | None = None,
+    expected: pd.DataFrame | None = None,
 ) -> tuple[comparison.Gain, ...]:
     y, harms = pipelines.outcome(rows, schema), (rules.harm_auc, rules.harm_loss)
     gains = comparison.gains(schema.task, y, ours, theirs)
     margins = comparison.margins(schema.task, y, theirs, *harms)
-    if promised is not None and len(promised):
-        known = pipelines.outcome(promised, schema), frames.predictions(promised, schema)
+    if expected is not None and len(expected):
+        known = pipelines.outcome(expected, schema), frames.predictions(expected, schema)
         honest = comparison.margins(schema.task, *known, *harms)
         margins = {name: max(margin, honest[name]) for name, margin in margins.items()}
     if spent is not None:

@@ -184,9 +184,9 @@ def _judge_refit(
         predicted = trial.theirs, trial.ours
         tried = maintenance.check_update(trial.rows, schema, *predicted, rules, spent)
     else:
-        promised = trial.champion.out_of_fold
+        expected = trial.champion.out_of_fold
         tried = maintenance.check_candidate(
-            trial.known, schema, *models, record, rules, spent, promised
+            trial.known, schema, *models, record, rules, spent, expected
         )
     weeks = _weeks(trial.champion, candidate)
     canary, value = maintenance.risk(trial.known, schema, *models, weeks, record, rules)
@@ -231,5 +231,5 @@ def check_prepared(root: Path) -> maintenance.Checked:
         )
     champion, rows = bundle.load(folder), known(root)
     record, rules = maintenance.read(root), maintenance.rules(root)
-    promised = champion.out_of_fold
-    return maintenance.check_data(rows, schema, champion.predict, record, rules, promised=promised)
+    expected = champion.out_of_fold
+    return maintenance.check_data(rows, schema, champion.predict, record, rules, expected=expected)
