@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,16 @@ def test_a_worse_slice_stops_a_candidate_that_is_inconclusive_in_all():
     judged = comparison.judge({"auc": gain(0, 0.1)}, BLOCKS, MARGIN)
     cut = comparison.judge_slices(judged, gain(-0.1), BLOCKS, {"a": BLOCKS >= 0})
     assert (judged.word, cut.word) == ("inconclusive", "worse")
+
+
+def test_a_slice_that_is_surely_worse_by_less_than_the_margin_is_not_worse():
+    x = gain(-0.001, 1e-5)
+    for margin, word in ((0.005, "non_inferior"), (0.0005, "worse")):
+        judged = comparison.judge({"log_loss": x}, BLOCKS, {"log_loss": margin})
+        assert judged.word == word and judged.gains[0].high < 0
+        judged = replace(judged, word="non_inferior")
+        cut = comparison.judge_slices(judged, x, BLOCKS, {"a": BLOCKS >= 0})
+        assert cut.word == word and cut.slices[0]["p"] < 0.01
 
 
 @pytest.mark.parametrize(("value", "said"), [(-0.1, "worse"), (0.0, "not shown worse")])

@@ -20,7 +20,7 @@ import turned
 import workspaces
 from modelkeep.core import files, workspace
 from modelkeep.data import splits
-from modelkeep.ops import commits, ship, status, update
+from modelkeep.ops import commits, cycle, ship, status, update
 from modelkeep.predictions import history, log
 from modelkeep.predictions.records import Label, PredictionRecord
 from modelkeep.registry import record, releases, timeline
@@ -243,6 +243,27 @@ def test_whether_to_train_hangs_on_the_decision_and_on_the_time_since(root, moni
     assert turn(root)["state"] == "needs_attention"
     monitor[0] = "retrain"
     assert begun(root)["sentence"].startswith("v1.1.0 is released and waits for a person")
+
+
+@pytest.mark.parametrize(
+    ("age", "judged_by", "new"),
+    [
+        (2, {"newest_waiting": None, "e_drift": None, "alert_at": 100.0}, True),
+        (22, {"newest_waiting": None, "e_drift": 3.0, "alert_at": 100.0}, True),
+        (24, {"newest_waiting": None, "e_drift": 3.0, "alert_at": 100.0}, False),
+        (2, {"newest_waiting": 5, "e_drift": 3.0, "alert_at": 100.0}, False),
+        (2, {"newest_waiting": None, "e_drift": 101.0, "alert_at": 100.0}, False),
+    ],
+    ids=["first night", "late labels", "too late", "judged", "drifted"],
+)
+def test_a_champion_that_none_can_judge_yet_calls_nobody(root, age, judged_by, new):
+    state = SimpleNamespace(
+        record=SimpleNamespace(champion=SimpleNamespace(tag=SimpleNamespace(at=NOW - age * DAY)))
+    )
+    workspaces.settings(root, "monitor")
+    turn = SimpleNamespace(root=root, now=NOW, settings=cycle.Settings(), state=state)
+    assert update.too_new(turn, judged_by) is new
+    assert update.TOO_NEW in update.CALM
 
 
 def test_a_version_that_waits_for_a_person_calls_one_and_no_second_joins_it(root, monitor):
@@ -589,7 +610,9 @@ def test_flipped_labels_are_held_a_week_each_and_twice_in_a_row_at_most(refits, 
     added(refits, "new-3", NOW + 14 * DAY)
     said = turn(refits, NOW + 14 * DAY)
     assert (said["state"], maintenance.read(refits).holds) == ("promoted", 0), said
-    assert any("trained all the same after the holds before" in s for s in said["steps"]), said["steps"]
+    assert any("trained all the same after the holds before" in s for s in said["steps"]), said[
+        "steps"
+    ]
 
 
 def test_a_changed_recipe_goes_to_the_held_back_gate(refits, monitor):

@@ -153,15 +153,19 @@ def judge_slices(
     slices: dict[str, np.ndarray],
     alpha: float = 0.05,
 ) -> Verdict:
-    """The verdict once no named slice may be worse in `x`; Holm's correction keeps the chance of
-    one false `worse` over all slices at `alpha`.
+    """The verdict once no named slice may be worse in `x`, the gains of the verdict's first metric.
+
+    As of all rows, a slice whose interval lies within the metric's margin is not `worse`, also
+    where it excludes 0. Holm's correction keeps the chance of one false `worse` over all slices at
+    `alpha`.
     """
     rows = [_slice(name, x[inside], blocks[inside]) for name, inside in slices.items()]
     testable = sorted((r for r in rows if not np.isnan(r["p"])), key=lambda r: r["p"])
     for i, row in enumerate(testable):
         if row["p"] >= alpha / (len(testable) - i):
             break
-        row["verdict"] = "worse"
+        if row["low"] < -verdict.gains[0].margin:
+            row["verdict"] = "worse"
     fails = any(r["verdict"] == "worse" for r in rows)
     return replace(verdict, word="worse" if fails else verdict.word, slices=tuple(rows))
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import tempfile
 import traceback
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,8 @@ DAY = 86_400.0
 GAP_DAYS = 60  # of the log in which the usual gap between requests is looked for
 GAPS = 3  # so many times the largest of them, and a day, may have passed since the newest request
 SOONEST = 1.0  # days after the last candidate at which the monitor may ask for the next
-CALM = ("", "ok", "fine", "retrain")  # states of the monitor that need no person
+TOO_NEW = "too new"  # the champion, for the monitor to judge it
+CALM = ("", TOO_NEW, "ok", "fine", "retrain")  # states of the monitor that need no person
 ENDED = {rollout_log.PROMOTED: PROMOTED, ABORT: NEEDS_ATTENTION}  # other ends leave the champion
 
 
@@ -86,7 +88,8 @@ def _improve(turn: Cycle) -> None:
     word = run_monitor(turn) if turn.state.record.champion else ""
     if word not in CALM:
         sentence = turn.facts.get("monitor", word)
-        turn.end(NEEDS_ATTENTION, f"The monitor of {turn.state.champion} says {sentence}")
+        version = turn.state.record.champion.version
+        turn.end(NEEDS_ATTENTION, f"The monitor of {version} says {sentence}")
     due = _due(turn, word)
     smaller = _smaller(turn, word, due)
     if not (due.train or smaller):
@@ -264,11 +267,30 @@ def run_monitor(turn: Cycle) -> str:
         work = investigations.copy(root, control.folder(root), case, Path(beside) / "work")
         for command in investigations.commands(case, address, ""):
             page, sentence = _reported(command, work, version)
+        judged_by = json.loads((work / "verdicts/monitor.json").read_bytes())["evidence"]
+    word, _, reason = sentence.partition(": ")
+    if reason.lower().startswith(f"{word}: "):  # "investigate: Investigate: too few labels ..."
+        sentence = word + reason[len(word) :]
+    if word not in CALM and too_new(turn, judged_by):
+        days, word = (turn.now - at.champion.tag.at) / DAY, TOO_NEW
+        sentence = f"{TOO_NEW}: after {days:.1f} days no window of it has labels enough to judge it"
     if not turn.dry:
         files.write_text(root / PAGE, page)
     turn.facts["monitor"] = sentence
     turn.step(f"The monitor of {version} says {sentence}")
-    return sentence.partition(":")[0]
+    return word
+
+
+def too_new(turn: Cycle, judged_by: Mapping) -> bool:
+    """Whether the monitor could judge no window yet, and need not have: the champion is younger
+    than a window, its labels' way and the silence that an update bears. Drift counts at once.
+    """
+    settings, window = turn.settings, workspace.params(turn.root, "monitor")["window_days"]
+    judged = judged_by.get("newest_waiting") is not None
+    drifted = (judged_by.get("e_drift") or 0.0) >= judged_by.get("alert_at", float("inf"))
+    age = (turn.now - turn.state.record.champion.tag.at) / DAY
+    waits = float(window) + settings.label_wait_days + settings.silence_days
+    return not judged and not drifted and age < waits
 
 
 def _reported(command: list[str], work: Path, version: str) -> tuple[str, str]:
