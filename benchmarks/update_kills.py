@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="from this write on (1)")
     parser.add_argument("--scene", default="", help="rows, candidate or ends (all)")
     arguments = parser.parse_args()
-    update._monitor = lambda cycle: "fine"  # it writes nothing but its page
+    update.run_monitor = lambda cycle: "fine"  # it writes nothing but its page
     wrong = 0
     with tempfile.TemporaryDirectory() as folder, released.surroundings(Path(folder)):
         place = Path(folder).resolve()
