@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 
 import levels
@@ -25,6 +26,8 @@ def test_any_two_tables_with_predictions_are_compared():
 def test_the_smallest_remedy_is_tried_in_a_notebook():
     model = levels.champion("binary")
     rows = levels.later(model, "binary", "level")
+    unlabelled = rows.head(3).assign(**{model.schema.label: None})
+    rows = pd.concat([rows, unlabelled], ignore_index=True)  # they are left out
     new = mk.recalibrate(tables.readable(rows, model.schema), model=model)
     assert "The model with a new level:" in repr(new) and "closed test" in repr(new)
     assert new.predict(rows)[:, 1].mean() > model.predict(rows)[:, 1].mean() + 0.1

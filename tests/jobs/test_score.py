@@ -242,6 +242,26 @@ def test_what_cannot_be_scored_says_why(served, small, tmp_path):
         score.score(root, tmp_path / "rows.csv", tmp_path / "new", "v7")
 
 
+def test_a_file_that_is_refused_leaves_nothing_and_another_may_follow(served, tmp_path):
+    root, frame = served
+    key = frame.columns[-1] if "row" in frame else "key"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("Dear")
+    for out in (tmp_path / "out", tmp_path / "out.parquet"):
+        frame.drop(columns=key).to_csv(tmp_path / "rows.csv", index=False)
+        with pytest.raises(ScoreError, match="the file has no column"):
+            score.score(root, tmp_path / "rows.csv", out)
+        assert sorted(each.name for each in tmp_path.iterdir() if "out" in each.name) == []
+        frame.to_csv(tmp_path / "rows.csv", index=False)
+        assert score.score(root, tmp_path / "rows.csv", out).rows == 150
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+    with pytest.raises(ScoreError, match="a folder of something else"):
+        score.score(root, tmp_path / "rows.csv", tmp_path / "mine")
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "Dear"
+    with pytest.raises(ScoreError, match=r"out.xlsx ends in .xlsx; predictions are written"):
+        score.score(root, tmp_path / "rows.csv", tmp_path / "out.xlsx")
+
+
 def test_the_command_scores_a_folder_by_a_version(served, tmp_path, monkeypatch, capsys):
     root, frame = served
     (tmp_path / "in").mkdir()

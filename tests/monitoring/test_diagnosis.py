@@ -51,6 +51,18 @@ def test_the_remedy_follows(what, kind, target):
     )
 
 
+def test_the_probability_of_class_1_alone_is_a_prediction_of_two_classes():
+    pair = shifted.periods(1, "concept")
+    named = [f.assign(late=(f["late"] == "yes").astype(int)) for f in pair]
+    alone = [f.rename(columns={"p(yes)": "prediction"}).drop(columns="p(no)") for f in named]
+    both = [f.rename(columns={"p(yes)": "p(1)", "p(no)": "p(0)"}) for f in named]
+    found = [diagnose(*each, label="late", time="when", **QUICK) for each in (alone, both)]
+    assert found[0].remedy == found[1].remedy and found[0].metric == found[1].metric
+    assert found[0].split.drop.value == pytest.approx(found[1].split.drop.value)
+    price = [f.assign(late=f["late"] + 0.5) for f in alone]  # no label of 0 and 1
+    assert diagnose(*price, label="late", time="when", **QUICK).metric != found[0].metric
+
+
 def test_a_column_of_the_calendar_is_not_stuck():
     """The month of a day is one value for weeks, as it was before."""
     before, now = shifted.periods(1, "concept", rows=6000)
@@ -110,7 +122,7 @@ def test_too_few_rows_say_so(rows):
     assert result.remedy.kind == "cannot say"
     assert f"{rows} rows of" in repr(result)
     few = diagnose(before.head(50), now, label="late", time="when")
-    assert few.remedy.reason.startswith("labels of the period before are too few: 50 rows of")
+    assert few.remedy.reason.startswith("the period before has too few labels: 50 rows of")
 
 
 def test_few_days_leave_segments_unsaid():

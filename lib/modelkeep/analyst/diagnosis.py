@@ -25,7 +25,8 @@ def diagnose(
 
     Rows that hold predictions keep them, others are predicted by `model` (the candidate of the
     workspace). With `label`, and `time` where rows have one, any two tables with predictions in
-    `prediction` (a number) or `p(CLASS)` are compared, outside a workspace too.
+    `prediction` (a number, or the probability of class 1) or `p(CLASS)` are compared, outside a
+    workspace too; all other columns count as features.
     """
     if label:
         return diagnosis.diagnose(before, now, label=label, time=time, seed=seed)
@@ -38,10 +39,12 @@ def recalibrate(rows: pd.DataFrame, *, model: Bundle | None = None) -> Candidate
     """The model with the new level (and slope) of its predictions that labelled rows ask for.
 
     `model` is the candidate of the workspace where none is given; rows that it has learned from
-    are left out. NotRecalibrated, with the reason, where no update is needed or proven.
+    or that have no label are left out. NotRecalibrated, with the reason, where no update is needed
+    or proven.
     """
     model = model or models.candidate()
-    return candidates.update(model, tables.original(rows, model.schema))
+    rows = tables.original(rows, model.schema)
+    return candidates.update(model, rows[rows[model.schema.label].notna()])
 
 
 def explain(rows: pd.DataFrame, *, model: Bundle | None = None, seed: int = 0) -> Explanation:

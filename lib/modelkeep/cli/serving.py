@@ -64,9 +64,10 @@ def trace(root: Path, id: str, explain: bool, out: Path | None) -> Output:
 @click.option("--log", is_flag=True, help="Also to the prediction log, as if they were served.")
 @click.option("--processes", default=0, metavar="N", help="For large Parquet; else one a core.")
 def score(root: Path, source: Path, out: Path, version: str, log: bool, processes: int) -> Output:
-    """Predict the rows of CSV or Parquet files.
+    """Predict the rows of CSV, TSV, Parquet, Feather or Excel files.
 
-    A run that was cut off goes on where it was; no row is predicted or logged twice.
+    --out is a folder, or a file that ends in .parquet or .csv. A run that was cut off goes on where
+    it was; by runs with one --out no row is predicted or logged twice.
     """
     from modelkeep.jobs import score
 

@@ -83,7 +83,10 @@ class Predictor:
         learned = self.model.schema
         table = table.set_axis(range(first, first + len(table)))
         if self.ids and learned.id not in table:
-            raise ScoreError(f"id_column: the file has no column {learned.id!r}; name one so")
+            raise ScoreError(
+                f"id_column: the file has no column {learned.id!r}, which names the rows of the "
+                "model's table; name the file's own id so"
+            )
         if not self.ids:
             table = with_column(table, learned.id, [f"{self.name}-{i}" for i in table.index])
         entity = learned.entity if learned.entity in table else None

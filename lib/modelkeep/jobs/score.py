@@ -8,6 +8,7 @@ in the log again.
 import io
 import json
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from filelock import FileLock, Timeout
 from joblib import Parallel, cpu_count, delayed
 
 from modelkeep.core import files, workspace
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import count
 from modelkeep.data import io as tables
 from modelkeep.data import schema
@@ -44,6 +46,7 @@ from modelkeep.serving.models import Model
 CHUNK = 32_768  # rows that are read, predicted and written at once
 SPAN = 8 * CHUNK  # rows that a process does before it reports, at least
 MANY = 1_000_000  # rows for which several processes, each with a start of its own, are worth it
+OTHER = (".tsv", ".txt", ".xls", ".xlsx", ".feather", ".arrow", ".json", ".gz", ".zip")
 STATE, PART, QUARANTINE = "score.json", "part-", "quarantine-"
 Report = Callable[[int], None]  # called with the rows that are done
 
@@ -94,6 +97,11 @@ def score(
     Large Parquet files are shared by `processes`, 0 is one for each core.
     """
     started = time.perf_counter()
+    if out.suffix in OTHER:
+        raise ScoreError(
+            f"--out: {out.name} ends in {out.suffix}; predictions are written to a folder, or to a "
+            "file that ends in .parquet or .csv"
+        )
     role = _role(root, version, log)
     model = models.load(releases.folder(root), Now(role), 1).champion
     single = out.suffix in (".parquet", ".csv")
@@ -110,6 +118,10 @@ def score(
                 _merge(folder, out)
     except Timeout:
         raise ScoreError(f"another run writes to {out}; wait for it") from None
+    except ModelkeepError:
+        if {each.name for each in folder.iterdir()} <= {"lock", STATE}:
+            shutil.rmtree(folder)  # nothing is done that a later run could go on with
+        raise
     reasons = dict(sorted(tally.reasons.items(), key=lambda each: -each[1]))
     names = str(out), model.name, model.version
     counts = tally.rows, sum(reasons.values()), reasons, tally.resumed

@@ -189,7 +189,8 @@ def remedy(
     if large or (choice is None and new >= NEW_ROWS):
         reason = f"{new:.0%} of the rows are unlike any before"
         if large:
-            reason += f" and make {split.unlike.value / drop.value:.0%} of the drop"
+            share = split.unlike.value / drop.value
+            reason += f" and make {'the whole' if share > 1 else f'{share:.0%} of the'} drop"
         return Remedy("collect labels", _where(bins, before, now, odds[1]), reason)
     if choice is not None and choice.kind in ("level", "level and slope"):
         reason = f"a new {choice.kind} of the predictions is enough"

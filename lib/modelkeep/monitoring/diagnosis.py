@@ -121,10 +121,10 @@ def diagnose(
     known = [rows[rows[schema.label].notna()] for rows in (before, now)]
     few = [_too_few(rows, schema) for rows in known]
     if few[0]:
-        return _cannot_say(schema, known, f"labels of the period before are too few: {few[0]}")
+        return _cannot_say(schema, known, f"the period before has too few labels: {few[0]}")
     labelled = not few[1]
     if not labelled and (short := _too_few(now, schema)):
-        return _cannot_say(schema, [known[0], now], f"rows of now are too few: {short}")
+        return _cannot_say(schema, [known[0], now], f"the period now is too short: {short}")
     bins = reference.columns(known[0], schema)
     sides = [_side(rows, schema, bins) for rows in (known[0], known[1] if labelled else now)]
     if not labelled:
@@ -157,6 +157,13 @@ def _cleaned(
     if label not in before.columns:
         near = f"the columns are {markup.several(list(map(str, before.columns)))}"
         raise DiagnosisError(f"label: {label!r} is no column of the period before; {near}")
+    if _one_probability(before, label):
+        before, now = (
+            rows.drop(columns="prediction").assign(
+                **{"p(0)": 1 - rows["prediction"], "p(1)": rows["prediction"]}
+            )
+            for rows in (before, now)
+        )
     given = [c for c in before.columns if c == "prediction" or str(c).startswith("p(")]
     other = {label, time, *given, frames.ANSWERED_BY, frames.LABELLED_AT}
     features = [c for c in before.columns if c not in other]
@@ -175,6 +182,15 @@ def _cleaned(
         fitting = schemas.clean(rows, schema).rows
         tables.append(fitting.join(rows[[c for c in given if c in rows.columns]]))
     return schema, *tables
+
+
+def _one_probability(rows: pd.DataFrame, label: str) -> bool:
+    """Whether `prediction` is that of class 1 of a label of 0 and 1, as `mk.predict` gives it."""
+    if "prediction" not in rows.columns or "p(1)" in rows.columns:
+        return False
+    numbers = pd.to_numeric(rows["prediction"], errors="coerce")
+    classes = pd.to_numeric(rows[label], errors="coerce").dropna().unique()
+    return sorted(classes) == [0, 1] and bool(numbers.between(0, 1).all())
 
 
 def _predicted(rows: pd.DataFrame, schema: Schema, bundle: Bundle | None) -> pd.DataFrame:
@@ -196,7 +212,8 @@ def _too_few(rows: pd.DataFrame, schema: Schema) -> str:
     if len(rows) >= LEAST_ROWS and blocks >= LEAST_BLOCKS:
         return ""
     unit = "days" if schema.time else "rows"
-    return f"{len(rows):,} rows of {blocks} {unit}, {LEAST_ROWS} of {LEAST_BLOCKS} are needed"
+    needed = f"at least {LEAST_ROWS} rows of {LEAST_BLOCKS} {unit} are needed"
+    return f"{len(rows):,} rows of {blocks} {unit}, and {needed}"
 
 
 def _side(rows: pd.DataFrame, schema: Schema, bins: Sequence[Column]) -> Side:
