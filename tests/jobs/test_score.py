@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pandas as pd
 import pytest
+from pyarrow import feather
 
 import modelkeep as mk
 import synthetic
@@ -58,6 +59,17 @@ def fresh(root, to):
 def logged(root):
     with closing(open_log(LOG, root=root)) as log:
         return [row for batch in log.read(0, 2**62) for row in batch.to_pylist()]
+
+
+def test_ids_of_a_file_in_several_pieces_are_checked(served, small, tmp_path):
+    root, frame = served[0], served[1].copy()
+    key = frame.columns[-1] if "row" in frame else "key"
+    frame[key] = frame[key].astype("str")
+    frame.loc[70, key] = "a\x07b"
+    feather.write_feather(frame, tmp_path / "rows.feather", chunksize=16)
+    done = score.score(root, tmp_path / "rows.feather", tmp_path / "out")
+    assert (done.rows, done.quarantined) == (149, 1)
+    assert "has a control character" in next(iter(done.reasons))
 
 
 def test_several_processes_write_what_one_writes(served, small, tmp_path, monkeypatch):

@@ -62,7 +62,13 @@ def trace(root: Path, id: str, explain: bool, out: Path | None) -> Output:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder or a file.")
 @click.option("--model", "version", default="", metavar="VERSION", help="Else the champion.")
 @click.option("--log", is_flag=True, help="Also to the prediction log, as if they were served.")
-@click.option("--processes", default=0, metavar="N", help="For large Parquet; else one a core.")
+@click.option(
+    "--processes",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="For large Parquet; else one a core.",
+)
 def score(root: Path, source: Path, out: Path, version: str, log: bool, processes: int) -> Output:
     """Predict the rows of CSV, TSV, Parquet, Feather or Excel files.
 
