@@ -9,7 +9,8 @@ import pytest
 
 import histories
 from histories import RULES, loss, past, shared
-from modelkeep.backtest import guarded, replay
+from modelkeep.backtest import guarded, planted, replay
+from modelkeep.backtest.point_in_time import History
 from modelkeep.backtest.policies import Policy
 from modelkeep.training.maintenance import Rules
 
@@ -101,3 +102,20 @@ def test_a_schedule_slows_down_while_retraining_harms():
     assert all(not w.called and not w.learned for w in slowed if w.held_by == "recipe guard")
     assert "worse than their predecessors" in slowed[skipped.index(True)].reason
     assert not any(w.held_by == "recipe guard" for w in never_slowed)
+
+
+def test_a_class_that_is_new_ends_in_a_sentence_as_in_an_update():
+    """The champion cannot predict it, so nothing is compared with it; planted faults neither."""
+    table = histories.table(weeks=10)
+    day = (table["at"] - table["at"].min()).dt.days
+    table["y"] = np.select([table["a"] < -1, table["a"] < 0.5], ["c", "a"], "b")
+    new = (day >= 90) & (np.random.default_rng(0).random(len(table)) < 0.1)
+    table["y"] = table["y"].mask(new, "aa")
+    history = History(table, histories.ASKED, histories.LEARNING, histories.START, "", 1.0)
+    states: dict = {}
+    weeks = guarded.replay(history, Policy("guarded", 1), Rules(), states).weeks
+    assert weeks[2].candidate == "promoted"
+    assert (weeks[8].candidate, weeks[8].held_by) == ("refused", "comparison")
+    assert "classes is a, b and c, the candidate's a, aa, b and c" in weeks[8].reason
+    found = planted.plant(history, Policy("guarded", 1), Rules(), states, 3)
+    assert found and max(each.week for each in found) < 8

@@ -16,7 +16,8 @@ from modelkeep.backtest.policies import Policy, Replay, Week
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation.guards import Guard
 from modelkeep.serving.models import in_canary
-from modelkeep.training import maintenance, pipelines
+from modelkeep.training import baseline, maintenance, pipelines
+from modelkeep.training.baseline import ChampionError
 from modelkeep.training.maintenance import Checked, Predict, Record, Rules
 
 WEEK_DAYS = 7
@@ -103,9 +104,10 @@ def replay(
 def update(history: History, policy: Policy, rules: Rules, state: State, week: int) -> dict:
     """One update at the beginning of a week: check the data, train, check the candidate."""
     rows, _, schema = history.learned_from(week, policy.history_days, 0)
-    known = Known(rows, schema)
+    known, result = Known(rows, schema), {"called": "due"}
+    if why := incomparable(state, schema):
+        return result | {"candidate": "refused", "held_by": "comparison", "reason": why}
     checked = check_data(state, rules, known)
-    result = {"called": "due"}
     if checked.hold:
         guard = next(g for g in checked.guards if g.held)
         return result | {"candidate": "held", "held_by": guard.name, "reason": checked.sentence}
@@ -117,6 +119,15 @@ def update(history: History, policy: Policy, rules: Rules, state: State, week: i
         return result | {"candidate": "refused", "held_by": harm.name, "reason": harm.sentence}
     start(history, state, candidate, week, canary.held and rules.canary_days > 0, rules)
     return result | {"candidate": "promoted", "promoted": True}
+
+
+def incomparable(state: State, schema: Schema) -> str:
+    """Why no candidate of a schema can be compared with the champion, as where a class is new."""
+    try:
+        baseline.check_comparable(state.champion.schema, schema)
+    except ChampionError as error:
+        return str(error)
+    return ""
 
 
 def check_data(state: State, rules: Rules, known: Known) -> Checked:

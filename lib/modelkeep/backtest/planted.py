@@ -140,6 +140,7 @@ def plant(
     candidates = tuple(
         _plant(history, policy, rules, states[week].copy(), week, kind, column, seed)
         for week in weeks
+        if not guarded.incomparable(states[week], history.learn(week, policy.history_days).schema)
         for kind in FAULTS
     )
     history.results.put(name, json.dumps([asdict(each) for each in candidates]).encode())

@@ -230,6 +230,7 @@ def check_prepared(root: Path) -> maintenance.Checked:
             "with; a first version is judged by the held-back gate"
         )
     champion, rows = bundle.load(folder), known(root)
+    baseline.check_comparable(champion.schema, schema)
     record, rules = maintenance.read(root), maintenance.rules(root)
     expected = champion.out_of_fold
     return maintenance.check_data(rows, schema, champion.predict, record, rules, expected=expected)
