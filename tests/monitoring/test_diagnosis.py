@@ -59,6 +59,10 @@ def test_the_probability_of_class_1_alone_is_a_prediction_of_two_classes():
     found = [diagnose(*each, label="late", time="when", **QUICK) for each in (alone, both)]
     assert found[0].remedy == found[1].remedy and found[0].metric == found[1].metric
     assert found[0].split.drop.value == pytest.approx(found[1].split.drop.value)
+    flags = [f.assign(late=f["late"] == 1) for f in alone]  # True and False
+    assert diagnose(*flags, label="late", time="when", **QUICK).metric == found[0].metric
+    with pytest.raises(DiagnosisError, match="predictions are missing"):
+        diagnose(alone[0], both[1], label="late", time="when", **QUICK)
     price = [f.assign(late=f["late"] + 0.5) for f in alone]  # no label of 0 and 1
     assert diagnose(*price, label="late", time="when", **QUICK).metric != found[0].metric
 

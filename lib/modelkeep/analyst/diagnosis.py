@@ -43,8 +43,8 @@ def recalibrate(rows: pd.DataFrame, *, model: Bundle | None = None) -> Candidate
     or proven.
     """
     model = model or models.candidate()
-    rows = tables.original(rows, model.schema)
-    return candidates.update(model, rows[rows[model.schema.label].notna()])
+    rows, label = tables.original(rows, model.schema), model.schema.label
+    return candidates.update(model, rows.dropna(subset=[label]) if label in rows else rows)
 
 
 def explain(rows: pd.DataFrame, *, model: Bundle | None = None, seed: int = 0) -> Explanation:

@@ -16,7 +16,7 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.markup import Html, between, number
 from modelkeep.data import schema as schemas
 from modelkeep.data import splits
-from modelkeep.data.columns import with_column
+from modelkeep.data.columns import as_text, with_column
 from modelkeep.data.schema import Schema
 from modelkeep.evaluation import metrics, recalibration, segments, shift
 from modelkeep.evaluation.recalibration import Choice, Outcomes
@@ -42,7 +42,7 @@ class Diagnosis:
     """What two periods of predictions say about the drop of quality between them.
 
     `labelled` is False where the loss of now is an estimate. `split` and `choice` are None where
-    rows are too few for them; `unknown` lists what cannot be said, with the reason.
+    rows are too few for them; `unknown` lists what is not known, with the reason.
     """
 
     metric: str
@@ -157,13 +157,8 @@ def _cleaned(
     if label not in before.columns:
         near = f"the columns are {markup.several(list(map(str, before.columns)))}"
         raise DiagnosisError(f"label: {label!r} is no column of the period before; {near}")
-    if _one_probability(before, label):
-        before, now = (
-            rows.drop(columns="prediction").assign(
-                **{"p(0)": 1 - rows["prediction"], "p(1)": rows["prediction"]}
-            )
-            for rows in (before, now)
-        )
+    if classes := _two_classes(before, now, label):
+        before, now = (_both_probabilities(rows, classes) for rows in (before, now))
     given = [c for c in before.columns if c == "prediction" or str(c).startswith("p(")]
     other = {label, time, *given, frames.ANSWERED_BY, frames.LABELLED_AT}
     features = [c for c in before.columns if c not in other]
@@ -184,13 +179,21 @@ def _cleaned(
     return schema, *tables
 
 
-def _one_probability(rows: pd.DataFrame, label: str) -> bool:
-    """Whether `prediction` is that of class 1 of a label of 0 and 1, as `mk.predict` gives it."""
-    if "prediction" not in rows.columns or "p(1)" in rows.columns:
-        return False
-    numbers = pd.to_numeric(rows["prediction"], errors="coerce")
-    classes = pd.to_numeric(rows[label], errors="coerce").dropna().unique()
-    return sorted(classes) == [0, 1] and bool(numbers.between(0, 1).all())
+def _two_classes(before: pd.DataFrame, now: pd.DataFrame, label: str) -> list[str]:
+    """The names of 0 and 1 where `prediction` is the probability of 1, as `mk.predict` gives it."""
+    if not all("prediction" in rows.columns for rows in (before, now)):
+        return []
+    numbers = pd.to_numeric(pd.concat([before["prediction"], now["prediction"]]), errors="coerce")
+    values = before[label].dropna().drop_duplicates().sort_values()
+    known = pd.to_numeric(values, errors="coerce").tolist() == [0, 1]
+    return as_text(values).tolist() if known and numbers.between(0, 1).all() else []
+
+
+def _both_probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    p = rows["prediction"]
+    return rows.drop(columns="prediction").assign(
+        **{f"p({classes[0]})": 1 - p, f"p({classes[1]})": p}
+    )
 
 
 def _predicted(rows: pd.DataFrame, schema: Schema, bundle: Bundle | None) -> pd.DataFrame:
