@@ -5,8 +5,8 @@ less before. Segments are intervals of bins of a number, or one category, and pa
 search takes the largest evidence. Blocks are dealt into five parts: what is found on four of them
 says which rows of the fifth are inside, and whether all those rows together lose more decides if
 a segment is named; its name is what is found on all blocks. Then the rest is searched, as long as
-a segment is named. (Found on one half and tested on the other, a planted segment was named in 71
-of 100 cases where this names 88.)
+a segment is named. (Found on one half and tested on the other, a planted segment of 600 rows was
+named in 71 of 100 runs where this names it in 181 of 200: `benchmarks/diagnosis.py`.)
 """
 
 from collections.abc import Mapping, Sequence

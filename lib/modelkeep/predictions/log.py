@@ -91,7 +91,7 @@ class PredictionLog:
         `ids`: those of their ids that clients chose, so that a label may be here already. `batch`:
         the unique name with which all ids begin, up to their last hyphen; one entry in the index
         then stands for all. LogError if nothing was committed (or if the connection to a database
-        was lost in the middle and the database cannot be asked).
+        was lost in the middle and the database cannot be reached).
         """
         return self.store.commit(partial(write_rows, groups, ids, batch)) if groups else []
 

@@ -67,7 +67,8 @@ class Postgres:
     def commit(self, work: Callable[[Run], list], alone: bool = False) -> list:
         """The result of `work`, committed; `alone`: while nobody else writes.
 
-        Where a lost connection leaves it open whether it was committed, the server is asked.
+        Where a lost connection leaves it open whether it was committed, the server's record of
+        transactions decides.
         """
         with self._errors("written"):
             for last in (False, True):
@@ -178,7 +179,7 @@ class Postgres:
 
 
 def _work(connection: psycopg.Connection, work: Callable, alone: bool) -> tuple[str, list]:
-    """The transaction's ticket, by which its fate can be asked for later, and what it gave.
+    """The transaction's ticket, by which its fate can be looked up later, and what it gave.
 
     Appends must not run beside a labelling: neither would see the other's rows, and the pair would
     never be counted.

@@ -195,7 +195,7 @@ def calibration(
     return figures.calibration(
         points,
         name="candidate",
-        title=f"How often was {schema.label} = {schema.classes[-1]}, where the model said so?",
+        title=f"How often was {schema.label} = {schema.classes[-1]}, by predicted probability?",
     )
 
 

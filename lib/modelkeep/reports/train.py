@@ -68,7 +68,7 @@ def verdict(
     reasons = [
         *(f"{name} {inspect.decides(schema.label, share)}" for name, share in doubted.items()),
         f"params/prepare.yaml: `drop: [{', '.join(doubted)}]` leaves out what is not known yet "
-        "when a prediction is asked for",
+        "when a prediction is made",
         *reasons,
     ]
     sentence += f" That may be too good to be true: see {several([*doubted])}."
