@@ -71,12 +71,14 @@ class QuickScorer:
         """Probabilities (rows, classes), or predicted numbers (rows,); arguments as
         `encoding.Encoding` takes them.
         """
-        at = np.repeat(self.firsts[:, None], len(numbers), axis=1)
+        ranks = np.empty((len(self.cuts), len(numbers)), np.intp)
         for i in range(self.numbers):
-            ranks = self.cuts[i].searchsorted(numbers[:, i])
-            at[self.group[i]] += ranks * self.stride[i] if self.stride[i] > 1 else ranks
+            ranks[self.place[i]] = self.cuts[i].searchsorted(numbers[:, i])
         for i, (rows, values) in enumerate(zip(self.rows, categories, strict=True), self.numbers):
-            at[self.group[i]] += looked_up(values, rows)
+            ranks[self.place[i]] = looked_up(values, rows)
+        ranks *= self.strides
+        at = np.add.reduceat(ranks, self.edges, axis=0)
+        at += self.firsts
         size = max(FEW, PART // self.table.shape[1])
         parts = [self.sums_of_leaves(at[:, i : i + size]) for i in range(0, len(numbers), size)]
         answer = self.link(parts[0] if len(parts) == 1 else np.concatenate(parts))
@@ -128,14 +130,13 @@ class QuickScorer:
             del parts[few], parts[more]
             parts[few + more] = (one[:, None] & other[None]).reshape(-1, table.shape[1])
         self.table = np.concatenate([*parts.values()])
-        self.firsts = np.cumsum([0, *map(len, parts.values())])[:-1]
-        self.group = {i: g for g, columns in enumerate(parts) for i in columns}
-        sizes = np.diff(self.starts)
-        self.stride = {
-            i: int(np.prod(sizes[list(columns[place + 1 :])]))
-            for columns in parts
-            for place, i in enumerate(columns)
-        }
+        self.firsts = np.cumsum([0, *map(len, parts.values())])[:-1, None]
+        order, sizes = [i for columns in parts for i in columns], np.diff(self.starts)
+        self.place = np.argsort(order).tolist()  # of a column; those of a group are neighbours
+        self.edges = np.cumsum([0, *map(len, parts)])[:-1]
+        self.strides = np.concatenate(
+            [np.cumprod([1, *sizes[list(columns[:0:-1])]])[::-1] for columns in parts]
+        )[:, None]
 
     def _fill(self, stays: np.ndarray, leaves: np.ndarray, node: Split | float, first: int) -> int:
         """Enter a tree's nodes, whose leftmost leaf is the `first`; return the leaf after its
@@ -158,13 +159,12 @@ class QuickScorer:
         return self._fill(stays, leaves, right, middle)
 
     def _rows(self, column: int, feature: dict) -> Numbers:
-        """How far each category is in the table; an unseen one is coded -1, below all thresholds,
-        or counts as a missing number where trees split sets of categories.
+        """The rank of each category; an unseen one is coded -1, below all thresholds, or counts as
+        a missing number where trees split sets of categories.
         """
-        cuts, stride = self.cuts[column], self.stride[column]
-        coded = places(feature["categories"]).items()
-        unseen = len(cuts) * stride if feature.get("native") else 0
-        return Numbers(unseen, {name: int(cuts.searchsorted(c)) * stride for name, c in coded})
+        cuts, coded = self.cuts[column], places(feature["categories"]).items()
+        unseen = len(cuts) if feature.get("native") else 0
+        return Numbers(unseen, {name: int(cuts.searchsorted(code)) for name, code in coded})
 
 
 def _leaves(node: Split | float) -> int:
